@@ -1,1 +1,48 @@
-//! Work begins.
+//! Real `redis-server` processes for redsync's tests.
+//!
+//! A [`RedisServer`] is one server process of the test's own: on 127.0.0.1, on a port nobody else gets, with all
+//! its files in a temporary directory. It can be paused, killed and restarted, and asked over a control channel
+//! that works without TCP. When it is dropped, also by a panic, the process and its files are gone; when the test
+//! process is killed outright, a watchdog sees to the same.
+//!
+//! ```
+//! use redsync_testkit::RedisServer;
+//!
+//! let server = RedisServer::start();
+//! server.command(&["SET", "greeting", "hello"]);
+//! assert_eq!(server.get("greeting").as_deref(), Some("hello"));
+//! ```
+//!
+//! The kit is synchronous and has no Redis crate below it, so that it cannot share a bug with the code it tests.
+//! It panics with a message where a library would return an error. Linux only.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `builder` | what kind of server: password, users, TLS, persistence, replica |
+//! | `configuration` | the same as a `redis.conf` |
+//! | `server` | the server's life: start, faults, restart |
+//! | `address` | its URLs |
+//! | `control` | commands to the server, and conveniences over them |
+//! | `resp` | the RESP2 wire format and [`Reply`] |
+//! | `process`, `directory`, `port` | what a server owns: each is given back on drop |
+//! | `watchdog` | the second net, for a test process that is killed |
+//! | `certificates` | a CA, a server and a client certificate |
+//! | `wait` | [`wait_until`] |
+
+mod address;
+mod builder;
+mod certificates;
+mod configuration;
+mod control;
+mod directory;
+mod port;
+mod process;
+mod resp;
+mod server;
+mod wait;
+mod watchdog;
+
+pub use builder::{SERVER_BINARY_VARIABLE, ServerBuilder};
+pub use resp::Reply;
+pub use server::{RedisServer, servers};
+pub use wait::wait_until;

@@ -1,0 +1,291 @@
+//! What can go wrong, and which node said so.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use crate::node::{Holder, InvalidUrl, NodeFault};
+use crate::protocol::{InvalidOption, LockName};
+
+/// Why a lock could not be taken, extended, released or looked at.
+///
+/// Where a quorum was missed, every node's own error is kept: [`Error::nodes`], and
+/// [`source`](StdError::source) leads on to the first. [`kind`](Error::kind) is for deciding,
+/// [`Display`](fmt::Display) is one line for a person.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// Others hold the name on so many nodes that a majority cannot be had. Go's redsync: `ErrTaken`.
+    Taken {
+        /// The lock.
+        name: LockName,
+        /// What was attempted.
+        operation: Operation,
+        /// What each node said that did not agree.
+        nodes: Vec<NodeError>,
+    },
+    /// So many nodes failed that a majority could not be reached. Go's redsync: `ErrFailed`, `ErrExtendFailed`.
+    NoQuorum {
+        /// The lock, if the attempt was about one.
+        name: Option<LockName>,
+        /// What was attempted.
+        operation: Operation,
+        /// How many nodes there are.
+        total: usize,
+        /// What each node said that did not agree.
+        nodes: Vec<NodeError>,
+    },
+    /// A majority granted, but only when the leases were already (nearly) over: nothing of the validity was left.
+    ValidityExhausted {
+        /// The lock.
+        name: LockName,
+        /// How long it took until the majority had granted.
+        took: Duration,
+    },
+    /// The lock's time was over before it was extended or released. Go's redsync: `ErrLockAlreadyExpired`.
+    AlreadyExpired {
+        /// The lock.
+        name: LockName,
+        /// What was attempted.
+        operation: Operation,
+        /// What each node said that did not agree. Empty when this side knew by its own clock.
+        nodes: Vec<NodeError>,
+    },
+    /// The caller's cancel signal came before the lock did.
+    Cancelled {
+        /// The lock.
+        name: LockName,
+    },
+    /// An option or a name that a lock cannot be made with.
+    InvalidOption(InvalidOption),
+    /// A node URL that cannot be used.
+    InvalidUrl(InvalidUrl),
+    /// Two of the nodes are the same server, which would vote twice.
+    DuplicateNode {
+        /// The node's name as listed first.
+        first: String,
+        /// The node's name as listed again.
+        second: String,
+    },
+    /// The runtime that redsync's background work needs is not there or cannot be started.
+    Runtime {
+        /// What is missing.
+        reason: String,
+    },
+}
+
+/// What was attempted when an [`Error`] came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Connecting to the nodes for the first time.
+    Connect,
+    /// Taking the lock.
+    Lock,
+    /// Extending it.
+    Extend,
+    /// Releasing it.
+    Unlock,
+}
+
+/// An [`Error`]'s kind, for deciding what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// [`Error::Taken`]
+    Taken,
+    /// [`Error::NoQuorum`]
+    NoQuorum,
+    /// [`Error::ValidityExhausted`]
+    ValidityExhausted,
+    /// [`Error::AlreadyExpired`]
+    AlreadyExpired,
+    /// [`Error::Cancelled`]
+    Cancelled,
+    /// [`Error::InvalidOption`], [`Error::InvalidUrl`] or [`Error::DuplicateNode`]: the caller's own slip.
+    Invalid,
+    /// [`Error::Runtime`]
+    Runtime,
+}
+
+/// What one node said that did not agree.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// Another token holds the name there. Go's redsync: `ErrNodeTaken`.
+    Taken {
+        /// The node.
+        node: String,
+        /// Who holds.
+        holder: Holder,
+    },
+    /// Nobody holds the name there any more.
+    NotHeld {
+        /// The node.
+        node: String,
+    },
+    /// The node did not answer in time, connecting included.
+    Timeout {
+        /// The node.
+        node: String,
+        /// How long it was given.
+        after: Duration,
+    },
+    /// The node failed or refused. Go's redsync: `RedisError`.
+    Failed {
+        /// The node.
+        node: String,
+        /// Its failure, whose own source is kept.
+        source: NodeFault,
+    },
+}
+
+impl Error {
+    /// The error's kind.
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Taken { .. } => ErrorKind::Taken,
+            Self::NoQuorum { .. } => ErrorKind::NoQuorum,
+            Self::ValidityExhausted { .. } => ErrorKind::ValidityExhausted,
+            Self::AlreadyExpired { .. } => ErrorKind::AlreadyExpired,
+            Self::Cancelled { .. } => ErrorKind::Cancelled,
+            Self::InvalidOption(_) | Self::InvalidUrl(_) | Self::DuplicateNode { .. } => ErrorKind::Invalid,
+            Self::Runtime { .. } => ErrorKind::Runtime,
+        }
+    }
+
+    /// What each node said that did not agree, if nodes were asked.
+    pub fn nodes(&self) -> &[NodeError] {
+        match self {
+            Self::Taken { nodes, .. } | Self::NoQuorum { nodes, .. } | Self::AlreadyExpired { nodes, .. } => nodes,
+            _ => &[],
+        }
+    }
+}
+
+impl NodeError {
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Taken { node, .. }
+            | Self::NotHeld { node }
+            | Self::Timeout { node, .. }
+            | Self::Failed { node, .. } => node,
+        }
+    }
+
+    /// Whether the node answered at all. One that says "taken" did; one that failed or was silent did not.
+    pub(crate) const fn is_answer(&self) -> bool {
+        matches!(self, Self::Taken { .. } | Self::NotHeld { .. })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken { name, operation: Operation::Lock, nodes } => {
+                write!(f, "lock {name:?} is taken{}", Nodes(nodes))
+            }
+            Self::Taken { name, operation, nodes } => {
+                write!(f, "cannot {operation} lock {name:?}: another has it{}", Nodes(nodes))
+            }
+            Self::NoQuorum { name, operation, total, nodes } => {
+                write!(f, "no quorum to {operation}")?;
+                if let Some(name) = name {
+                    write!(f, " lock {name:?}")?;
+                }
+                let needed = total / 2 + 1;
+                let failed = nodes.iter().filter(|node| !node.is_answer()).count();
+                match total {
+                    1 => write!(f, ": the only node failed{}", Nodes(nodes)),
+                    _ => write!(f, ": {failed} of {total} nodes failed, {needed} must answer{}", Nodes(nodes)),
+                }
+            }
+            Self::ValidityExhausted { name, took } => {
+                write!(f, "lock {name:?} was granted too late: it took {took:.1?}, and nothing of its expiry is left")
+            }
+            Self::AlreadyExpired { name, operation, nodes } => {
+                write!(f, "cannot {operation} lock {name:?}: it had already expired{}", Nodes(nodes))
+            }
+            Self::Cancelled { name } => write!(f, "waiting for lock {name:?} was cancelled"),
+            Self::InvalidOption(invalid) => invalid.fmt(f),
+            Self::InvalidUrl(invalid) => invalid.fmt(f),
+            Self::DuplicateNode { first, second } if first == second => {
+                write!(f, "node {first} is listed twice; each node must be a server of its own")
+            }
+            Self::DuplicateNode { first, second } => {
+                write!(f, "nodes {first} and {second} are the same server; each node must be one of its own")
+            }
+            Self::Runtime { reason } => write!(f, "no runtime: {reason}"),
+        }
+    }
+}
+
+/// `: node says; node says`, or nothing.
+struct Nodes<'a>(&'a [NodeError]);
+
+impl fmt::Display for Nodes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, node) in self.0.iter().enumerate() {
+            write!(f, "{} {node}", if index == 0 { ":" } else { ";" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken { node, holder } => write!(f, "{node} is held by {holder}"),
+            Self::NotHeld { node } => write!(f, "{node} has no such lease any more"),
+            Self::Timeout { node, after } => write!(f, "{node} did not answer within {after:.0?}"),
+            Self::Failed { node, source } => write!(f, "{node}: {source}"),
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connect",
+            Self::Lock => "take",
+            Self::Extend => "extend",
+            Self::Unlock => "release",
+        })
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::InvalidOption(_) | Self::InvalidUrl(_) => None,
+            // A failure explains more than a "taken" does.
+            _ => {
+                let nodes = self.nodes();
+                let telling = nodes.iter().find(|node| node.source().is_some()).or(nodes.first());
+                telling.map(|node| node as &(dyn StdError + 'static))
+            }
+        }
+    }
+}
+
+impl StdError for NodeError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Failed { source, .. } => Some(source),
+            Self::Taken { .. } | Self::NotHeld { .. } | Self::Timeout { .. } => None,
+        }
+    }
+}
+
+impl From<InvalidOption> for Error {
+    fn from(invalid: InvalidOption) -> Self {
+        Self::InvalidOption(invalid)
+    }
+}
+
+impl From<InvalidUrl> for Error {
+    fn from(invalid: InvalidUrl) -> Self {
+        Self::InvalidUrl(invalid)
+    }
+}

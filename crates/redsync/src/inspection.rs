@@ -1,0 +1,118 @@
+//! Looking at a lock without taking it.
+
+use std::collections::HashMap;
+
+use crate::error::NodeError;
+use crate::node::{Holder, TimeLeft};
+use crate::protocol::Quorum;
+
+/// What the nodes say of a lock, at the moment each of them was asked.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    quorum: Quorum,
+    nodes: Vec<NodeReport>,
+}
+
+/// What one node says of a lock.
+#[derive(Clone, Debug)]
+pub struct NodeReport {
+    /// The node.
+    pub node: String,
+    /// Who has the lease there, if anybody; or why the node did not say.
+    pub answer: Result<Option<Holder>, NodeError>,
+}
+
+/// What the nodes' answers come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockState {
+    /// A majority of nodes is free.
+    Free,
+    /// One token has a majority.
+    Held(Holder),
+    /// Nobody has a majority, and none is free: attempts are under way, or leases have run out on some nodes only.
+    Contended,
+    /// Too few nodes answered to tell.
+    Unknown,
+}
+
+impl Inspection {
+    pub(crate) fn new(quorum: Quorum, nodes: Vec<NodeReport>) -> Self {
+        Self { quorum, nodes }
+    }
+
+    /// What each node said, in the order the nodes were listed.
+    pub fn nodes(&self) -> &[NodeReport] {
+        &self.nodes
+    }
+
+    /// What the answers come to.
+    pub fn state(&self) -> LockState {
+        let mut leases: HashMap<&str, Vec<&Holder>> = HashMap::new();
+        let (mut free, mut answered) = (0, 0);
+        for answer in self.nodes.iter().filter_map(|node| node.answer.as_ref().ok()) {
+            answered += 1;
+            match answer {
+                None => free += 1,
+                Some(holder) => leases.entry(holder.token()).or_default().push(holder),
+            }
+        }
+        let majority = self.quorum.majority();
+        if let Some(leases) = leases.into_values().find(|leases| leases.len() >= majority) {
+            let mut left: Vec<TimeLeft> = leases.iter().map(|holder| holder.time_left()).collect();
+            left.sort_by_key(|left| std::cmp::Reverse(standing(*left)));
+            // Held for as long as a majority of leases stands: the M-th longest.
+            return LockState::Held(Holder::new(leases[0].token(), left[majority - 1]));
+        }
+        match () {
+            () if free >= majority => LockState::Free,
+            () if answered >= majority => LockState::Contended,
+            () => LockState::Unknown,
+        }
+    }
+
+    /// Who has a majority, if anybody.
+    pub fn holder(&self) -> Option<Holder> {
+        match self.state() {
+            LockState::Held(holder) => Some(holder),
+            LockState::Free | LockState::Contended | LockState::Unknown => None,
+        }
+    }
+}
+
+/// Orders times left; one that is not known may be over at any moment.
+fn standing(left: TimeLeft) -> u128 {
+    match left {
+        TimeLeft::Forever => u128::MAX,
+        TimeLeft::For(duration) => duration.as_nanos(),
+        TimeLeft::Unknown => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn state(answers: &[Option<(&str, u64)>]) -> LockState {
+        let nodes = answers.iter().map(|answer| {
+            let holder = answer.map(|(token, secs)| Holder::new(token, TimeLeft::For(Duration::from_secs(secs))));
+            NodeReport { node: "node".into(), answer: Ok(holder) }
+        });
+        Inspection::new(Quorum::of(answers.len()).unwrap(), nodes.collect()).state()
+    }
+
+    #[test]
+    fn held_means_that_one_token_has_a_majority_for_as_long_as_the_mth_longest_lease() {
+        let held = state(&[Some(("a", 9)), Some(("a", 5)), Some(("a", 7))]);
+        assert_eq!(held, LockState::Held(Holder::new("a", TimeLeft::For(Duration::from_secs(7)))));
+    }
+
+    #[test]
+    fn a_minority_of_leases_is_not_held() {
+        assert_eq!(state(&[Some(("a", 9)), None, None]), LockState::Free);
+        assert_eq!(state(&[Some(("a", 9)), Some(("b", 9)), None]), LockState::Contended);
+        assert_eq!(state(&[Some(("a", 9)), None]), LockState::Contended);
+    }
+}

@@ -1,0 +1,185 @@
+//! A lock's lease as a value: to print, to store, to hand to another process.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::node::Claim;
+use crate::protocol::{Expiry, InvalidOption, LockName, Token};
+
+/// A held lock as a value: its name, its token and its expiry. Whoever has it can
+/// [adopt](crate::Mutex::adopt), extend and release the lock, from any process and any machine.
+///
+/// It carries no time: clocks of different machines cannot be compared. Whether the lock is still held is found out
+/// by asking the nodes, which adopting does.
+///
+/// [`Display`](fmt::Display) and [`FromStr`] give and take one line without blanks or shell characters, such as
+/// `redsync:8000:orders%3A42:5f1c…@web-2%3A311`: expiry in milliseconds, name, token, percent-encoded. With the
+/// feature `serde` it is (de)serialised as that line.
+///
+/// A lease is as good as the lock: keep it from those who should not release it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    name: LockName,
+    token: Token,
+    expiry: Expiry,
+}
+
+impl Lease {
+    pub(crate) fn new(claim: &Claim) -> Self {
+        Self { name: claim.name.clone(), token: claim.token.clone(), expiry: claim.expiry }
+    }
+
+    /// A lease from its parts: for a lock that another library took, whose token is the key's value. Go's redsync:
+    /// `WithValue`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOption`] when a part is not what a lock can have.
+    pub fn from_parts(
+        name: impl AsRef<str>,
+        token: impl AsRef<str>,
+        expiry: Duration,
+    ) -> Result<Self, InvalidOption> {
+        Ok(Self { name: LockName::new(name)?, token: Token::from_text(token)?, expiry: Expiry::new(expiry)? })
+    }
+
+    /// The lock's name.
+    pub fn name(&self) -> &LockName {
+        &self.name
+    }
+
+    /// The token that holds.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// How long the lease is extended for each time.
+    pub fn expiry(&self) -> Duration {
+        self.expiry.as_duration()
+    }
+}
+
+const PREFIX: &str = "redsync:";
+
+impl fmt::Display for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, token) = (Encoded(self.name.as_str()), Encoded(self.token.as_str()));
+        write!(f, "{PREFIX}{}:{name}:{token}", self.expiry.as_millis())
+    }
+}
+
+/// A text that is no lease, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidLease {
+    reason: String,
+}
+
+impl fmt::Display for InvalidLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid lease: {}", self.reason)
+    }
+}
+
+impl std::error::Error for InvalidLease {}
+
+impl FromStr for Lease {
+    type Err = InvalidLease;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLease> {
+        let refuse = |reason: &str| InvalidLease { reason: reason.to_owned() };
+        let Some(parts) = text.trim().strip_prefix(PREFIX) else {
+            return Err(refuse("it does not begin with \"redsync:\", as the line that `redsync lock` prints does"));
+        };
+        let mut parts = parts.split(':');
+        let (Some(millis), Some(name), Some(token), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(refuse("it does not have three parts after \"redsync:\"; was the line cut off?"));
+        };
+        let millis = millis.parse().map_err(|_| refuse("its expiry is not a number of milliseconds"))?;
+        let decode = |part: &str| decoded(part).ok_or_else(|| refuse("its percent-encoding is broken"));
+        Self::from_parts(decode(name)?, decode(token)?, Duration::from_millis(millis))
+            .map_err(|invalid| InvalidLease { reason: invalid.to_string() })
+    }
+}
+
+/// Text with everything but letters, digits and `-._~@` percent-encoded. RFC 3986 §2.1.
+struct Encoded<'a>(&'a str);
+
+impl fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte) {
+                write!(f, "{}", char::from(byte))?;
+            } else {
+                write!(f, "%{byte:02X}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        if first == b'%' {
+            let digits = std::str::from_utf8(after.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &after[2..];
+        } else {
+            bytes.push(first);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Lease {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Lease {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_is_one_line_that_a_shell_leaves_alone() {
+        let lease = Lease::from_parts("orders 42:$(rm)", "5f1c@web-2:311", Duration::from_secs(8)).unwrap();
+        assert_eq!(lease.to_string(), "redsync:8000:orders%2042%3A%24%28rm%29:5f1c@web-2%3A311");
+    }
+
+    #[test]
+    fn what_is_no_lease_is_refused_with_a_reason() {
+        let message = |text: &str| text.parse::<Lease>().unwrap_err().to_string();
+        assert!(message("").contains("does not begin with \"redsync:\""));
+        assert!(message("redsync:8000:name").contains("cut off"));
+        assert!(message("redsync:soon:name:token").contains("milliseconds"));
+        assert!(message("redsync:8000:na%2:token").contains("percent-encoding"));
+        assert!(message("redsync:8000::token").contains("invalid name: it is empty"));
+        assert!(message("redsync:0:name:token").contains("invalid expiry"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_lease_survives_being_written_and_read(name in ".{1,60}", token in ".{1,60}", millis in 1_u64..1 << 53) {
+            let lease = Lease::from_parts(name, token, Duration::from_millis(millis)).unwrap();
+            let line = lease.to_string();
+            prop_assert!(line.bytes().all(|b| b.is_ascii_graphic()));
+            prop_assert_eq!(line.parse::<Lease>().unwrap(), lease);
+        }
+    }
+}

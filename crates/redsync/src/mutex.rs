@@ -1,0 +1,222 @@
+//! A lock by name, and the ways to take it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::attempt::attempt;
+use crate::error::{Error, ErrorKind};
+use crate::guard::Guard;
+use crate::holding::{Core, Holding};
+use crate::lease::Lease;
+use crate::options::{LockOptions, Patience, Settings};
+use crate::protocol::{Instant, InvalidOption, OwnerLabel};
+
+/// A lock by name, with its options: what [`Redsync::mutex`](crate::Redsync::mutex) gives. Nothing is asked of any
+/// node until it is taken.
+///
+/// A `Mutex` holds nothing itself; every acquisition returns a [`Guard`] of its own. It is cheap to clone and may be
+/// shared by tasks. Go's redsync: `Mutex` before it is locked.
+#[derive(Clone, Debug)]
+pub struct Mutex {
+    core: Arc<Core>,
+    process: OwnerLabel,
+    name: String,
+    pub(crate) options: LockOptions,
+}
+
+impl Mutex {
+    pub(crate) fn new(core: Arc<Core>, process: OwnerLabel, name: String) -> Self {
+        Self { core, process, name, options: LockOptions::new() }
+    }
+
+    /// The lock's name, as given. Go's redsync: `Mutex.Name`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same lock with `options` in place of those it had.
+    #[must_use]
+    pub fn with(mut self, options: LockOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Takes the lock, waiting for it as long as the options say: 32 tries with random delays of 50 to 250 ms, unless
+    /// set. Go's redsync: `Mutex.Lock`.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let redsync = redsync::Redsync::connect(["memory:"]).await?;
+    /// let guard = redsync.mutex("orders:42").lock().await?;
+    /// // … what must not be done twice …
+    /// guard.unlock().await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What the last try ended with: [`Error::Taken`], [`Error::NoQuorum`] or [`Error::ValidityExhausted`]; or
+    /// [`Error::InvalidOption`] before the first.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point. What may have been granted by then is released in the background.
+    pub async fn lock(&self) -> Result<Guard, Error> {
+        let settings = self.settings()?;
+        let started = self.core.clock.now();
+        let end = match settings.patience {
+            Patience::UpTo(duration) => Some(started + duration),
+            Patience::Tries(_) | Patience::Unbounded => None,
+        };
+        // Since when no quorum of nodes could be reached, and what a person should be told in the end.
+        let mut unreachable_since: Option<Instant> = None;
+        let mut verdict: Option<Error> = None;
+        for tries in 1_u32.. {
+            let begun = self.core.clock.now();
+            let at_most = end.map_or(Duration::MAX, |end| end.saturating_since(begun));
+            let error = match attempt(&self.core, settings.terms()?, at_most, settings.shuffle_nodes).await {
+                Ok(guard) => return Ok(guard),
+                Err(error) => error,
+            };
+            let now = self.core.clock.now();
+            let is_over = end.is_some_and(|end| now >= end);
+            if error.kind() == ErrorKind::NoQuorum {
+                let since = *unreachable_since.get_or_insert(begun);
+                let is_bound_by_tries = matches!(settings.patience, Patience::Tries(_));
+                if !is_bound_by_tries && now.saturating_since(since) > settings.expiry() {
+                    return Err(error);
+                }
+                // A try that the deadline cut short has no verdict of its own; an earlier one tells more.
+                if !(is_over && verdict.is_some()) {
+                    verdict = Some(error);
+                }
+            } else {
+                unreachable_since = None;
+                verdict = Some(error);
+            }
+            let pause_end = now + settings.delay.after(tries);
+            let is_last = match settings.patience {
+                Patience::Tries(most) => tries >= most,
+                Patience::UpTo(_) => is_over,
+                Patience::Unbounded => false,
+            };
+            if is_last && let Some(error) = verdict {
+                return Err(error);
+            }
+            match end {
+                // No new try is begun at the very end; it could not be answered.
+                Some(end) if pause_end >= end => {
+                    self.core.clock.sleep_until(end).await;
+                    if let Some(error) = verdict {
+                        return Err(error);
+                    }
+                }
+                _ => self.core.clock.sleep_until(pause_end).await,
+            }
+        }
+        unreachable!("the range of tries does not end before a verdict")
+    }
+
+    /// Takes the lock if it is free: one try, no waiting. `None` means that others have it. Go's redsync:
+    /// `Mutex.TryLock`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoQuorum`], [`Error::ValidityExhausted`] or [`Error::InvalidOption`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`lock`](Mutex::lock).
+    pub async fn try_lock(&self) -> Result<Option<Guard>, Error> {
+        let settings = self.settings()?;
+        match attempt(&self.core, settings.terms()?, Duration::MAX, settings.shuffle_nodes).await {
+            Ok(guard) => Ok(Some(guard)),
+            Err(Error::Taken { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`lock`](Mutex::lock), until `cancel` completes. Go's redsync: `Mutex.LockContext`.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// use redsync::{ErrorKind, Redsync};
+    ///
+    /// let redsync = Redsync::connect(["memory:"]).await?;
+    /// let held = redsync.mutex("report").lock().await?;
+    /// let cancel = tokio::time::sleep(std::time::Duration::from_millis(20));
+    /// let error = redsync.mutex("report").lock_unless(cancel).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Cancelled);
+    /// # held.unlock().await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Mutex::lock), and [`Error::Cancelled`] when `cancel` came first.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`lock`](Mutex::lock).
+    pub async fn lock_unless(&self, cancel: impl Future<Output = ()> + Send) -> Result<Guard, Error> {
+        tokio::select! {
+            biased;
+            locked = self.lock() => locked,
+            () = cancel => Err(Error::Cancelled { name: self.settings()?.name }),
+        }
+    }
+
+    /// Takes over a lock that is already held: by another process that handed its [`Lease`] on, or by another
+    /// library, whose token is the key's value. Go's redsync: `WithValue`.
+    ///
+    /// The nodes verify it: the lease is extended, by this mutex's expiry, and the guard is valid if a majority still
+    /// held it for this token.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyExpired`], [`Error::Taken`] or [`Error::NoQuorum`], as [`Guard::extend`];
+    /// [`Error::InvalidOption`] when the lease is of another lock.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point. The lock is not released by that; it expires unless it is adopted again.
+    pub async fn adopt(&self, lease: &Lease) -> Result<Guard, Error> {
+        let settings = self.settings()?;
+        if settings.name != *lease.name() {
+            let reason = format!("it is of lock {:?}, not {:?}", lease.name(), settings.name);
+            return Err(InvalidOption::new("lease", reason).into());
+        }
+        let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
+        holding.adopt().await?;
+        Ok(Guard::new(holding))
+    }
+
+    /// Releases a lock by its lease, without adopting it first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::unlock`], and [`Error::InvalidOption`] when the lease is of another lock.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped midway, some nodes may have released and others not.
+    pub async fn release(&self, lease: &Lease) -> Result<(), Error> {
+        let settings = self.settings()?;
+        if settings.name != *lease.name() {
+            let reason = format!("it is of lock {:?}, not {:?}", lease.name(), settings.name);
+            return Err(InvalidOption::new("lease", reason).into());
+        }
+        let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
+        holding.ask();
+        holding.release().await
+    }
+
+    fn settings(&self) -> Result<Settings, Error> {
+        self.options.checked(&self.name, &self.process)
+    }
+}

@@ -1,0 +1,178 @@
+//! The Node contract: what a store must do to grant leases, and no more.
+//!
+//! Everything else — quorum, validity, retries, undo — is built on top of it. [`MemoryNode`], [`SqliteNode`] and
+//! [`RedisNode`] implement it; bring your own by implementing [`Node`], and hold it against the
+//! `redsync-conformance` suite.
+
+mod fault;
+mod memory;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod url;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+pub use self::fault::{Applied, FaultKind, NodeFault};
+pub use self::memory::MemoryNode;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisNode;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteNode;
+pub(crate) use self::url::open;
+pub use self::url::{InvalidUrl, redacted};
+use crate::protocol::{Expiry, LockName, Token};
+
+/// A node's answer to one request: a future that a caller may drop at any time.
+///
+/// Dropping it does not take the request back: the node may still apply it. Whoever drops it undoes.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, NodeFault>> + Send + 'a>>;
+
+/// One independent store that grants leases.
+///
+/// Every method is required. A request is applied at most once and never replayed: after an error, the
+/// [`NodeFault`] says whether it may have been applied. Requests have no deadline of their own; the caller drops
+/// the answer when its time is over. Requests that one task makes one after the other, each after the former's
+/// answer was awaited or dropped, are applied in that order.
+///
+/// [`Display`](fmt::Display) names the node in messages, without any password.
+pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// A text that is the same for two nodes if, and only if, they are the same store. A server listed twice would
+    /// vote twice. Redis: the server's run id.
+    fn identity(&self) -> Answer<'_, String>;
+
+    /// Grants the lease if the name is free, or if this token has it already, in which case its expiry starts anew.
+    /// Otherwise says who has it, and changes nothing.
+    fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired>;
+
+    /// Lets the lease last `claim.expiry` from now on, if this token has it; `if_free` says what happens when nobody
+    /// has it. Another's lease is left as it is.
+    fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended>;
+
+    /// Ends the lease if this token has it. Another's lease is left as it is.
+    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released>;
+
+    /// Says who has the lease and for how long, and changes nothing.
+    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>>;
+}
+
+/// What is asked for: this name, for this token, for this long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Claim {
+    /// The lock's name.
+    pub name: LockName,
+    /// The token of the attempt that asks.
+    pub token: Token,
+    /// How long the lease is to last, from the moment the node grants it.
+    pub expiry: Expiry,
+}
+
+impl Claim {
+    /// A claim on `name` for `token` for `expiry`.
+    pub const fn new(name: LockName, token: Token, expiry: Expiry) -> Self {
+        Self { name, token, expiry }
+    }
+}
+
+/// The answer to [`Node::acquire`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// The token has the lease, for the expiry that was asked for.
+    Granted,
+    /// Another token has it.
+    Taken(Holder),
+}
+
+/// What [`Node::extend`] does with a name that nobody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfFree {
+    /// Leaves it free.
+    Leave,
+    /// Grants it to the token: a repair, for a guard that is valid by its other leases. Go's redsync:
+    /// `WithSetNXOnExtend`.
+    Retake,
+}
+
+/// The answer to [`Node::extend`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extended {
+    /// The token's lease lasts for the expiry that was asked for.
+    Extended,
+    /// Nobody had the lease; the token has it again.
+    Retaken,
+    /// Nobody has the lease.
+    NotHeld,
+    /// Another token has it.
+    HeldByAnother(Holder),
+}
+
+/// The answer to [`Node::release`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// The token had the lease, and has it no longer.
+    Released,
+    /// Nobody has the lease: it had expired, or was never granted.
+    NotHeld,
+    /// Another token has it.
+    HeldByAnother(Holder),
+}
+
+/// Who has a lease on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    token: String,
+    time_left: TimeLeft,
+}
+
+impl Holder {
+    /// The holder with `token`, whose lease goes on for `time_left`.
+    pub fn new(token: impl Into<String>, time_left: TimeLeft) -> Self {
+        Self { token: token.into(), time_left }
+    }
+
+    /// The token's text as the node keeps it; bytes that are no UTF-8 are replaced.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The owner's label at the token's end, if it has one. Tokens of other libraries have none.
+    pub fn owner(&self) -> Option<&str> {
+        crate::protocol::owner_in(&self.token)
+    }
+
+    /// How long the lease still lasts, on the node's clock.
+    pub const fn time_left(&self) -> TimeLeft {
+        self.time_left
+    }
+}
+
+/// The owner's label, or the token's beginning where it has none.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 16;
+        match self.owner() {
+            Some(owner) => write!(f, "{}", owner.escape_debug()),
+            None => {
+                let shown: String = self.token.chars().take(SHOWN).collect();
+                let more = if shown.len() < self.token.len() { "…" } else { "" };
+                write!(f, "token {}{more}", shown.escape_debug())
+            }
+        }
+    }
+}
+
+/// How long a lease still lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeLeft {
+    /// For about this long.
+    For(Duration),
+    /// For ever: the key has no expiry. Somebody else's program set it.
+    Forever,
+    /// The node did not say.
+    Unknown,
+}

@@ -1,0 +1,15 @@
+-- Grants the lease if the name is free, or lets it start anew if this token has it already.
+-- For servers whose SET does not take NX and GET together (before Redis 7.0), and for a token that
+-- SET found to be the holder.
+--
+-- KEYS[1]  the lease: the lock's name
+-- ARGV[1]  token
+-- ARGV[2]  expiry, milliseconds
+-- Reply    nil: granted; {holder's token, milliseconds left or -1}: taken
+-- Called by RedisNode::acquire.
+local holder = redis.call('GET', KEYS[1])
+if not holder or holder == ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return false
+end
+return {holder, redis.call('PTTL', KEYS[1])}

@@ -1,0 +1,108 @@
+//! What a Redis client must do to serve under a [`RedisNode`](super::RedisNode): execute a command.
+
+use std::fmt;
+
+use crate::node::Answer;
+
+/// A Redis client: yours, if you have one already, or the one that
+/// [`RedisNode::open`](super::RedisNode::open) brings.
+///
+/// [`Display`](fmt::Display) names the server in messages, without any password.
+///
+/// `examples/own_client.rs` shows one over a plain socket.
+pub trait Client: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// Sends `command` once and gives its reply.
+    ///
+    /// It must never be sent a second time, not after a reconnect either: a lease that was granted to the first
+    /// would be reported as taken by the second. Commands go out in the order of the calls. There is no deadline
+    /// to keep; the caller drops the answer when its time is over.
+    ///
+    /// # Errors
+    ///
+    /// An error reply of the server is [`NodeFault::refused`](crate::NodeFault::refused) with its first word for a
+    /// code; a command that was certainly not sent is [`NodeFault::unreachable`](crate::NodeFault::unreachable); one
+    /// whose reply was lost is [`NodeFault::disconnected`](crate::NodeFault::disconnected).
+    fn execute(&self, command: Command) -> Answer<'_, Reply>;
+}
+
+/// A command and its arguments.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Command {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Command {
+    /// The command `name`, without arguments yet.
+    pub fn new(name: &str) -> Self {
+        Self { bytes: Vec::with_capacity(160), ends: Vec::with_capacity(8) }.arg(name)
+    }
+
+    /// The command with one more argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl AsRef<[u8]>) -> Self {
+        self.bytes.extend_from_slice(argument.as_ref());
+        self.ends.push(self.bytes.len());
+        self
+    }
+
+    /// The command's name and its arguments, as they are sent.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        let mut start = 0;
+        self.ends.iter().map(move |&end| &self.bytes[std::mem::replace(&mut start, end)..end])
+    }
+
+    pub(crate) fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// The command's name alone: arguments may be secret.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.parts().next().unwrap_or_default();
+        write!(f, "Command({}, {} arguments)", String::from_utf8_lossy(name), self.ends.len() - 1)
+    }
+}
+
+/// A server's reply. Error replies are not among them: they are [`NodeFault`](crate::NodeFault)s.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reply {
+    /// Nothing.
+    Nil,
+    /// A number.
+    Int(i64),
+    /// A string, simple or bulk.
+    Text(Vec<u8>),
+    /// A list.
+    Array(Vec<Self>),
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 64;
+        match self {
+            Self::Nil => f.write_str("nil"),
+            Self::Int(number) => write!(f, "{number}"),
+            Self::Text(text) => {
+                let shown = String::from_utf8_lossy(&text[..text.len().min(SHOWN)]);
+                write!(f, "{shown:?}")
+            }
+            Self::Array(list) => f.debug_list().entries(list).finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_keeps_its_parts_apart() {
+        let command = Command::new("SET").arg("a").arg("").arg("bc");
+        let parts: Vec<&[u8]> = command.parts().collect();
+        assert_eq!(parts, [b"SET".as_slice(), b"a", b"", b"bc"]);
+        assert_eq!(format!("{command:?}"), "Command(SET, 3 arguments)");
+    }
+}

@@ -1,0 +1,193 @@
+//! Redis and Valkey.
+
+pub(crate) mod address;
+pub(crate) mod client;
+mod link;
+mod scripts;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use self::client::{Client, Command, Reply};
+use self::link::Link;
+use self::scripts::Script;
+use super::{
+    Acquired, Answer, Claim, Extended, Holder, IfFree, InvalidUrl, Node, NodeFault, Released, TimeLeft,
+};
+use crate::protocol::{LockName, Token};
+
+/// A node kept on a Redis or Valkey server, version 6.0 or later.
+///
+/// The lease is the plain key `name` with the token for its value, set with `PX`: what Go's redsync, redlock-rb,
+/// node-redlock and redis-py's `Lock` use, so that mixed fleets exclude one another.
+///
+/// [`RedisNode::open`] brings its own connection; [`RedisNode::with_client`] uses a client of yours.
+pub struct RedisNode {
+    client: Arc<dyn Client>,
+    /// `SET` takes `NX` and `GET` together from Redis 7.0 on. Found out by trying.
+    set_takes_nx_and_get: AtomicBool,
+}
+
+impl RedisNode {
+    /// The node that `url` names. Connects when it is first asked something, and again when the connection broke.
+    ///
+    /// * `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, likewise `valkey://`
+    /// * `rediss://…`, likewise `valkeys://`: with TLS. `?ca=FILE` trusts the authority in a PEM file instead of the
+    ///   system's; `&cert=FILE&key=FILE` present a client certificate. Needs the feature `tls`.
+    /// * `redis+unix:///PATH[?db=NUMBER&user=USER&password=PASSWORD]`
+    ///
+    /// Users and passwords are percent-encoded. The port is 6379, the database 0, unless given.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`] when the URL is not understood, or a certificate file cannot be read.
+    pub fn open(url: &str) -> Result<Self, InvalidUrl> {
+        Ok(Self::with_client(Link::new(address::parse(url)?)))
+    }
+
+    /// A node that speaks to its server through `client`.
+    pub fn with_client(client: impl Client) -> Self {
+        Self { client: Arc::new(client), set_takes_nx_and_get: AtomicBool::new(true) }
+    }
+
+    async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
+        self.client.execute(command).await
+    }
+
+    /// EVALSHA; and where the server does not know the script, one plain EVAL, which also teaches it.
+    async fn run(&self, script: &Script, name: &LockName, arguments: &[&str]) -> Result<Reply, NodeFault> {
+        match self.execute(script.by_hash(name, arguments)).await {
+            // Not a replay: a server that does not know the script has run nothing.
+            Err(fault) if fault.code() == Some("NOSCRIPT") => {
+                self.execute(script.by_source(name, arguments)).await
+            }
+            other => other,
+        }
+    }
+
+    /// Free and uncontended, the whole acquisition is one plain command.
+    async fn acquire_by_set(&self, claim: &Claim, expiry: &str) -> Result<Option<Acquired>, NodeFault> {
+        let set = Command::new("SET")
+            .arg(claim.name.as_str())
+            .arg(claim.token.as_str())
+            .arg("NX")
+            .arg("GET")
+            .arg("PX")
+            .arg(expiry);
+        match self.execute(set).await {
+            Ok(Reply::Nil) => Ok(Some(Acquired::Granted)),
+            // This token has it already: the script lets its expiry start anew, which SET NX did not.
+            Ok(Reply::Text(holder)) if holder == claim.token.as_str().as_bytes() => Ok(None),
+            Ok(Reply::Text(holder)) => Ok(Some(Acquired::Taken(holder_of(&holder, TimeLeft::Unknown)))),
+            Ok(reply) => Err(unexpected("SET", &reply)),
+            Err(fault) if is_syntax_error(&fault) => {
+                self.set_takes_nx_and_get.store(false, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+impl Node for RedisNode {
+    fn identity(&self) -> Answer<'_, String> {
+        Box::pin(async move {
+            let reply = self.execute(Command::new("INFO").arg("server")).await?;
+            let Reply::Text(text) = &reply else { return Err(unexpected("INFO", &reply)) };
+            let text = String::from_utf8_lossy(text);
+            let run_id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
+            run_id.map(|id| format!("redis {}", id.trim())).ok_or_else(|| unexpected("INFO", &reply))
+        })
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
+        Box::pin(async move {
+            let expiry = claim.expiry.as_millis().to_string();
+            if self.set_takes_nx_and_get.load(Ordering::Relaxed)
+                && let Some(acquired) = self.acquire_by_set(claim, &expiry).await?
+            {
+                return Ok(acquired);
+            }
+            let arguments = [claim.token.as_str(), &expiry];
+            match self.run(&scripts::ACQUIRE, &claim.name, &arguments).await? {
+                Reply::Nil => Ok(Acquired::Granted),
+                Reply::Array(holder) => Ok(Acquired::Taken(holder_with_time(&holder)?)),
+                reply => Err(unexpected("the acquire script", &reply)),
+            }
+        })
+    }
+
+    fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
+        Box::pin(async move {
+            let expiry = claim.expiry.as_millis().to_string();
+            let retake = match if_free {
+                IfFree::Leave => "0",
+                IfFree::Retake => "1",
+            };
+            let arguments = [claim.token.as_str(), &expiry, retake];
+            match self.run(&scripts::EXTEND, &claim.name, &arguments).await? {
+                Reply::Int(2) => Ok(Extended::Retaken),
+                Reply::Int(1) => Ok(Extended::Extended),
+                Reply::Int(0) => Ok(Extended::NotHeld),
+                Reply::Array(holder) => Ok(Extended::HeldByAnother(holder_with_time(&holder)?)),
+                reply => Err(unexpected("the extend script", &reply)),
+            }
+        })
+    }
+
+    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
+        Box::pin(async move {
+            match self.run(&scripts::RELEASE, name, &[token.as_str()]).await? {
+                Reply::Int(1) => Ok(Released::Released),
+                Reply::Int(0) => Ok(Released::NotHeld),
+                Reply::Array(holder) => Ok(Released::HeldByAnother(holder_with_time(&holder)?)),
+                reply => Err(unexpected("the release script", &reply)),
+            }
+        })
+    }
+
+    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
+        Box::pin(async move {
+            match self.run(&scripts::INSPECT, name, &[]).await? {
+                Reply::Nil => Ok(None),
+                Reply::Array(holder) => Ok(Some(holder_with_time(&holder)?)),
+                reply => Err(unexpected("the inspect script", &reply)),
+            }
+        })
+    }
+}
+
+/// The script's `{value, milliseconds left}`; −1 stands for a key without expiry.
+fn holder_with_time(reply: &[Reply]) -> Result<Holder, NodeFault> {
+    let [Reply::Text(token), Reply::Int(millis)] = reply else {
+        return Err(NodeFault::nonsense(format!("a holder was expected, the server answered {reply:?}")));
+    };
+    let time_left = u64::try_from(*millis).map_or(TimeLeft::Forever, |left| TimeLeft::For(Duration::from_millis(left)));
+    Ok(holder_of(token, time_left))
+}
+
+fn holder_of(token: &[u8], time_left: TimeLeft) -> Holder {
+    Holder::new(String::from_utf8_lossy(token), time_left)
+}
+
+fn is_syntax_error(fault: &NodeFault) -> bool {
+    fault.code() == Some("ERR") && fault.to_string().contains("syntax error")
+}
+
+fn unexpected(what: &str, reply: &Reply) -> NodeFault {
+    NodeFault::nonsense(format!("the server answered {reply:?} to {what}"))
+}
+
+impl fmt::Display for RedisNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.client, f)
+    }
+}
+
+impl fmt::Debug for RedisNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisNode({self})")
+    }
+}

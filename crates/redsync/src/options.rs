@@ -1,0 +1,317 @@
+//! How a lock is asked for: options that can be kept and used again.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::node::Claim;
+use crate::protocol::{
+    Drift, DriftFactor, Expiry, InvalidOption, LockName, OwnerLabel, RequestTimeout, RetryDelay, TimeoutFactor, Token,
+};
+
+/// How a lock is asked for. A value to keep and use for many locks: [`Mutex::with`](crate::Mutex::with).
+///
+/// The same methods are on [`Mutex`](crate::Mutex) itself. Nonsense is refused when the lock is first asked for, with
+/// the reason. Go's redsync: `Option`, `OptionFunc`.
+///
+/// ```
+/// use std::time::Duration;
+/// use redsync::LockOptions;
+///
+/// let nightly = LockOptions::new().expiry(Duration::from_secs(60)).wait_up_to(Duration::from_secs(600));
+/// # let _ = nightly;
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct LockOptions {
+    expiry: Option<Duration>,
+    drift_factor: Option<f64>,
+    timeout_factor: Option<f64>,
+    patience: Option<Patience>,
+    delay: Option<Delay>,
+    token_fn: Option<TokenFn>,
+    owner: Option<String>,
+    wait_for_all: bool,
+    shuffle_nodes: bool,
+    repair_on_extend: bool,
+}
+
+/// How long `lock` goes on trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    Tries(u32),
+    UpTo(Duration),
+    Unbounded,
+}
+
+#[derive(Clone, Debug)]
+enum Delay {
+    Fixed(Duration),
+    Function(RetryDelay),
+}
+
+#[derive(Clone)]
+struct TokenFn(Arc<dyn Fn() -> String + Send + Sync>);
+
+impl fmt::Debug for TokenFn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a function")
+    }
+}
+
+impl LockOptions {
+    /// How long a lease lasts unless set: 8 s.
+    pub const DEFAULT_EXPIRY: Duration = Duration::from_secs(8);
+
+    /// How often `lock` tries unless set: 32 times.
+    pub const DEFAULT_TRIES: u32 = 32;
+
+    /// The options as redsync has them by default.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The options with everything checked, for the lock called `name`.
+    pub(crate) fn checked(&self, name: &str, process: &OwnerLabel) -> Result<Settings, Error> {
+        let name = LockName::new(name)?;
+        let expiry = Expiry::new(self.expiry.unwrap_or(Self::DEFAULT_EXPIRY))?;
+        let drift_factor = self.drift_factor.map_or(Ok(DriftFactor::default()), DriftFactor::new)?;
+        let timeout_factor = self.timeout_factor.map_or(Ok(TimeoutFactor::default()), TimeoutFactor::new)?;
+        let patience = match self.patience.unwrap_or(Patience::Tries(Self::DEFAULT_TRIES)) {
+            Patience::Tries(0) => return Err(InvalidOption::new("tries", "it is zero; the least is 1").into()),
+            Patience::UpTo(Duration::ZERO) => {
+                return Err(InvalidOption::new("wait_up_to", "it is zero; use try_lock to not wait at all").into());
+            }
+            patience => patience,
+        };
+        let delay = match &self.delay {
+            None => RetryDelay::default(),
+            Some(Delay::Fixed(delay)) => RetryDelay::fixed(*delay)?,
+            Some(Delay::Function(delay)) => delay.clone(),
+        };
+        let owner = self.owner.as_ref().map_or_else(|| Ok(process.clone()), OwnerLabel::new)?;
+        Ok(Settings {
+            name,
+            expiry,
+            drift_factor,
+            timeout_factor,
+            drift: Drift::of(expiry, drift_factor)?,
+            patience,
+            delay,
+            owner,
+            token_fn: self.token_fn.clone(),
+            wait_for_all: self.wait_for_all,
+            shuffle_nodes: self.shuffle_nodes,
+            repair_on_extend: self.repair_on_extend,
+        })
+    }
+}
+
+/// [`LockOptions`] with everything checked.
+pub(crate) struct Settings {
+    pub(crate) name: LockName,
+    expiry: Expiry,
+    drift_factor: DriftFactor,
+    timeout_factor: TimeoutFactor,
+    drift: Drift,
+    pub(crate) patience: Patience,
+    pub(crate) delay: RetryDelay,
+    owner: OwnerLabel,
+    token_fn: Option<TokenFn>,
+    wait_for_all: bool,
+    pub(crate) shuffle_nodes: bool,
+    repair_on_extend: bool,
+}
+
+impl Settings {
+    /// The terms of one attempt.
+    ///
+    /// SAFETY RULE (design §4): a token belongs to one attempt; each call draws a new one.
+    pub(crate) fn terms(&self) -> Result<Terms, Error> {
+        let token = match &self.token_fn {
+            None => Token::random(&self.owner),
+            Some(TokenFn(function)) => Token::from_text(function())?,
+        };
+        Ok(self.terms_for(token))
+    }
+
+    /// The terms of a lock that `token` has already.
+    pub(crate) fn terms_for(&self, token: Token) -> Terms {
+        Terms {
+            claim: Claim::new(self.name.clone(), token, self.expiry),
+            drift_factor: self.drift_factor,
+            timeout_factor: self.timeout_factor,
+            drift: self.drift,
+            request_timeout: RequestTimeout::of(self.expiry, self.timeout_factor),
+            wait_for_all: self.wait_for_all,
+            repair_on_extend: self.repair_on_extend,
+        }
+    }
+
+    pub(crate) fn expiry(&self) -> Duration {
+        self.expiry.as_duration()
+    }
+}
+
+/// What one attempt asks for, and the guard that comes of it lives by.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) claim: Claim,
+    drift_factor: DriftFactor,
+    timeout_factor: TimeoutFactor,
+    pub(crate) drift: Drift,
+    pub(crate) request_timeout: RequestTimeout,
+    pub(crate) wait_for_all: bool,
+    pub(crate) repair_on_extend: bool,
+}
+
+impl Terms {
+    /// The same terms for leases of another expiry.
+    pub(crate) fn retimed(&self, expiry: Expiry) -> Result<Self, Error> {
+        let mut terms = self.clone();
+        terms.claim.expiry = expiry;
+        terms.drift = Drift::of(expiry, self.drift_factor)?;
+        terms.request_timeout = RequestTimeout::of(expiry, self.timeout_factor);
+        Ok(terms)
+    }
+}
+
+/// The options' methods, for the options and for whatever carries them.
+macro_rules! option_methods {
+    ($carrier:ty, $($options:ident)?) => {
+        impl $carrier {
+            /// How long a lease lasts unless it is extended: 1 ms to 2⁵³ ms, less the drift allowance. Default 8 s.
+            ///
+            /// Go's redsync: `WithExpiry`, `SetExpiry`.
+            #[must_use]
+            pub fn expiry(mut self, expiry: Duration) -> Self {
+                self $(.$options)? .expiry = Some(expiry);
+                self
+            }
+
+            /// How often `lock` tries, the first time included: at least 1. Default 32. Takes the place of
+            /// `wait_up_to` and `wait_without_limit`.
+            ///
+            /// Go's redsync: `WithTries`, `SetTries`.
+            #[must_use]
+            pub fn tries(mut self, tries: u32) -> Self {
+                self $(.$options)? .patience = Some(Patience::Tries(tries));
+                self
+            }
+
+            /// How long `lock` goes on trying, in place of a number of tries. The end is also the deadline of the
+            /// last try, so that hung nodes do not prolong it.
+            ///
+            /// A taken lock is waited for until then. When no quorum of nodes could be reached for longer than the
+            /// expiry, waiting ends before. Go: a context with a deadline.
+            #[must_use]
+            pub fn wait_up_to(mut self, duration: Duration) -> Self {
+                self $(.$options)? .patience = Some(Patience::UpTo(duration));
+                self
+            }
+
+            /// `lock` goes on trying as long as it takes, in place of a number of tries. Waiting ends with
+            /// [`Error::NoQuorum`](crate::Error::NoQuorum) when no quorum of nodes could be reached for longer than
+            /// the expiry.
+            #[must_use]
+            pub fn wait_without_limit(mut self) -> Self {
+                self $(.$options)? .patience = Some(Patience::Unbounded);
+                self
+            }
+
+            /// The time between one try and the next, up to an hour. Default: random, 50 to 250 ms, which keeps
+            /// callers that collided once from colliding again.
+            ///
+            /// Go's redsync: `WithRetryDelay`, `SetRetryDelay`.
+            #[must_use]
+            pub fn retry_delay(mut self, delay: Duration) -> Self {
+                self $(.$options)? .delay = Some(Delay::Fixed(delay));
+                self
+            }
+
+            /// The time between one try and the next, as a function of the tries made so far (from 1 on). What it
+            /// returns is cut to between 1 ms and an hour.
+            ///
+            /// Go's redsync: `WithRetryDelayFunc`, `SetRetryDelayFunc`, `DelayFunc`.
+            #[must_use]
+            pub fn retry_delay_fn(mut self, function: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
+                self $(.$options)? .delay = Some(Delay::Function(RetryDelay::function(function)));
+                self
+            }
+
+            /// The share of the expiry allowed for clocks of different speeds, in [0, 1). Default 0.01; another
+            /// 2 ms are always added.
+            ///
+            /// Go's redsync: `WithDriftFactor`, `SetDriftFactor`.
+            #[must_use]
+            pub fn drift_factor(mut self, factor: f64) -> Self {
+                self $(.$options)? .drift_factor = Some(factor);
+                self
+            }
+
+            /// The share of the expiry that one node may take to answer, connecting included, between 0 and 1.
+            /// Default 0.05. The time is clamped to 50 ms to 2 s, and never longer than the expiry.
+            ///
+            /// Go's redsync: `WithTimeoutFactor`.
+            #[must_use]
+            pub fn timeout_factor(mut self, factor: f64) -> Self {
+                self $(.$options)? .timeout_factor = Some(factor);
+                self
+            }
+
+            /// Where tokens come from, in place of 20 random bytes and the owner's label. It is called once for each
+            /// try and **must never return the same text twice**: two holders of one token are one holder to every
+            /// node, and would exclude nobody.
+            ///
+            /// Go's redsync: `WithGenValueFunc`. For its `WithValue`, see [`Mutex::adopt`](crate::Mutex::adopt).
+            #[must_use]
+            pub fn token_fn(mut self, function: impl Fn() -> String + Send + Sync + 'static) -> Self {
+                self $(.$options)? .token_fn = Some(TokenFn(Arc::new(function)));
+                self
+            }
+
+            /// The label that shows people who holds, at the end of each token. Printable, without blanks, up to
+            /// 128 bytes. Default `host:pid`.
+            #[must_use]
+            pub fn owner(mut self, label: impl Into<String>) -> Self {
+                self $(.$options)? .owner = Some(label.into());
+                self
+            }
+
+            /// Whether to decide as soon as the verdict is certain, while slow nodes finish in the background. On by
+            /// default: one hung node then never slows a lock down. Off, every node is heard, or its deadline
+            /// awaited, so that an error tells what each of them said.
+            ///
+            /// Go's redsync: `WithFailFast`.
+            #[must_use]
+            pub fn fail_fast(mut self, fail_fast: bool) -> Self {
+                self $(.$options)? .wait_for_all = !fail_fast;
+                self
+            }
+
+            /// Whether the nodes are asked in a new random order each time. Off by default; since all are asked at
+            /// once, it only spreads who is asked first.
+            ///
+            /// Go's redsync: `WithShufflePools`.
+            #[must_use]
+            pub fn shuffle_nodes(mut self, shuffle: bool) -> Self {
+                self $(.$options)? .shuffle_nodes = shuffle;
+                self
+            }
+
+            /// Whether extending a *valid* guard also takes its lease again on nodes that lost it (restarted,
+            /// evicted) and where nobody has it: that only adds votes. Off by default. An expired lock is never
+            /// brought back.
+            ///
+            /// Go's redsync: `WithSetNXOnExtend`.
+            #[must_use]
+            pub fn repair_on_extend(mut self, repair: bool) -> Self {
+                self $(.$options)? .repair_on_extend = repair;
+                self
+            }
+        }
+    };
+}
+
+option_methods!(LockOptions,);
+option_methods!(crate::mutex::Mutex, options);

@@ -1,0 +1,181 @@
+//! Who holds: the owner's unique id, new for every attempt.
+
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use rand::Rng;
+
+use super::InvalidOption;
+
+/// The owner's unique id for one attempt at a lock. On a server it is the key's value.
+///
+/// A token belongs to one attempt and is never used again: a late packet of an old attempt can then harm nobody.
+/// [`Token::random`] makes 20 random bytes in hexadecimal, an `@`, and the owner's label, so that a plain `GET`
+/// shows who holds. Go's redsync: `genValue`, `Mutex.Value`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// The longest token, in bytes.
+    pub const MAX_BYTES: usize = 512;
+
+    const RANDOM_BYTES: usize = 20;
+
+    /// A token that nobody has had before, with `owner`'s label at its end.
+    pub fn random(owner: &OwnerLabel) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut random = [0_u8; Self::RANDOM_BYTES];
+        rand::rng().fill_bytes(&mut random);
+        let mut text = String::with_capacity(2 * Self::RANDOM_BYTES + 1 + owner.0.len());
+        for byte in random {
+            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+        text.push('@');
+        text.push_str(&owner.0);
+        Self(text.into())
+    }
+
+    /// Takes `text` as a token: one of your own making, or one made elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOption`] when it is empty or longer than [`Token::MAX_BYTES`].
+    pub fn from_text(text: impl AsRef<str>) -> Result<Self, InvalidOption> {
+        let text = text.as_ref();
+        match text.len() {
+            0 => Err(InvalidOption::new("token", "it is empty, as a key that nobody owns would be")),
+            bytes if bytes > Self::MAX_BYTES => Err(InvalidOption::new(
+                "token",
+                format!("it has {bytes} bytes; the most is {}", Self::MAX_BYTES),
+            )),
+            _ => Ok(Self(text.into())),
+        }
+    }
+
+    /// The token's text, as the server keeps it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The owner's label at the token's end, if it has one.
+    pub fn owner(&self) -> Option<&str> {
+        owner_in(&self.0)
+    }
+}
+
+/// The owner's label in a token's text, whoever made the token.
+pub(crate) fn owner_in(token: &str) -> Option<&str> {
+    token.split_once('@').map(|(_, owner)| owner).filter(|owner| !owner.is_empty())
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// Who locks, in words for people: `host:pid` unless set. Printable, without blanks, up to 128 bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerLabel(Arc<str>);
+
+impl OwnerLabel {
+    /// The longest label, in bytes.
+    pub const MAX_BYTES: usize = 128;
+
+    /// Takes `text` as a label.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOption`] when it is empty, longer than [`OwnerLabel::MAX_BYTES`], or holds blanks or control
+    /// characters, which would make status lines ambiguous.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidOption> {
+        let text = text.as_ref();
+        if text.is_empty() {
+            return Err(InvalidOption::new("owner", "it is empty"));
+        }
+        if text.len() > Self::MAX_BYTES {
+            let reason = format!("it has {} bytes; the most is {}", text.len(), Self::MAX_BYTES);
+            return Err(InvalidOption::new("owner", reason));
+        }
+        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            let reason = format!("{text:?} holds blanks or control characters");
+            return Err(InvalidOption::new("owner", reason));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// `host:pid` of this process, where characters that a label may not hold become `-`.
+    pub fn of_this_process() -> Self {
+        let mut text: String = host_name()
+            .chars()
+            .map(|c| if c.is_control() || c.is_whitespace() { '-' } else { c })
+            .scan(0, |bytes, c| {
+                *bytes += c.len_utf8();
+                (*bytes <= Self::MAX_BYTES - 16).then_some(c)
+            })
+            .collect();
+        let _ = write!(text, ":{}", std::process::id());
+        Self(text.into())
+    }
+
+    /// The label's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(unix)]
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(not(unix))]
+fn host_name() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "host".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn tokens_never_repeat_and_end_with_their_owner() {
+        let owner = OwnerLabel::new("web-2:311").unwrap();
+        let tokens: HashSet<Token> = (0..10_000).map(|_| Token::random(&owner)).collect();
+        assert_eq!(tokens.len(), 10_000);
+        let token = tokens.iter().next().unwrap();
+        assert_eq!(token.owner(), Some("web-2:311"));
+        assert_eq!(token.as_str().len(), 40 + 1 + 9);
+    }
+
+    #[test]
+    fn tokens_of_other_libraries_have_no_owner() {
+        let foreign = Token::from_text("q1Zx+/b4u0r3o0B3m9nD3A==").unwrap();
+        assert_eq!(foreign.owner(), None);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_a_reason() {
+        assert!(Token::from_text("").unwrap_err().to_string().contains("empty"));
+        assert!(Token::from_text("t".repeat(513)).unwrap_err().to_string().contains("513 bytes"));
+        assert!(OwnerLabel::new("").is_err());
+        let message = OwnerLabel::new("two words").unwrap_err().to_string();
+        assert_eq!(message, "invalid owner: \"two words\" holds blanks or control characters");
+    }
+
+    #[test]
+    fn this_process_has_a_label_that_a_label_may_be() {
+        let label = OwnerLabel::of_this_process();
+        assert_eq!(OwnerLabel::new(label.as_str()).unwrap(), label);
+        assert!(label.as_str().ends_with(&format!(":{}", std::process::id())));
+    }
+}

@@ -1,0 +1,268 @@
+//! Redsync and its builder: the nodes, the clock, and the work in the background.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ballot::Ballot;
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, NodeError, Operation};
+use crate::guard::Guard;
+use crate::holding::Core;
+use crate::inspection::{Inspection, NodeReport};
+use crate::lease::Lease;
+use crate::mutex::Mutex;
+use crate::node::{self, Node};
+use crate::protocol::{LockName, OwnerLabel, Quorum};
+use crate::service::Reaper;
+
+/// Locks over one node, or over N independent ones of which a majority must agree. Go's redsync: `Redsync`, `New`.
+///
+/// Cheap to clone; clones share connections and background work. Make one for the process and keep it.
+///
+/// It works in the tokio runtime that it is first used in. **Do not** run the nodes of one `Redsync` as primary and
+/// replicas of each other: they must not share data, or a majority of them means nothing.
+#[derive(Clone)]
+pub struct Redsync {
+    core: Arc<Core>,
+    process: OwnerLabel,
+}
+
+impl Redsync {
+    /// How long a node may take to answer when it is only looked at.
+    const LOOK: Duration = Duration::from_secs(1);
+
+    /// Connects to the nodes that `urls` name, and checks that a majority answers and none is listed twice.
+    ///
+    /// URLs: `redis://`, `rediss://`, `valkey://`, `valkeys://`, `redis+unix://` (see `RedisNode::open`),
+    /// `sqlite:///path`, `memory:` (a store of its own) and `memory:NAME` (one store for the process).
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), redsync::Error> {
+    /// let redsync = redsync::Redsync::connect(["redis://10.0.0.1", "redis://10.0.0.2", "redis://10.0.0.3"]).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidUrl`], [`Error::InvalidOption`] (no URLs), [`Error::DuplicateNode`], or [`Error::NoQuorum`]
+    /// when fewer than a majority answered.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point; nothing stays behind.
+    pub async fn connect<U: AsRef<str>>(urls: impl IntoIterator<Item = U>) -> Result<Self, Error> {
+        let mut builder = Self::builder();
+        for url in urls {
+            builder = builder.url(url.as_ref());
+        }
+        let redsync = builder.build()?;
+        redsync.check_nodes().await?;
+        Ok(redsync)
+    }
+
+    /// Locks over `nodes`, which may be of any kind, your own among them. Nothing is asked of them yet. Go's redsync:
+    /// `New(pools...)`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] when there are none; [`Error::DuplicateNode`] when two have one name.
+    pub fn new(nodes: impl IntoIterator<Item = Arc<dyn Node>>) -> Result<Self, Error> {
+        let mut builder = Self::builder();
+        for node in nodes {
+            builder = builder.node(node);
+        }
+        builder.build()
+    }
+
+    /// For what [`connect`](Redsync::connect) and [`new`](Redsync::new) do not offer.
+    pub fn builder() -> Builder {
+        Builder { nodes: Vec::new(), clock: Arc::new(SystemClock), owner: None }
+    }
+
+    /// The lock called `name`: any non-empty text up to 1 KiB. Go's redsync: `NewMutex`.
+    ///
+    /// Nothing is asked of any node yet; what is wrong with the name is said when the lock is taken.
+    pub fn mutex(&self, name: impl Into<String>) -> Mutex {
+        Mutex::new(Arc::clone(&self.core), self.process.clone(), name.into())
+    }
+
+    /// Takes over a held lock by its lease, with the lease's expiry and default options; see [`Mutex::adopt`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Mutex::adopt`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Mutex::adopt`].
+    pub async fn adopt(&self, lease: &Lease) -> Result<Guard, Error> {
+        self.mutex(lease.name().as_str()).expiry(lease.expiry()).adopt(lease).await
+    }
+
+    /// Says who holds the lock called `name`, on each node and by majority, without taking it.
+    ///
+    /// Waits for every node, up to a second.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for a name that no lock can have. Nodes that fail are part of the answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point; nothing is changed.
+    pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Inspection, Error> {
+        let name = LockName::new(name)?;
+        let answers = self
+            .ask_all(move |node| {
+                let name = name.clone();
+                async move { node.inspect(&name).await }
+            })
+            .await;
+        let reports = self.core.nodes.iter().zip(answers);
+        let reports = reports.map(|(node, answer)| NodeReport { node: node.to_string(), answer });
+        Ok(Inspection::new(self.core.quorum, reports.collect()))
+    }
+
+    /// Asks every node who it is, and checks that a majority answers and that no two are the same server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DuplicateNode`], else [`Error::NoQuorum`] when fewer than a majority answered.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point; nothing is changed.
+    pub async fn check_nodes(&self) -> Result<(), Error> {
+        let answers = self.ask_all(|node| async move { node.identity().await }).await;
+        let mut known: Vec<(String, usize)> = Vec::new();
+        let mut errors = Vec::new();
+        for (index, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Ok(identity) => {
+                    if let Some((_, first)) = known.iter().find(|(other, _)| *other == identity) {
+                        let name = |index: usize| self.core.nodes[index].to_string();
+                        return Err(Error::DuplicateNode { first: name(*first), second: name(index) });
+                    }
+                    known.push((identity, index));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if known.len() < self.core.quorum.majority() {
+            let total = self.core.quorum.nodes();
+            return Err(Error::NoQuorum { name: None, operation: Operation::Connect, total, nodes: errors });
+        }
+        Ok(())
+    }
+
+    /// Completes when the background has finished what was given to it before: releases of dropped guards, undo of
+    /// cancelled attempts. At most `within`.
+    ///
+    /// For the end of a program whose runtime would else be gone before they were sent. Returns whether all is done;
+    /// what is not goes on as long as the runtime does.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point; the work goes on.
+    pub async fn drain(&self, within: Duration) -> bool {
+        let end = self.core.clock.now() + within;
+        tokio::select! {
+            biased;
+            () = self.core.reaper.drain() => true,
+            () = self.core.clock.sleep_until(end) => false,
+        }
+    }
+
+    /// One question to every node; the answers in the nodes' order.
+    async fn ask_all<T, Q, F>(&self, question: Q) -> Vec<Result<T, NodeError>>
+    where
+        Q: Fn(Arc<dyn Node>) -> F,
+        F: Future<Output = Result<T, crate::node::NodeFault>> + Send,
+        T: Send,
+    {
+        let everyone = 0..self.core.quorum.nodes();
+        let mut ballot = Ballot::open(&self.core.nodes, everyone, &self.core.clock, Self::LOOK, |index, node| {
+            let answer = question(node);
+            async move { (index, answer.await) }
+        });
+        let mut answers: Vec<(usize, Result<T, NodeError>)> = Vec::with_capacity(self.core.quorum.nodes());
+        while let Some(answer) = ballot.next().await {
+            answers.push(answer);
+        }
+        answers.sort_by_key(|(index, _)| *index);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+}
+
+impl fmt::Debug for Redsync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redsync").field("nodes", &self.core.nodes).finish_non_exhaustive()
+    }
+}
+
+/// Puts a [`Redsync`] together from URLs, nodes, a clock and a label.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct Builder {
+    nodes: Vec<Listed>,
+    clock: Arc<dyn Clock>,
+    owner: Option<String>,
+}
+
+#[derive(Debug)]
+enum Listed {
+    Url(String),
+    Node(Arc<dyn Node>),
+}
+
+impl Builder {
+    /// One more node, by its URL; see [`Redsync::connect`].
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.nodes.push(Listed::Url(url.into()));
+        self
+    }
+
+    /// One more node, of any kind.
+    pub fn node(mut self, node: Arc<dyn Node>) -> Self {
+        self.nodes.push(Listed::Node(node));
+        self
+    }
+
+    /// The clock to measure validity on and to sleep on. Default [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// The label that shows people who holds, for all locks; see [`Mutex::owner`]. Default `host:pid`.
+    pub fn owner(mut self, label: impl Into<String>) -> Self {
+        self.owner = Some(label.into());
+        self
+    }
+
+    /// The finished [`Redsync`]. Nothing is connected to yet; [`Redsync::check_nodes`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidUrl`]; [`Error::InvalidOption`] for no nodes or an impossible label;
+    /// [`Error::DuplicateNode`] when two nodes have one name.
+    pub fn build(self) -> Result<Redsync, Error> {
+        let mut nodes: Vec<Arc<dyn Node>> = Vec::with_capacity(self.nodes.len());
+        for listed in self.nodes {
+            let node = match listed {
+                Listed::Url(url) => node::open(&url, &self.clock)?,
+                Listed::Node(node) => node,
+            };
+            let name = node.to_string();
+            if nodes.iter().any(|other| other.to_string() == name) {
+                return Err(Error::DuplicateNode { first: name.clone(), second: name });
+            }
+            nodes.push(node);
+        }
+        let quorum = Quorum::of(nodes.len())?;
+        let process = self.owner.map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new)?;
+        let core = Core { nodes: nodes.into(), quorum, clock: self.clock, reaper: Reaper::new() };
+        Ok(Redsync { core: Arc::new(core), process })
+    }
+}
