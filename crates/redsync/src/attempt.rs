@@ -41,7 +41,9 @@ pub(crate) async fn attempt(
         async move { (index, node.acquire(&holding.terms.claim).await) }
     });
     while !count.is_decided(ballot.outstanding(), wait_for_all) {
-        let Some((index, returned)) = ballot.next().await else { break };
+        let Some((index, returned)) = ballot.next().await else {
+            break;
+        };
         count.add(heard(&holding, index, sent, returned));
     }
 
@@ -62,13 +64,21 @@ pub(crate) async fn attempt(
     }
     if !holding.is_valid() {
         guard.give_back().await;
-        return Err(Error::ValidityExhausted { name, took: core.clock.now().saturating_since(sent) });
+        return Err(Error::ValidityExhausted {
+            name,
+            took: core.clock.now().saturating_since(sent),
+        });
     }
     Ok(guard)
 }
 
 /// Records one node's answer.
-fn heard(holding: &Holding, index: usize, sent: Instant, returned: Returned<Acquired>) -> Result<(), NodeError> {
+fn heard(
+    holding: &Holding,
+    index: usize,
+    sent: Instant,
+    returned: Returned<Acquired>,
+) -> Result<(), NodeError> {
     match returned {
         Ok(Acquired::Granted) => {
             holding.granted(index, sent);
@@ -76,7 +86,10 @@ fn heard(holding: &Holding, index: usize, sent: Instant, returned: Returned<Acqu
         }
         Ok(Acquired::Taken(holder)) => {
             holding.refused(index);
-            Err(NodeError::Taken { node: holding.core.nodes[index].to_string(), holder })
+            Err(NodeError::Taken {
+                node: holding.core.nodes[index].to_string(),
+                holder,
+            })
         }
         Err(error) => {
             if matches!(&error, NodeError::Failed { source, .. } if source.applied() == Applied::No) {

@@ -43,9 +43,19 @@ where
         question: impl Fn(usize, Arc<dyn Node>) -> F,
     ) -> Self {
         let awaited: Vec<usize> = voters.into_iter().collect();
-        let asked = awaited.iter().map(|&index| question(index, Arc::clone(&nodes[index]))).collect();
+        let asked = awaited
+            .iter()
+            .map(|&index| question(index, Arc::clone(&nodes[index])))
+            .collect();
         let deadline = clock.sleep_until(clock.now() + timeout);
-        Self { nodes: Arc::clone(nodes), asked, awaited, timeout, deadline, is_over: false }
+        Self {
+            nodes: Arc::clone(nodes),
+            asked,
+            awaited,
+            timeout,
+            deadline,
+            is_over: false,
+        }
     }
 
     /// The next answer and the number of the node that gave it; at the deadline, one
@@ -70,7 +80,13 @@ where
             }
         }
         let index = self.awaited.pop()?;
-        Some((index, Err(NodeError::Timeout { node: self.nodes[index].to_string(), after: self.timeout })))
+        Some((
+            index,
+            Err(NodeError::Timeout {
+                node: self.nodes[index].to_string(),
+                after: self.timeout,
+            }),
+        ))
     }
 
     /// How many nodes have not been heard yet.
@@ -88,10 +104,17 @@ pub(crate) struct Count {
 impl Count {
     /// A count in which those who are not asked have declined.
     pub(crate) fn new(nodes: &Nodes, quorum: Quorum, voters: &[usize]) -> Self {
-        let mut count = Self { tally: Tally::new(quorum), errors: Vec::new() };
+        let mut count = Self {
+            tally: Tally::new(quorum),
+            errors: Vec::new(),
+        };
         if voters.len() < nodes.len() {
             let absent = (0..nodes.len()).filter(|index| !voters.contains(index));
-            absent.for_each(|index| count.add(Err(NodeError::NotHeld { node: nodes[index].to_string() })));
+            absent.for_each(|index| {
+                count.add(Err(NodeError::NotHeld {
+                    node: nodes[index].to_string(),
+                }))
+            });
         }
         count
     }
@@ -119,7 +142,9 @@ impl Count {
             _ if wait_for_all => false,
             Verdict::Reached => true,
             Verdict::Open => false,
-            Verdict::OutOfReach => self.silent() > self.tolerated() || self.silent() + outstanding <= self.tolerated(),
+            Verdict::OutOfReach => {
+                self.silent() > self.tolerated() || self.silent() + outstanding <= self.tolerated()
+            }
         }
     }
 
@@ -129,14 +154,34 @@ impl Count {
         if self.verdict() == Verdict::Reached {
             return None;
         }
-        let is_taken = self.errors.iter().any(|error| matches!(error, NodeError::Taken { .. }));
+        let is_taken = self
+            .errors
+            .iter()
+            .any(|error| matches!(error, NodeError::Taken { .. }));
         let is_silent = self.silent() > self.tolerated();
         let (total, nodes) = (self.tally.quorum().nodes(), self.errors);
         Some(match operation {
-            _ if is_silent => Error::NoQuorum { name: Some(name), operation, total, nodes },
-            Operation::Lock => Error::Taken { name, operation, nodes },
-            _ if is_taken => Error::Taken { name, operation, nodes },
-            _ => Error::AlreadyExpired { name, operation, nodes },
+            _ if is_silent => Error::NoQuorum {
+                name: Some(name),
+                operation,
+                total,
+                nodes,
+            },
+            Operation::Lock => Error::Taken {
+                name,
+                operation,
+                nodes,
+            },
+            _ if is_taken => Error::Taken {
+                name,
+                operation,
+                nodes,
+            },
+            _ => Error::AlreadyExpired {
+                name,
+                operation,
+                nodes,
+            },
         })
     }
 

@@ -28,7 +28,10 @@ pub struct Guard {
 
 impl Guard {
     pub(crate) fn new(holding: Arc<Holding>) -> Self {
-        Self { holding, releases_on_drop: true }
+        Self {
+            holding,
+            releases_on_drop: true,
+        }
     }
 
     /// The lock's name. Go's redsync: `Mutex.Name`.
@@ -123,6 +126,11 @@ impl Guard {
     pub fn into_lease(mut self) -> Lease {
         self.releases_on_drop = false;
         self.lease()
+    }
+
+    #[cfg(feature = "blocking")]
+    pub(crate) fn holding(&self) -> Arc<Holding> {
+        Arc::clone(&self.holding)
     }
 
     /// Takes back what a failed attempt was granted.

@@ -3,6 +3,8 @@
 
 mod attempt;
 mod ballot;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod clock;
 mod error;
 mod guard;
@@ -23,14 +25,14 @@ pub use self::inspection::{Inspection, LockState, NodeReport};
 pub use self::lease::{InvalidLease, Lease};
 pub use self::mutex::Mutex;
 #[cfg(feature = "redis")]
-pub use self::node::redis::client::{Client, Command, Reply};
-#[cfg(feature = "redis")]
 pub use self::node::RedisNode;
 #[cfg(feature = "sqlite")]
 pub use self::node::SqliteNode;
+#[cfg(feature = "redis")]
+pub use self::node::redis::client::{Client, Command, Reply};
 pub use self::node::{
-    Acquired, Answer, Applied, Claim, Extended, FaultKind, Holder, IfFree, InvalidUrl, MemoryNode, Node, NodeFault,
-    Released, TimeLeft, redacted,
+    Acquired, Answer, Applied, Claim, Extended, FaultKind, Holder, IfFree, InvalidUrl, MemoryNode, Node,
+    NodeFault, Released, TimeLeft, redacted,
 };
 pub use self::options::LockOptions;
 pub use self::protocol::{Expiry, Instant, InvalidOption, LockName, OwnerLabel, Token};

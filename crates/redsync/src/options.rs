@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::node::Claim;
 use crate::protocol::{
-    Drift, DriftFactor, Expiry, InvalidOption, LockName, OwnerLabel, RequestTimeout, RetryDelay, TimeoutFactor, Token,
+    Drift, DriftFactor, Expiry, InvalidOption, LockName, OwnerLabel, RequestTimeout, RetryDelay,
+    TimeoutFactor, Token,
 };
 
 /// How a lock is asked for. A value to keep and use for many locks: [`Mutex::with`](crate::Mutex::with).
@@ -75,12 +76,20 @@ impl LockOptions {
     pub(crate) fn checked(&self, name: &str, process: &OwnerLabel) -> Result<Settings, Error> {
         let name = LockName::new(name)?;
         let expiry = Expiry::new(self.expiry.unwrap_or(Self::DEFAULT_EXPIRY))?;
-        let drift_factor = self.drift_factor.map_or(Ok(DriftFactor::default()), DriftFactor::new)?;
-        let timeout_factor = self.timeout_factor.map_or(Ok(TimeoutFactor::default()), TimeoutFactor::new)?;
+        let drift_factor = self
+            .drift_factor
+            .map_or(Ok(DriftFactor::default()), DriftFactor::new)?;
+        let timeout_factor = self
+            .timeout_factor
+            .map_or(Ok(TimeoutFactor::default()), TimeoutFactor::new)?;
         let patience = match self.patience.unwrap_or(Patience::Tries(Self::DEFAULT_TRIES)) {
-            Patience::Tries(0) => return Err(InvalidOption::new("tries", "it is zero; the least is 1").into()),
+            Patience::Tries(0) => {
+                return Err(InvalidOption::new("tries", "it is zero; the least is 1").into());
+            }
             Patience::UpTo(Duration::ZERO) => {
-                return Err(InvalidOption::new("wait_up_to", "it is zero; use try_lock to not wait at all").into());
+                return Err(
+                    InvalidOption::new("wait_up_to", "it is zero; use try_lock to not wait at all").into(),
+                );
             }
             patience => patience,
         };
@@ -89,7 +98,10 @@ impl LockOptions {
             Some(Delay::Fixed(delay)) => RetryDelay::fixed(*delay)?,
             Some(Delay::Function(delay)) => delay.clone(),
         };
-        let owner = self.owner.as_ref().map_or_else(|| Ok(process.clone()), OwnerLabel::new)?;
+        let owner = self
+            .owner
+            .as_ref()
+            .map_or_else(|| Ok(process.clone()), OwnerLabel::new)?;
         Ok(Settings {
             name,
             expiry,
@@ -178,14 +190,14 @@ impl Terms {
 
 /// The options' methods, for the options and for whatever carries them.
 macro_rules! option_methods {
-    ($carrier:ty, $($options:ident)?) => {
+    ($carrier:ty, $($options:ident).*) => {
         impl $carrier {
             /// How long a lease lasts unless it is extended: 1 ms to 2⁵³ ms, less the drift allowance. Default 8 s.
             ///
             /// Go's redsync: `WithExpiry`, `SetExpiry`.
             #[must_use]
             pub fn expiry(mut self, expiry: Duration) -> Self {
-                self $(.$options)? .expiry = Some(expiry);
+                self $(.$options)* .expiry = Some(expiry);
                 self
             }
 
@@ -195,7 +207,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithTries`, `SetTries`.
             #[must_use]
             pub fn tries(mut self, tries: u32) -> Self {
-                self $(.$options)? .patience = Some(Patience::Tries(tries));
+                self $(.$options)* .patience = Some(Patience::Tries(tries));
                 self
             }
 
@@ -206,7 +218,7 @@ macro_rules! option_methods {
             /// expiry, waiting ends before. Go: a context with a deadline.
             #[must_use]
             pub fn wait_up_to(mut self, duration: Duration) -> Self {
-                self $(.$options)? .patience = Some(Patience::UpTo(duration));
+                self $(.$options)* .patience = Some(Patience::UpTo(duration));
                 self
             }
 
@@ -215,7 +227,7 @@ macro_rules! option_methods {
             /// the expiry.
             #[must_use]
             pub fn wait_without_limit(mut self) -> Self {
-                self $(.$options)? .patience = Some(Patience::Unbounded);
+                self $(.$options)* .patience = Some(Patience::Unbounded);
                 self
             }
 
@@ -225,7 +237,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithRetryDelay`, `SetRetryDelay`.
             #[must_use]
             pub fn retry_delay(mut self, delay: Duration) -> Self {
-                self $(.$options)? .delay = Some(Delay::Fixed(delay));
+                self $(.$options)* .delay = Some(Delay::Fixed(delay));
                 self
             }
 
@@ -235,7 +247,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithRetryDelayFunc`, `SetRetryDelayFunc`, `DelayFunc`.
             #[must_use]
             pub fn retry_delay_fn(mut self, function: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
-                self $(.$options)? .delay = Some(Delay::Function(RetryDelay::function(function)));
+                self $(.$options)* .delay = Some(Delay::Function(RetryDelay::function(function)));
                 self
             }
 
@@ -245,7 +257,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithDriftFactor`, `SetDriftFactor`.
             #[must_use]
             pub fn drift_factor(mut self, factor: f64) -> Self {
-                self $(.$options)? .drift_factor = Some(factor);
+                self $(.$options)* .drift_factor = Some(factor);
                 self
             }
 
@@ -255,7 +267,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithTimeoutFactor`.
             #[must_use]
             pub fn timeout_factor(mut self, factor: f64) -> Self {
-                self $(.$options)? .timeout_factor = Some(factor);
+                self $(.$options)* .timeout_factor = Some(factor);
                 self
             }
 
@@ -266,7 +278,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithGenValueFunc`. For its `WithValue`, see [`Mutex::adopt`](crate::Mutex::adopt).
             #[must_use]
             pub fn token_fn(mut self, function: impl Fn() -> String + Send + Sync + 'static) -> Self {
-                self $(.$options)? .token_fn = Some(TokenFn(Arc::new(function)));
+                self $(.$options)* .token_fn = Some(TokenFn(Arc::new(function)));
                 self
             }
 
@@ -274,7 +286,7 @@ macro_rules! option_methods {
             /// 128 bytes. Default `host:pid`.
             #[must_use]
             pub fn owner(mut self, label: impl Into<String>) -> Self {
-                self $(.$options)? .owner = Some(label.into());
+                self $(.$options)* .owner = Some(label.into());
                 self
             }
 
@@ -285,7 +297,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithFailFast`.
             #[must_use]
             pub fn fail_fast(mut self, fail_fast: bool) -> Self {
-                self $(.$options)? .wait_for_all = !fail_fast;
+                self $(.$options)* .wait_for_all = !fail_fast;
                 self
             }
 
@@ -295,7 +307,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithShufflePools`.
             #[must_use]
             pub fn shuffle_nodes(mut self, shuffle: bool) -> Self {
-                self $(.$options)? .shuffle_nodes = shuffle;
+                self $(.$options)* .shuffle_nodes = shuffle;
                 self
             }
 
@@ -306,7 +318,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithSetNXOnExtend`.
             #[must_use]
             pub fn repair_on_extend(mut self, repair: bool) -> Self {
-                self $(.$options)? .repair_on_extend = repair;
+                self $(.$options)* .repair_on_extend = repair;
                 self
             }
         }
@@ -315,3 +327,5 @@ macro_rules! option_methods {
 
 option_methods!(LockOptions,);
 option_methods!(crate::mutex::Mutex, options);
+#[cfg(feature = "blocking")]
+option_methods!(crate::blocking::Mutex, mutex.options);

@@ -17,7 +17,11 @@ impl Holding {
             return Err(self.expired());
         }
         let terms = self.terms.retimed(expiry)?;
-        let if_free = if terms.repair_on_extend { IfFree::Retake } else { IfFree::Leave };
+        let if_free = if terms.repair_on_extend {
+            IfFree::Retake
+        } else {
+            IfFree::Leave
+        };
         let voters = self.marked(|mark| if_free == IfFree::Retake || mark != Mark::None);
         self.extend_on(voters, terms, if_free).await
     }
@@ -26,10 +30,16 @@ impl Holding {
     pub(crate) async fn adopt(self: &Arc<Self>) -> Result<(), Error> {
         self.ask();
         let everywhere = self.marked(|_| true);
-        self.extend_on(everywhere, self.terms.clone(), IfFree::Leave).await
+        self.extend_on(everywhere, self.terms.clone(), IfFree::Leave)
+            .await
     }
 
-    async fn extend_on(self: &Arc<Self>, voters: Vec<usize>, terms: Terms, if_free: IfFree) -> Result<(), Error> {
+    async fn extend_on(
+        self: &Arc<Self>,
+        voters: Vec<usize>,
+        terms: Terms,
+        if_free: IfFree,
+    ) -> Result<(), Error> {
         // SAFETY RULE (design §3): every bound starts before the first byte is sent.
         let sent = self.core.clock.now();
         let end = LeaseEnds::end(sent, terms.claim.expiry, terms.drift);
@@ -42,12 +52,20 @@ impl Holding {
         let timeout = terms.request_timeout.as_duration();
         let wait_for_all = terms.wait_for_all;
         let claim = Arc::new(terms.claim);
-        let mut ballot = Ballot::open(&self.core.nodes, voters, &self.core.clock, timeout, move |index, node| {
-            let claim = Arc::clone(&claim);
-            async move { (index, node.extend(&claim, if_free).await) }
-        });
+        let mut ballot = Ballot::open(
+            &self.core.nodes,
+            voters,
+            &self.core.clock,
+            timeout,
+            move |index, node| {
+                let claim = Arc::clone(&claim);
+                async move { (index, node.extend(&claim, if_free).await) }
+            },
+        );
         while !count.is_decided(ballot.outstanding(), wait_for_all) {
-            let Some((index, returned)) = ballot.next().await else { break };
+            let Some((index, returned)) = ballot.next().await else {
+                break;
+            };
             count.add(self.extended(index, end, returned));
         }
         if ballot.outstanding() > 0 {
@@ -74,16 +92,25 @@ impl Holding {
             }
             Extended::NotHeld => {
                 self.refused(index);
-                Err(NodeError::NotHeld { node: self.node_name(index) })
+                Err(NodeError::NotHeld {
+                    node: self.node_name(index),
+                })
             }
             Extended::HeldByAnother(holder) => {
                 self.refused(index);
-                Err(NodeError::Taken { node: self.node_name(index), holder })
+                Err(NodeError::Taken {
+                    node: self.node_name(index),
+                    holder,
+                })
             }
         }
     }
 
     fn expired(&self) -> Error {
-        Error::AlreadyExpired { name: self.name(), operation: Operation::Extend, nodes: Vec::new() }
+        Error::AlreadyExpired {
+            name: self.name(),
+            operation: Operation::Extend,
+            nodes: Vec::new(),
+        }
     }
 }

@@ -65,7 +65,11 @@ impl Holding {
             is_over: false,
             is_released: false,
         };
-        Arc::new(Self { core, terms, state: Mutex::new(state) })
+        Arc::new(Self {
+            core,
+            terms,
+            state: Mutex::new(state),
+        })
     }
 
     /// Records that a lease is about to be asked for on all nodes: what may come of it must be undone from here on.
@@ -81,7 +85,10 @@ impl Holding {
 
     /// Records that node `index` granted what was asked for at `sent`.
     pub(crate) fn granted(&self, index: usize, sent: Instant) {
-        self.stands(index, LeaseEnds::end(sent, self.terms.claim.expiry, self.terms.drift));
+        self.stands(
+            index,
+            LeaseEnds::end(sent, self.terms.claim.expiry, self.terms.drift),
+        );
     }
 
     /// Records that node `index` holds nothing for this token.
@@ -135,7 +142,9 @@ impl Holding {
 
     fn marked(&self, wanted: impl Fn(Mark) -> bool) -> Vec<usize> {
         let state = self.state();
-        (0..state.marks.len()).filter(|&index| wanted(state.marks[index])).collect()
+        (0..state.marks.len())
+            .filter(|&index| wanted(state.marks[index]))
+            .collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

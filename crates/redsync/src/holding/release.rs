@@ -16,7 +16,9 @@ impl Holding {
         let mut count = Count::new(&self.core.nodes, self.core.quorum, &voters);
         let mut ballot = self.release_ballot(voters);
         while !count.is_decided(ballot.outstanding(), self.terms.wait_for_all) {
-            let Some((index, returned)) = ballot.next().await else { break };
+            let Some((index, returned)) = ballot.next().await else {
+                break;
+            };
             count.add(self.released(index, returned));
         }
         if !self.releasable().is_empty() {
@@ -28,7 +30,9 @@ impl Holding {
                 holding.chase().await;
             }));
         }
-        count.into_error(self.name(), Operation::Unlock).map_or(Ok(()), Err)
+        count
+            .into_error(self.name(), Operation::Unlock)
+            .map_or(Ok(()), Err)
     }
 
     /// Takes back what an attempt that failed was granted: a refusal must not leave leases behind that block others.
@@ -50,7 +54,10 @@ impl Holding {
         if self.begin_release().is_empty() {
             return;
         }
-        let mut unsent = Unsent { holding: Arc::clone(self), was_sent: false };
+        let mut unsent = Unsent {
+            holding: Arc::clone(self),
+            was_sent: false,
+        };
         // Where it cannot be done, it is dropped, and says so.
         self.core.reaper.run(Box::pin(async move {
             unsent.holding.release_everywhere().await;
@@ -105,13 +112,19 @@ impl Holding {
     ) -> Ballot<impl Future<Output = (usize, Result<Released, NodeFault>)> + Send + use<>> {
         let timeout = self.terms.request_timeout.as_duration();
         let holding = Arc::clone(self);
-        Ballot::open(&self.core.nodes, voters, &self.core.clock, timeout, move |index, node| {
-            let holding = Arc::clone(&holding);
-            async move {
-                let claim = &holding.terms.claim;
-                (index, node.release(&claim.name, &claim.token).await)
-            }
-        })
+        Ballot::open(
+            &self.core.nodes,
+            voters,
+            &self.core.clock,
+            timeout,
+            move |index, node| {
+                let holding = Arc::clone(&holding);
+                async move {
+                    let claim = &holding.terms.claim;
+                    (index, node.release(&claim.name, &claim.token).await)
+                }
+            },
+        )
     }
 
     fn released(&self, index: usize, returned: Returned<Released>) -> Result<(), NodeError> {
@@ -126,8 +139,13 @@ impl Holding {
         }
         match released {
             Released::Released => Ok(()),
-            Released::NotHeld => Err(NodeError::NotHeld { node: self.node_name(index) }),
-            Released::HeldByAnother(holder) => Err(NodeError::Taken { node: self.node_name(index), holder }),
+            Released::NotHeld => Err(NodeError::NotHeld {
+                node: self.node_name(index),
+            }),
+            Released::HeldByAnother(holder) => Err(NodeError::Taken {
+                node: self.node_name(index),
+                holder,
+            }),
         }
     }
 }

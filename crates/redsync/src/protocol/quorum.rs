@@ -19,7 +19,10 @@ impl Quorum {
     /// [`InvalidOption`] when there are none.
     pub(crate) fn of(nodes: usize) -> Result<Self, InvalidOption> {
         match nodes {
-            0 => Err(InvalidOption::new("nodes", "there are none; a lock needs at least one")),
+            0 => Err(InvalidOption::new(
+                "nodes",
+                "there are none; a lock needs at least one",
+            )),
             _ => Ok(Self { nodes }),
         }
     }
@@ -57,7 +60,11 @@ pub(crate) struct Tally {
 impl Tally {
     /// A count with no votes in it.
     pub(crate) const fn new(quorum: Quorum) -> Self {
-        Self { quorum, agreed: 0, declined: 0 }
+        Self {
+            quorum,
+            agreed: 0,
+            declined: 0,
+        }
     }
 
     /// Counts a node that agreed.
@@ -115,15 +122,22 @@ mod tests {
                 let mut tally = Tally::new(quorum);
                 let mut decided = None;
                 for node in 0..n {
-                    if votes & (1 << node) != 0 { tally.agree() } else { tally.decline() }
+                    if votes & (1 << node) != 0 {
+                        tally.agree()
+                    } else {
+                        tally.decline()
+                    }
                     match (decided, tally.verdict()) {
                         (None, Verdict::Open) => {}
                         (None, verdict) => decided = Some(verdict),
                         (Some(before), verdict) => assert_eq!(before, verdict, "n={n} votes={votes:b}"),
                     }
                 }
-                let expected =
-                    if total >= quorum.majority() { Verdict::Reached } else { Verdict::OutOfReach };
+                let expected = if total >= quorum.majority() {
+                    Verdict::Reached
+                } else {
+                    Verdict::OutOfReach
+                };
                 assert_eq!(decided, Some(expected), "n={n} votes={votes:b}");
             }
         }

@@ -32,7 +32,9 @@ enum Order {
 
 impl Reaper {
     pub(crate) const fn new() -> Self {
-        Self { desk: Mutex::new(None) }
+        Self {
+            desk: Mutex::new(None),
+        }
     }
 
     /// Does `errand` in the background. False if there is no runtime left to do it in; it is dropped then.
@@ -58,7 +60,9 @@ impl Reaper {
                 Err(mpsc::error::SendError(order)) => order,
             },
         };
-        let Ok(runtime) = Handle::try_current() else { return false };
+        let Ok(runtime) = Handle::try_current() else {
+            return false;
+        };
         let (sender, orders) = mpsc::unbounded_channel();
         runtime.spawn(work(orders));
         let sent = sender.send(order).is_ok();

@@ -38,8 +38,15 @@ impl<'a> Reading<'a> {
             };
             InvalidUrl::new(text, reason)
         })?;
-        let parameters = url.query_pairs().map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
-        Ok(Self { text, url, parameters })
+        let parameters = url
+            .query_pairs()
+            .map(|(key, value)| (key.into_owned(), value.into_owned()))
+            .collect();
+        Ok(Self {
+            text,
+            url,
+            parameters,
+        })
     }
 
     fn address(mut self) -> Result<Address, InvalidUrl> {
@@ -55,7 +62,10 @@ impl<'a> Reading<'a> {
         let settings = self.login(self.database_in_path()?)?;
         self.refuse_other_parameters()?;
         let client = self.client(ConnectionAddr::Tcp(host, port), settings)?;
-        Ok(Address { client, label: self.label() })
+        Ok(Address {
+            client,
+            label: self.label(),
+        })
     }
 
     fn unix_socket(&mut self) -> Result<Address, InvalidUrl> {
@@ -104,13 +114,26 @@ impl<'a> Reading<'a> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let addr = ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
-        let info = addr.into_connection_info().map_err(|error| self.refuse(error.to_string()))?;
+        let addr = ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: false,
+            tls_params: None,
+        };
+        let info = addr
+            .into_connection_info()
+            .map_err(|error| self.refuse(error.to_string()))?;
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
-        let certificates = redis::TlsCertificates { client_tls, root_cert };
-        let client =
-            redis::Client::build_with_tls(info, certificates).map_err(|error| self.refuse(error.to_string()))?;
-        Ok(Address { client, label: self.label() })
+        let certificates = redis::TlsCertificates {
+            client_tls,
+            root_cert,
+        };
+        let client = redis::Client::build_with_tls(info, certificates)
+            .map_err(|error| self.refuse(error.to_string()))?;
+        Ok(Address {
+            client,
+            label: self.label(),
+        })
     }
 
     #[cfg(feature = "tls")]
@@ -118,8 +141,14 @@ impl<'a> Reading<'a> {
         std::fs::read(path).map_err(|error| self.refuse(format!("cannot read {path}: {error}")))
     }
 
-    fn client(&self, addr: ConnectionAddr, settings: RedisConnectionInfo) -> Result<redis::Client, InvalidUrl> {
-        let info = addr.into_connection_info().map_err(|error| self.refuse(error.to_string()))?;
+    fn client(
+        &self,
+        addr: ConnectionAddr,
+        settings: RedisConnectionInfo,
+    ) -> Result<redis::Client, InvalidUrl> {
+        let info = addr
+            .into_connection_info()
+            .map_err(|error| self.refuse(error.to_string()))?;
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
         redis::Client::open(info).map_err(|error| self.refuse(error.to_string()))
     }
@@ -136,8 +165,10 @@ impl<'a> Reading<'a> {
     }
 
     fn login(&self, database: i64) -> Result<RedisConnectionInfo, InvalidUrl> {
-        let mut settings =
-            RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(database).set_skip_set_lib_name();
+        let mut settings = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_db(database)
+            .set_skip_set_lib_name();
         if !self.url.username().is_empty() {
             settings = settings.set_username(self.decoded(self.url.username())?);
         }
@@ -164,7 +195,11 @@ impl<'a> Reading<'a> {
     fn label(&self) -> String {
         let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let path = self.url.path().trim_end_matches('/');
-        format!("{}://{}{port}{path}", self.url.scheme(), self.url.host_str().unwrap_or_default())
+        format!(
+            "{}://{}{port}{path}",
+            self.url.scheme(),
+            self.url.host_str().unwrap_or_default()
+        )
     }
 
     fn take(&mut self, parameter: &str) -> Option<String> {
@@ -175,13 +210,18 @@ impl<'a> Reading<'a> {
     fn refuse_other_parameters(&self) -> Result<(), InvalidUrl> {
         match self.parameters.first() {
             None => Ok(()),
-            Some((key, _)) => Err(self.refuse(format!("{key:?} is not a parameter of {}:// URLs", self.url.scheme()))),
+            Some((key, _)) => Err(self.refuse(format!(
+                "{key:?} is not a parameter of {}:// URLs",
+                self.url.scheme()
+            ))),
         }
     }
 
     fn decoded(&self, text: &str) -> Result<String, InvalidUrl> {
         let decoded = percent_decode_str(text).decode_utf8();
-        decoded.map(Into::into).map_err(|_| self.refuse("a percent-encoded part of it is not UTF-8"))
+        decoded
+            .map(Into::into)
+            .map_err(|_| self.refuse("a percent-encoded part of it is not UTF-8"))
     }
 
     fn refuse(&self, reason: impl Into<String>) -> InvalidUrl {
@@ -190,13 +230,19 @@ impl<'a> Reading<'a> {
 }
 
 fn database_suffix(database: i64) -> String {
-    if database == 0 { String::new() } else { format!("?db={database}") }
+    if database == 0 {
+        String::new()
+    } else {
+        format!("?db={database}")
+    }
 }
 
 /// Small packets go out at once; a peer that vanished is noticed by the kernel within seconds even when nobody asks.
 fn tcp_settings() -> TcpSettings {
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)).with_retries(3);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(5))
+        .with_interval(Duration::from_secs(2))
+        .with_retries(3);
     let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
     let settings = settings.set_user_timeout(Duration::from_secs(5));

@@ -35,7 +35,11 @@ pub struct Command {
 impl Command {
     /// The command `name`, without arguments yet.
     pub fn new(name: &str) -> Self {
-        Self { bytes: Vec::with_capacity(160), ends: Vec::with_capacity(8) }.arg(name)
+        Self {
+            bytes: Vec::with_capacity(160),
+            ends: Vec::with_capacity(8),
+        }
+        .arg(name)
     }
 
     /// The command with one more argument.
@@ -49,7 +53,9 @@ impl Command {
     /// The command's name and its arguments, as they are sent.
     pub fn parts(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         let mut start = 0;
-        self.ends.iter().map(move |&end| &self.bytes[std::mem::replace(&mut start, end)..end])
+        self.ends
+            .iter()
+            .map(move |&end| &self.bytes[std::mem::replace(&mut start, end)..end])
     }
 
     pub(crate) fn byte_len(&self) -> usize {
@@ -61,7 +67,12 @@ impl Command {
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.parts().next().unwrap_or_default();
-        write!(f, "Command({}, {} arguments)", String::from_utf8_lossy(name), self.ends.len() - 1)
+        write!(
+            f,
+            "Command({}, {} arguments)",
+            String::from_utf8_lossy(name),
+            self.ends.len() - 1
+        )
     }
 }
 

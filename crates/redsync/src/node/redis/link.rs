@@ -47,15 +47,27 @@ enum State {
     Idle,
     /// A task connects. The receiver learns when it is done.
     Connecting(watch::Receiver<()>),
-    Up { connection: MultiplexedConnection, epoch: u64 },
-    Down { fault: NodeFault, failures: u32, retry_at: Instant },
+    Up {
+        connection: MultiplexedConnection,
+        epoch: u64,
+    },
+    Down {
+        fault: NodeFault,
+        failures: u32,
+        retry_at: Instant,
+    },
 }
 
 impl Link {
     pub(super) fn new(address: Address) -> Self {
-        let shared =
-            Shared { address, state: Mutex::new(State::Idle), silent_requests: AtomicU32::new(0) };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            address,
+            state: Mutex::new(State::Idle),
+            silent_requests: AtomicU32::new(0),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// The connection as it is; made first if there is none.
@@ -65,11 +77,17 @@ impl Link {
                 let mut state = self.shared.state();
                 match &*state {
                     State::Up { connection, epoch } => return Ok((connection.clone(), *epoch)),
-                    State::Down { fault, retry_at, .. } if Instant::now() < *retry_at => return Err(fault.clone()),
+                    State::Down { fault, retry_at, .. } if Instant::now() < *retry_at => {
+                        return Err(fault.clone());
+                    }
                     // A runtime that ended takes its connecting task with it; its sender is gone then.
                     State::Connecting(done) if done.has_changed().is_ok() => done.clone(),
                     State::Idle | State::Down { .. } | State::Connecting(_) => {
-                        let failures = if let State::Down { failures, .. } = &*state { *failures } else { 0 };
+                        let failures = if let State::Down { failures, .. } = &*state {
+                            *failures
+                        } else {
+                            0
+                        };
                         let (finished, done) = watch::channel(());
                         *state = State::Connecting(done.clone());
                         tokio::spawn(Arc::clone(&self.shared).connect(failures, finished));
@@ -86,16 +104,26 @@ impl Link {
 impl Shared {
     async fn connect(self: Arc<Self>, failures: u32, finished: watch::Sender<()>) {
         // The caller's deadline is the only one for a request; the redis crate must not add its own.
-        let config =
-            redis::AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let connecting = self.address.client.get_multiplexed_async_connection_with_config(&config);
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let connecting = self
+            .address
+            .client
+            .get_multiplexed_async_connection_with_config(&config);
         let state = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => {
                 self.silent_requests.store(0, Ordering::Relaxed);
-                State::Up { connection, epoch: next_epoch() }
+                State::Up {
+                    connection,
+                    epoch: next_epoch(),
+                }
             }
             Ok(Err(error)) => down(connect_fault(error), failures),
-            Err(_) => down(NodeFault::unreachable(format!("no connection within {CONNECT_TIMEOUT:?}")), failures),
+            Err(_) => down(
+                NodeFault::unreachable(format!("no connection within {CONNECT_TIMEOUT:?}")),
+                failures,
+            ),
         };
         *self.state() = state;
         drop(finished);
@@ -122,7 +150,11 @@ impl Client for Link {
             for part in command.parts() {
                 request.arg(part);
             }
-            let mut unanswered = Unanswered { shared: &self.shared, epoch, since: Some(Instant::now()) };
+            let mut unanswered = Unanswered {
+                shared: &self.shared,
+                epoch,
+                since: Some(Instant::now()),
+            };
             let reply = connection.send_packed_command(&request).await;
             unanswered.since = None;
             match reply {
@@ -167,9 +199,15 @@ fn next_epoch() -> u64 {
 }
 
 fn down(fault: NodeFault, failures: u32) -> State {
-    let most = BACKOFF_LEAST.saturating_mul(1 << failures.min(10)).min(BACKOFF_MOST);
+    let most = BACKOFF_LEAST
+        .saturating_mul(1 << failures.min(10))
+        .min(BACKOFF_MOST);
     let backoff = rand::rng().random_range(most / 2..=most);
-    State::Down { fault, failures: failures.saturating_add(1), retry_at: Instant::now() + backoff }
+    State::Down {
+        fault,
+        failures: failures.saturating_add(1),
+        retry_at: Instant::now() + backoff,
+    }
 }
 
 /// Whatever goes wrong before a request is sent leaves it unapplied.
@@ -177,11 +215,16 @@ fn connect_fault(error: RedisError) -> NodeFault {
     if let Some(code) = error.code()
         && !matches!(error.kind(), ErrorKind::Io)
     {
-        return refused(&code.to_owned(), error.detail().unwrap_or_default(), error.clone());
+        return refused(
+            &code.to_owned(),
+            error.detail().unwrap_or_default(),
+            error.clone(),
+        );
     }
     if matches!(error.kind(), ErrorKind::AuthenticationFailed) {
         let said = error.detail().unwrap_or("no reason given").to_owned();
-        return NodeFault::refused("WRONGPASS", format!("wrong user or password ({said})")).with_source(error);
+        return NodeFault::refused("WRONGPASS", format!("wrong user or password ({said})"))
+            .with_source(error);
     }
     NodeFault::unreachable(format!("cannot connect: {}", cause_of(&error))).with_source(error)
 }
@@ -200,7 +243,9 @@ fn cause_of(error: &RedisError) -> String {
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
     match letters.next() {
-        Some(first) if !text.starts_with(|c: char| c.is_uppercase() && text[1..].starts_with(char::is_uppercase)) => {
+        Some(first)
+            if !text.starts_with(|c: char| c.is_uppercase() && text[1..].starts_with(char::is_uppercase)) =>
+        {
             first.to_lowercase().chain(letters).collect()
         }
         _ => text.to_owned(),
@@ -232,9 +277,9 @@ fn reply_from(value: Value) -> Result<Reply, NodeFault> {
         Value::BulkString(bytes) => Ok(Reply::Text(bytes)),
         Value::SimpleString(text) | Value::VerbatimString { text, .. } => Ok(Reply::Text(text.into_bytes())),
         Value::Okay => Ok(Reply::Text(b"OK".to_vec())),
-        Value::Array(values) | Value::Set(values) => {
-            Ok(Reply::Array(values.into_iter().map(reply_from).collect::<Result<_, _>>()?))
-        }
+        Value::Array(values) | Value::Set(values) => Ok(Reply::Array(
+            values.into_iter().map(reply_from).collect::<Result<_, _>>()?,
+        )),
         Value::ServerError(error) => {
             let code = error.code().to_owned();
             let detail = error.details().unwrap_or_default().to_owned();

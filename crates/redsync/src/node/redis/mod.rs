@@ -49,7 +49,10 @@ impl RedisNode {
 
     /// A node that speaks to its server through `client`.
     pub fn with_client(client: impl Client) -> Self {
-        Self { client: Arc::new(client), set_takes_nx_and_get: AtomicBool::new(true) }
+        Self {
+            client: Arc::new(client),
+            set_takes_nx_and_get: AtomicBool::new(true),
+        }
     }
 
     async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
@@ -95,10 +98,14 @@ impl Node for RedisNode {
     fn identity(&self) -> Answer<'_, String> {
         Box::pin(async move {
             let reply = self.execute(Command::new("INFO").arg("server")).await?;
-            let Reply::Text(text) = &reply else { return Err(unexpected("INFO", &reply)) };
+            let Reply::Text(text) = &reply else {
+                return Err(unexpected("INFO", &reply));
+            };
             let text = String::from_utf8_lossy(text);
             let run_id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
-            run_id.map(|id| format!("redis {}", id.trim())).ok_or_else(|| unexpected("INFO", &reply))
+            run_id
+                .map(|id| format!("redis {}", id.trim()))
+                .ok_or_else(|| unexpected("INFO", &reply))
         })
     }
 
@@ -162,9 +169,13 @@ impl Node for RedisNode {
 /// The script's `{value, milliseconds left}`; −1 stands for a key without expiry.
 fn holder_with_time(reply: &[Reply]) -> Result<Holder, NodeFault> {
     let [Reply::Text(token), Reply::Int(millis)] = reply else {
-        return Err(NodeFault::nonsense(format!("a holder was expected, the server answered {reply:?}")));
+        return Err(NodeFault::nonsense(format!(
+            "a holder was expected, the server answered {reply:?}"
+        )));
     };
-    let time_left = u64::try_from(*millis).map_or(TimeLeft::Forever, |left| TimeLeft::For(Duration::from_millis(left)));
+    let time_left = u64::try_from(*millis).map_or(TimeLeft::Forever, |left| {
+        TimeLeft::For(Duration::from_millis(left))
+    });
     Ok(holder_of(token, time_left))
 }
 

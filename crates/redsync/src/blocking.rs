@@ -1,0 +1,355 @@
+//! The same interface for programs without async.
+//!
+//! One thread runs the connections and the background work; the calls here hand it their question and wait. They may be
+//! used anywhere, inside of an async runtime too, though there they block the thread they are called on.
+//!
+//! ```
+//! use redsync::blocking::Redsync;
+//!
+//! # fn main() -> Result<(), redsync::Error> {
+//! let redsync = Redsync::connect(["memory:"])?;
+//! let guard = redsync.mutex("orders:42").lock()?;
+//! // … what must not be done twice …
+//! guard.unlock()?;
+//! # Ok(()) }
+//! ```
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::guard::Guard as AsyncGuard;
+use crate::inspection::Inspection;
+use crate::lease::Lease;
+use crate::mutex::Mutex as AsyncMutex;
+use crate::node::Node;
+use crate::options::LockOptions;
+use crate::protocol::{Expiry, Instant, LockName, Token};
+use crate::redsync::{Builder, Redsync as AsyncRedsync};
+
+/// Locks over one node, or over N independent ones. The blocking form of [`redsync::Redsync`](crate::Redsync).
+///
+/// Cheap to clone. When the last clone, mutex and guard are gone, the thread finishes what it was given, for up to a
+/// second, and ends.
+#[derive(Clone)]
+pub struct Redsync {
+    redsync: AsyncRedsync,
+    thread: Arc<RuntimeThread>,
+}
+
+impl Redsync {
+    /// Connects to the nodes that `urls` name; see [`redsync::Redsync::connect`](crate::Redsync::connect).
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`Error::Runtime`] when the thread cannot be started.
+    pub fn connect<U: AsRef<str>>(urls: impl IntoIterator<Item = U>) -> Result<Self, Error> {
+        let mut builder = AsyncRedsync::builder();
+        for url in urls {
+            builder = builder.url(url.as_ref());
+        }
+        let redsync = Self::build(builder)?;
+        redsync.check_nodes()?;
+        Ok(redsync)
+    }
+
+    /// Locks over `nodes`; see [`redsync::Redsync::new`](crate::Redsync::new).
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`Error::Runtime`] when the thread cannot be started.
+    pub fn new(nodes: impl IntoIterator<Item = Arc<dyn Node>>) -> Result<Self, Error> {
+        Self::build(nodes.into_iter().fold(AsyncRedsync::builder(), Builder::node))
+    }
+
+    /// What `builder` describes, in blocking form.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::build`], and [`Error::Runtime`] when the thread cannot be started.
+    pub fn build(builder: Builder) -> Result<Self, Error> {
+        let redsync = builder.build()?;
+        let thread = RuntimeThread::start(redsync.clone())?;
+        Ok(Self {
+            redsync,
+            thread: Arc::new(thread),
+        })
+    }
+
+    /// The lock called `name`.
+    pub fn mutex(&self, name: impl Into<String>) -> Mutex {
+        Mutex {
+            mutex: self.redsync.mutex(name),
+            thread: Arc::clone(&self.thread),
+        }
+    }
+
+    /// Takes over a held lock; see [`redsync::Redsync::adopt`](crate::Redsync::adopt).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn adopt(&self, lease: &Lease) -> Result<Guard, Error> {
+        self.mutex(lease.name().as_str())
+            .expiry(lease.expiry())
+            .adopt(lease)
+    }
+
+    /// Says who holds a lock; see [`redsync::Redsync::inspect`](crate::Redsync::inspect).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn inspect(&self, name: impl AsRef<str>) -> Result<Inspection, Error> {
+        let (redsync, name) = (self.redsync.clone(), name.as_ref().to_owned());
+        self.thread.wait_for(async move { redsync.inspect(name).await })
+    }
+
+    /// Asks every node who it is; see [`redsync::Redsync::check_nodes`](crate::Redsync::check_nodes).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn check_nodes(&self) -> Result<(), Error> {
+        let redsync = self.redsync.clone();
+        self.thread.wait_for(async move { redsync.check_nodes().await })
+    }
+}
+
+impl fmt::Debug for Redsync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.redsync.fmt(f)
+    }
+}
+
+/// A lock by name. The blocking form of [`redsync::Mutex`](crate::Mutex), with the same options.
+#[derive(Clone)]
+pub struct Mutex {
+    pub(crate) mutex: AsyncMutex,
+    thread: Arc<RuntimeThread>,
+}
+
+impl Mutex {
+    /// The lock's name, as given.
+    pub fn name(&self) -> &str {
+        self.mutex.name()
+    }
+
+    /// The same lock with `options` in place of those it had.
+    #[must_use]
+    pub fn with(mut self, options: LockOptions) -> Self {
+        self.mutex = self.mutex.with(options);
+        self
+    }
+
+    /// Takes the lock, waiting for it as long as the options say; see [`redsync::Mutex::lock`](crate::Mutex::lock).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn lock(&self) -> Result<Guard, Error> {
+        let mutex = self.mutex.clone();
+        self.guard(async move { mutex.lock().await })
+    }
+
+    /// Takes the lock if it is free; see [`redsync::Mutex::try_lock`](crate::Mutex::try_lock).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn try_lock(&self) -> Result<Option<Guard>, Error> {
+        let mutex = self.mutex.clone();
+        let guard = self.thread.wait_for(async move { mutex.try_lock().await })?;
+        Ok(guard.map(|guard| self.held(guard)))
+    }
+
+    /// Takes over a held lock; see [`redsync::Mutex::adopt`](crate::Mutex::adopt).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn adopt(&self, lease: &Lease) -> Result<Guard, Error> {
+        let (mutex, lease) = (self.mutex.clone(), lease.clone());
+        self.guard(async move { mutex.adopt(&lease).await })
+    }
+
+    /// Releases a lock by its lease; see [`redsync::Mutex::release`](crate::Mutex::release).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn release(&self, lease: &Lease) -> Result<(), Error> {
+        let (mutex, lease) = (self.mutex.clone(), lease.clone());
+        self.thread.wait_for(async move { mutex.release(&lease).await })
+    }
+
+    fn guard(
+        &self,
+        locking: impl Future<Output = Result<AsyncGuard, Error>> + Send + 'static,
+    ) -> Result<Guard, Error> {
+        self.thread.wait_for(locking).map(|guard| self.held(guard))
+    }
+
+    fn held(&self, guard: AsyncGuard) -> Guard {
+        Guard {
+            guard,
+            thread: Arc::clone(&self.thread),
+        }
+    }
+}
+
+impl fmt::Debug for Mutex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.mutex.fmt(f)
+    }
+}
+
+/// A held lock. The blocking form of [`redsync::Guard`](crate::Guard); dropping it releases in the background.
+#[must_use = "a guard that is dropped releases its lock"]
+pub struct Guard {
+    // Dropped in this order: the guard's release needs the thread.
+    guard: AsyncGuard,
+    thread: Arc<RuntimeThread>,
+}
+
+impl Guard {
+    /// The lock's name.
+    pub fn name(&self) -> &LockName {
+        self.guard.name()
+    }
+
+    /// This acquisition's token.
+    pub fn token(&self) -> &Token {
+        self.guard.token()
+    }
+
+    /// The instant up to which the guard is certainly exclusive.
+    pub fn valid_until(&self) -> Instant {
+        self.guard.valid_until()
+    }
+
+    /// Whether the guard is exclusive now, by this side's clock alone.
+    pub fn is_valid(&self) -> bool {
+        self.guard.is_valid()
+    }
+
+    /// How long the guard will stay exclusive if it is not extended.
+    pub fn remaining(&self) -> Duration {
+        self.guard.remaining()
+    }
+
+    /// The guard's lease.
+    pub fn lease(&self) -> Lease {
+        self.guard.lease()
+    }
+
+    /// Lets the leases last for the expiry from now on; see [`redsync::Guard::extend`](crate::Guard::extend).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn extend(&self) -> Result<(), Error> {
+        self.extend_by(self.lease().expiry())
+    }
+
+    /// Lets the leases last for `expiry` from now on; see [`redsync::Guard::extend_by`](crate::Guard::extend_by).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn extend_by(&self, expiry: Duration) -> Result<(), Error> {
+        let (holding, expiry) = (self.guard.holding(), Expiry::new(expiry)?);
+        self.thread.wait_for(async move { holding.extend(expiry).await })
+    }
+
+    /// Releases the lock, and says whether it was held until now; see [`redsync::Guard::unlock`](crate::Guard::unlock).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn unlock(self) -> Result<(), Error> {
+        let Self { guard, thread } = self;
+        thread.wait_for(guard.unlock())
+    }
+
+    /// Lets go of the lock without releasing it; see [`redsync::Guard::into_lease`](crate::Guard::into_lease).
+    pub fn into_lease(self) -> Lease {
+        self.guard.into_lease()
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.guard.fmt(f)
+    }
+}
+
+/// The thread that the connections and the background work live on.
+struct RuntimeThread {
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RuntimeThread {
+    /// How long the end of the thread may take, so that releases under way are still sent.
+    const FAREWELL: Duration = Duration::from_secs(1);
+
+    fn start(redsync: AsyncRedsync) -> Result<Self, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Error::Runtime {
+            reason: error.to_string(),
+        })?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("redsync".into()).spawn(move || {
+            runtime.block_on(async move {
+                // The sender is only ever dropped or used to say the same: it is time to end.
+                let _ = stopped.await;
+                redsync.drain(Self::FAREWELL).await;
+            });
+        });
+        let thread = thread.map_err(|error| Error::Runtime {
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            handle,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Has `future` run on the thread, and waits for what comes of it.
+    fn wait_for<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.handle.spawn(async move {
+            let _ = reply.send(future.await);
+        });
+        let ended = || Error::Runtime {
+            reason: "redsync's thread ended".into(),
+        };
+        answer.recv().unwrap_or_else(|_| Err(ended()))
+    }
+}
+
+impl Drop for RuntimeThread {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self
+            .thread
+            .take()
+            .filter(|thread| thread.thread().id() != std::thread::current().id())
+        {
+            let _ = thread.join();
+        }
+    }
+}
