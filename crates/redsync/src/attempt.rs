@@ -36,9 +36,9 @@ pub(crate) async fn attempt(
     let guard = Guard::new(Arc::clone(&holding));
     let sent = holding.ask();
     let asking = Arc::clone(&holding);
-    let mut ballot = Ballot::open(&core.nodes, voters, &core.clock, timeout, move |index, node| {
+    let mut ballot = Ballot::open(&core.nodes, voters, &core.clock, timeout, move |node| {
         let holding = Arc::clone(&asking);
-        async move { (index, node.acquire(&holding.terms.claim).await) }
+        async move { node.acquire(&holding.terms.claim).await }
     });
     while !count.is_decided(ballot.outstanding(), wait_for_all) {
         let Some((index, returned)) = ballot.next().await else {
@@ -55,19 +55,17 @@ pub(crate) async fn attempt(
     }
     if ballot.outstanding() > 0 {
         let holding = Arc::clone(&holding);
-        core.reaper.run(Box::pin(async move {
+        core.reaper.run(async move {
             while let Some((index, returned)) = ballot.next().await {
-                let _ = heard(&holding, index, sent, returned);
+                if heard(&holding, index, sent, returned).is_ok() && holding.is_released() {
+                    holding.chase().await;
+                }
             }
-            holding.release_late_grants().await;
-        }));
+        });
     }
     if !holding.is_valid() {
         guard.give_back().await;
-        return Err(Error::ValidityExhausted {
-            name,
-            took: core.clock.now().saturating_since(sent),
-        });
+        return Err(Error::ValidityExhausted { name, took: core.clock.now().saturating_since(sent) });
     }
     Ok(guard)
 }
@@ -86,10 +84,7 @@ fn heard(
         }
         Ok(Acquired::Taken(holder)) => {
             holding.refused(index);
-            Err(NodeError::Taken {
-                node: holding.core.nodes[index].to_string(),
-                holder,
-            })
+            Err(NodeError::Taken { node: holding.core.nodes[index].to_string(), holder })
         }
         Err(error) => {
             if matches!(&error, NodeError::Failed { source, .. } if source.applied() == Applied::No) {

@@ -1,11 +1,11 @@
 //! One question to every node, counted as the answers come.
 
-use std::future::Future;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 
 use crate::clock::{Clock, Sleep};
 use crate::error::{Error, NodeError, Operation};
@@ -20,18 +20,17 @@ pub(crate) type Returned<T> = Result<T, NodeError>;
 
 /// One question to several nodes at once, under one deadline. It borrows nothing, so that the stragglers of a decided
 /// ballot can be counted in the background.
-pub(crate) struct Ballot<F> {
+pub(crate) struct Ballot<T, F> {
     nodes: Nodes,
-    asked: FuturesUnordered<F>,
-    awaited: Vec<usize>,
+    asked: Vec<(usize, Pin<Box<F>>)>,
+    returned: VecDeque<(usize, Returned<T>)>,
     timeout: Duration,
     deadline: Sleep,
-    is_over: bool,
 }
 
-impl<F, T> Ballot<F>
+impl<T, F> Ballot<T, F>
 where
-    F: Future<Output = (usize, Result<T, NodeFault>)> + Send,
+    F: Future<Output = Result<T, NodeFault>> + Send,
 {
     /// Puts the question to the nodes numbered `voters`; each may take `timeout` to answer. Nothing is sent until
     /// [`next`](Self::next) is polled.
@@ -40,21 +39,15 @@ where
         voters: impl IntoIterator<Item = usize>,
         clock: &Arc<dyn Clock>,
         timeout: Duration,
-        question: impl Fn(usize, Arc<dyn Node>) -> F,
+        question: impl Fn(Arc<dyn Node>) -> F,
     ) -> Self {
-        let awaited: Vec<usize> = voters.into_iter().collect();
-        let asked = awaited
-            .iter()
-            .map(|&index| question(index, Arc::clone(&nodes[index])))
-            .collect();
-        let deadline = clock.sleep_until(clock.now() + timeout);
+        let ask = |index: usize| (index, Box::pin(question(Arc::clone(&nodes[index]))));
         Self {
             nodes: Arc::clone(nodes),
-            asked,
-            awaited,
+            asked: voters.into_iter().map(ask).collect(),
+            returned: VecDeque::new(),
             timeout,
-            deadline,
-            is_over: false,
+            deadline: clock.sleep_until(clock.now() + timeout),
         }
     }
 
@@ -63,35 +56,37 @@ where
     ///
     /// Cancel safe: no answer is lost.
     pub(crate) async fn next(&mut self) -> Option<(usize, Returned<T>)> {
-        if !self.is_over {
-            tokio::select! {
-                biased;
-                answer = self.asked.next() => {
-                    let (index, answer) = answer?;
-                    self.awaited.retain(|awaited| *awaited != index);
-                    let named = |source| NodeError::Failed { node: self.nodes[index].to_string(), source };
-                    return Some((index, answer.map_err(named)));
-                }
-                () = &mut self.deadline => {
-                    self.is_over = true;
-                    // Dropping the requests tells their connections that nothing came.
-                    self.asked.clear();
-                }
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(usize, Returned<T>)>> {
+        // Every node is looked at each time, the first time before any answer counts: all are asked at once. There are
+        // few of them, and looking at one that has not answered costs next to nothing.
+        let (nodes, returned) = (&self.nodes, &mut self.returned);
+        self.asked.retain_mut(|(index, asked)| match asked.as_mut().poll(context) {
+            Poll::Pending => true,
+            Poll::Ready(answer) => {
+                let named = |source| NodeError::Failed { node: nodes[*index].to_string(), source };
+                returned.push_back((*index, answer.map_err(named)));
+                false
             }
+        });
+        if self.returned.is_empty() && !self.asked.is_empty() {
+            if self.deadline.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            // Dropping the requests tells their connections that nothing came.
+            let silent = self.asked.drain(..).map(|(index, _)| index);
+            let timeout =
+                |index: usize| NodeError::Timeout { node: nodes[index].to_string(), after: self.timeout };
+            self.returned.extend(silent.map(|index| (index, Err(timeout(index)))));
         }
-        let index = self.awaited.pop()?;
-        Some((
-            index,
-            Err(NodeError::Timeout {
-                node: self.nodes[index].to_string(),
-                after: self.timeout,
-            }),
-        ))
+        Poll::Ready(self.returned.pop_front())
     }
 
     /// How many nodes have not been heard yet.
     pub(crate) fn outstanding(&self) -> usize {
-        self.awaited.len()
+        self.asked.len() + self.returned.len()
     }
 }
 
@@ -104,17 +99,10 @@ pub(crate) struct Count {
 impl Count {
     /// A count in which those who are not asked have declined.
     pub(crate) fn new(nodes: &Nodes, quorum: Quorum, voters: &[usize]) -> Self {
-        let mut count = Self {
-            tally: Tally::new(quorum),
-            errors: Vec::new(),
-        };
+        let mut count = Self { tally: Tally::new(quorum), errors: Vec::new() };
         if voters.len() < nodes.len() {
             let absent = (0..nodes.len()).filter(|index| !voters.contains(index));
-            absent.for_each(|index| {
-                count.add(Err(NodeError::NotHeld {
-                    node: nodes[index].to_string(),
-                }))
-            });
+            absent.for_each(|index| count.add(Err(NodeError::NotHeld { node: nodes[index].to_string() })));
         }
         count
     }
@@ -154,34 +142,14 @@ impl Count {
         if self.verdict() == Verdict::Reached {
             return None;
         }
-        let is_taken = self
-            .errors
-            .iter()
-            .any(|error| matches!(error, NodeError::Taken { .. }));
+        let is_taken = self.errors.iter().any(|error| matches!(error, NodeError::Taken { .. }));
         let is_silent = self.silent() > self.tolerated();
         let (total, nodes) = (self.tally.quorum().nodes(), self.errors);
         Some(match operation {
-            _ if is_silent => Error::NoQuorum {
-                name: Some(name),
-                operation,
-                total,
-                nodes,
-            },
-            Operation::Lock => Error::Taken {
-                name,
-                operation,
-                nodes,
-            },
-            _ if is_taken => Error::Taken {
-                name,
-                operation,
-                nodes,
-            },
-            _ => Error::AlreadyExpired {
-                name,
-                operation,
-                nodes,
-            },
+            _ if is_silent => Error::NoQuorum { name: Some(name), operation, total, nodes },
+            Operation::Lock => Error::Taken { name, operation, nodes },
+            _ if is_taken => Error::Taken { name, operation, nodes },
+            _ => Error::AlreadyExpired { name, operation, nodes },
         })
     }
 

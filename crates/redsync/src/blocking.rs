@@ -76,18 +76,12 @@ impl Redsync {
     pub fn build(builder: Builder) -> Result<Self, Error> {
         let redsync = builder.build()?;
         let thread = RuntimeThread::start(redsync.clone())?;
-        Ok(Self {
-            redsync,
-            thread: Arc::new(thread),
-        })
+        Ok(Self { redsync, thread: Arc::new(thread) })
     }
 
     /// The lock called `name`.
     pub fn mutex(&self, name: impl Into<String>) -> Mutex {
-        Mutex {
-            mutex: self.redsync.mutex(name),
-            thread: Arc::clone(&self.thread),
-        }
+        Mutex { mutex: self.redsync.mutex(name), thread: Arc::clone(&self.thread) }
     }
 
     /// Takes over a held lock; see [`redsync::Redsync::adopt`](crate::Redsync::adopt).
@@ -96,9 +90,7 @@ impl Redsync {
     ///
     /// As there.
     pub fn adopt(&self, lease: &Lease) -> Result<Guard, Error> {
-        self.mutex(lease.name().as_str())
-            .expiry(lease.expiry())
-            .adopt(lease)
+        self.mutex(lease.name().as_str()).expiry(lease.expiry()).adopt(lease)
     }
 
     /// Says who holds a lock; see [`redsync::Redsync::inspect`](crate::Redsync::inspect).
@@ -197,10 +189,7 @@ impl Mutex {
     }
 
     fn held(&self, guard: AsyncGuard) -> Guard {
-        Guard {
-            guard,
-            thread: Arc::clone(&self.thread),
-        }
+        Guard { guard, thread: Arc::clone(&self.thread) }
     }
 }
 
@@ -303,9 +292,7 @@ impl RuntimeThread {
 
     fn start(redsync: AsyncRedsync) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Error::Runtime {
-            reason: error.to_string(),
-        })?;
+        let runtime = runtime.map_err(|error| Error::Runtime { reason: error.to_string() })?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("redsync".into()).spawn(move || {
@@ -315,14 +302,8 @@ impl RuntimeThread {
                 redsync.drain(Self::FAREWELL).await;
             });
         });
-        let thread = thread.map_err(|error| Error::Runtime {
-            reason: error.to_string(),
-        })?;
-        Ok(Self {
-            handle,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        let thread = thread.map_err(|error| Error::Runtime { reason: error.to_string() })?;
+        Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Has `future` run on the thread, and waits for what comes of it.
@@ -334,9 +315,7 @@ impl RuntimeThread {
         self.handle.spawn(async move {
             let _ = reply.send(future.await);
         });
-        let ended = || Error::Runtime {
-            reason: "redsync's thread ended".into(),
-        };
+        let ended = || Error::Runtime { reason: "redsync's thread ended".into() };
         answer.recv().unwrap_or_else(|_| Err(ended()))
     }
 }
@@ -344,10 +323,8 @@ impl RuntimeThread {
 impl Drop for RuntimeThread {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self
-            .thread
-            .take()
-            .filter(|thread| thread.thread().id() != std::thread::current().id())
+        if let Some(thread) =
+            self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id())
         {
             let _ = thread.join();
         }

@@ -98,9 +98,7 @@ impl DrivenClock {
             state.now = state.now + duration;
             let now = state.now;
             let later = state.sleepers.split_off(&(now, u64::MAX));
-            std::mem::replace(&mut state.sleepers, later)
-                .into_values()
-                .collect()
+            std::mem::replace(&mut state.sleepers, later).into_values().collect()
         };
         // Outside the lock: a waker may run code that looks at the time.
         woken.into_iter().for_each(Waker::wake);
@@ -122,11 +120,7 @@ impl Clock for DrivenClock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        Box::pin(DrivenSleep {
-            clock: self.clone(),
-            deadline,
-            place: None,
-        })
+        Box::pin(DrivenSleep { clock: self.clone(), deadline, place: None })
     }
 }
 

@@ -185,30 +185,13 @@ impl NodeError {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Taken {
-                name,
-                operation: Operation::Lock,
-                nodes,
-            } => {
+            Self::Taken { name, operation: Operation::Lock, nodes } => {
                 write!(f, "lock {name:?} is taken{}", Nodes(nodes))
             }
-            Self::Taken {
-                name,
-                operation,
-                nodes,
-            } => {
-                write!(
-                    f,
-                    "cannot {operation} lock {name:?}: another has it{}",
-                    Nodes(nodes)
-                )
+            Self::Taken { name, operation, nodes } => {
+                write!(f, "cannot {operation} lock {name:?}: another has it{}", Nodes(nodes))
             }
-            Self::NoQuorum {
-                name,
-                operation,
-                total,
-                nodes,
-            } => {
+            Self::NoQuorum { name, operation, total, nodes } => {
                 write!(f, "no quorum to {operation}")?;
                 if let Some(name) = name {
                     write!(f, " lock {name:?}")?;
@@ -217,11 +200,9 @@ impl fmt::Display for Error {
                 let failed = nodes.iter().filter(|node| !node.is_answer()).count();
                 match total {
                     1 => write!(f, ": the only node failed{}", Nodes(nodes)),
-                    _ => write!(
-                        f,
-                        ": {failed} of {total} nodes failed, {needed} must answer{}",
-                        Nodes(nodes)
-                    ),
+                    _ => {
+                        write!(f, ": {failed} of {total} nodes failed, {needed} must answer{}", Nodes(nodes))
+                    }
                 }
             }
             Self::ValidityExhausted { name, took } => {
@@ -230,31 +211,17 @@ impl fmt::Display for Error {
                     "lock {name:?} was granted too late: it took {took:.1?}, and nothing of its expiry is left"
                 )
             }
-            Self::AlreadyExpired {
-                name,
-                operation,
-                nodes,
-            } => {
-                write!(
-                    f,
-                    "cannot {operation} lock {name:?}: it had already expired{}",
-                    Nodes(nodes)
-                )
+            Self::AlreadyExpired { name, operation, nodes } => {
+                write!(f, "cannot {operation} lock {name:?}: it had already expired{}", Nodes(nodes))
             }
             Self::Cancelled { name } => write!(f, "waiting for lock {name:?} was cancelled"),
             Self::InvalidOption(invalid) => invalid.fmt(f),
             Self::InvalidUrl(invalid) => invalid.fmt(f),
             Self::DuplicateNode { first, second } if first == second => {
-                write!(
-                    f,
-                    "node {first} is listed twice; each node must be a server of its own"
-                )
+                write!(f, "node {first} is listed twice; each node must be a server of its own")
             }
             Self::DuplicateNode { first, second } => {
-                write!(
-                    f,
-                    "nodes {first} and {second} are the same server; each node must be one of its own"
-                )
+                write!(f, "nodes {first} and {second} are the same server; each node must be one of its own")
             }
             Self::Runtime { reason } => write!(f, "no runtime: {reason}"),
         }
@@ -302,10 +269,7 @@ impl StdError for Error {
             // A failure explains more than a "taken" does.
             _ => {
                 let nodes = self.nodes();
-                let telling = nodes
-                    .iter()
-                    .find(|node| node.source().is_some())
-                    .or(nodes.first());
+                let telling = nodes.iter().find(|node| node.source().is_some()).or(nodes.first());
                 telling.map(|node| node as &(dyn StdError + 'static))
             }
         }

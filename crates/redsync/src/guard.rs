@@ -28,10 +28,7 @@ pub struct Guard {
 
 impl Guard {
     pub(crate) fn new(holding: Arc<Holding>) -> Self {
-        Self {
-            holding,
-            releases_on_drop: true,
-        }
+        Self { holding, releases_on_drop: true }
     }
 
     /// The lock's name. Go's redsync: `Mutex.Name`.

@@ -99,10 +99,7 @@ mod tests {
         let nodes = answers.iter().map(|answer| {
             let holder =
                 answer.map(|(token, secs)| Holder::new(token, TimeLeft::For(Duration::from_secs(secs))));
-            NodeReport {
-                node: "node".into(),
-                answer: Ok(holder),
-            }
+            NodeReport { node: "node".into(), answer: Ok(holder) }
         });
         Inspection::new(Quorum::of(answers.len()).unwrap(), nodes.collect()).state()
     }
@@ -110,19 +107,13 @@ mod tests {
     #[test]
     fn held_means_that_one_token_has_a_majority_for_as_long_as_the_mth_longest_lease() {
         let held = state(&[Some(("a", 9)), Some(("a", 5)), Some(("a", 7))]);
-        assert_eq!(
-            held,
-            LockState::Held(Holder::new("a", TimeLeft::For(Duration::from_secs(7))))
-        );
+        assert_eq!(held, LockState::Held(Holder::new("a", TimeLeft::For(Duration::from_secs(7)))));
     }
 
     #[test]
     fn a_minority_of_leases_is_not_held() {
         assert_eq!(state(&[Some(("a", 9)), None, None]), LockState::Free);
-        assert_eq!(
-            state(&[Some(("a", 9)), Some(("b", 9)), None]),
-            LockState::Contended
-        );
+        assert_eq!(state(&[Some(("a", 9)), Some(("b", 9)), None]), LockState::Contended);
         assert_eq!(state(&[Some(("a", 9)), None]), LockState::Contended);
     }
 }

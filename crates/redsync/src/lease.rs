@@ -27,11 +27,7 @@ pub struct Lease {
 
 impl Lease {
     pub(crate) fn new(claim: &Claim) -> Self {
-        Self {
-            name: claim.name.clone(),
-            token: claim.token.clone(),
-            expiry: claim.expiry,
-        }
+        Self { name: claim.name.clone(), token: claim.token.clone(), expiry: claim.expiry }
     }
 
     /// A lease from its parts: for a lock that another library took, whose token is the key's value. Go's redsync:
@@ -45,11 +41,7 @@ impl Lease {
         token: impl AsRef<str>,
         expiry: Duration,
     ) -> Result<Self, InvalidOption> {
-        Ok(Self {
-            name: LockName::new(name)?,
-            token: Token::from_text(token)?,
-            expiry: Expiry::new(expiry)?,
-        })
+        Ok(Self { name: LockName::new(name)?, token: Token::from_text(token)?, expiry: Expiry::new(expiry)? })
     }
 
     /// The lock's name.
@@ -95,9 +87,7 @@ impl FromStr for Lease {
     type Err = InvalidLease;
 
     fn from_str(text: &str) -> Result<Self, InvalidLease> {
-        let refuse = |reason: &str| InvalidLease {
-            reason: reason.to_owned(),
-        };
+        let refuse = |reason: &str| InvalidLease { reason: reason.to_owned() };
         let Some(parts) = text.trim().strip_prefix(PREFIX) else {
             return Err(refuse(
                 "it does not begin with \"redsync:\", as the line that `redsync lock` prints does",
@@ -107,19 +97,12 @@ impl FromStr for Lease {
         let (Some(millis), Some(name), Some(token), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(refuse(
-                "it does not have three parts after \"redsync:\"; was the line cut off?",
-            ));
+            return Err(refuse("it does not have three parts after \"redsync:\"; was the line cut off?"));
         };
-        let millis = millis
-            .parse()
-            .map_err(|_| refuse("its expiry is not a number of milliseconds"))?;
+        let millis = millis.parse().map_err(|_| refuse("its expiry is not a number of milliseconds"))?;
         let decode = |part: &str| decoded(part).ok_or_else(|| refuse("its percent-encoding is broken"));
-        Self::from_parts(decode(name)?, decode(token)?, Duration::from_millis(millis)).map_err(|invalid| {
-            InvalidLease {
-                reason: invalid.to_string(),
-            }
-        })
+        Self::from_parts(decode(name)?, decode(token)?, Duration::from_millis(millis))
+            .map_err(|invalid| InvalidLease { reason: invalid.to_string() })
     }
 }
 
@@ -179,10 +162,7 @@ mod tests {
     #[test]
     fn a_lease_is_one_line_that_a_shell_leaves_alone() {
         let lease = Lease::from_parts("orders 42:$(rm)", "5f1c@web-2:311", Duration::from_secs(8)).unwrap();
-        assert_eq!(
-            lease.to_string(),
-            "redsync:8000:orders%2042%3A%24%28rm%29:5f1c@web-2%3A311"
-        );
+        assert_eq!(lease.to_string(), "redsync:8000:orders%2042%3A%24%28rm%29:5f1c@web-2%3A311");
     }
 
     #[test]

@@ -27,12 +27,7 @@ pub struct Mutex {
 
 impl Mutex {
     pub(crate) fn new(core: Arc<Core>, process: OwnerLabel, name: String) -> Self {
-        Self {
-            core,
-            process,
-            name,
-            options: LockOptions::new(),
-        }
+        Self { core, process, name, options: LockOptions::new() }
     }
 
     /// The lock's name, as given. Go's redsync: `Mutex.Name`.
@@ -137,14 +132,7 @@ impl Mutex {
     /// As [`lock`](Mutex::lock).
     pub async fn try_lock(&self) -> Result<Option<Guard>, Error> {
         let settings = self.settings()?;
-        match attempt(
-            &self.core,
-            settings.terms()?,
-            Duration::MAX,
-            settings.shuffle_nodes,
-        )
-        .await
-        {
+        match attempt(&self.core, settings.terms()?, Duration::MAX, settings.shuffle_nodes).await {
             Ok(guard) => Ok(Some(guard)),
             Err(Error::Taken { .. }) => Ok(None),
             Err(error) => Err(error),

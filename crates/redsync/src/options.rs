@@ -76,19 +76,15 @@ impl LockOptions {
     pub(crate) fn checked(&self, name: &str, process: &OwnerLabel) -> Result<Settings, Error> {
         let name = LockName::new(name)?;
         let expiry = Expiry::new(self.expiry.unwrap_or(Self::DEFAULT_EXPIRY))?;
-        let drift_factor = self
-            .drift_factor
-            .map_or(Ok(DriftFactor::default()), DriftFactor::new)?;
-        let timeout_factor = self
-            .timeout_factor
-            .map_or(Ok(TimeoutFactor::default()), TimeoutFactor::new)?;
+        let drift_factor = self.drift_factor.map_or(Ok(DriftFactor::default()), DriftFactor::new)?;
+        let timeout_factor = self.timeout_factor.map_or(Ok(TimeoutFactor::default()), TimeoutFactor::new)?;
         let patience = match self.patience.unwrap_or(Patience::Tries(Self::DEFAULT_TRIES)) {
             Patience::Tries(0) => {
                 return Err(InvalidOption::new("tries", "it is zero; the least is 1").into());
             }
             Patience::UpTo(Duration::ZERO) => {
                 return Err(
-                    InvalidOption::new("wait_up_to", "it is zero; use try_lock to not wait at all").into(),
+                    InvalidOption::new("wait_up_to", "it is zero; use try_lock to not wait at all").into()
                 );
             }
             patience => patience,
@@ -98,10 +94,7 @@ impl LockOptions {
             Some(Delay::Fixed(delay)) => RetryDelay::fixed(*delay)?,
             Some(Delay::Function(delay)) => delay.clone(),
         };
-        let owner = self
-            .owner
-            .as_ref()
-            .map_or_else(|| Ok(process.clone()), OwnerLabel::new)?;
+        let owner = self.owner.as_ref().map_or_else(|| Ok(process.clone()), OwnerLabel::new)?;
         Ok(Settings {
             name,
             expiry,

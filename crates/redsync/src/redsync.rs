@@ -77,11 +77,7 @@ impl Redsync {
 
     /// For what [`connect`](Redsync::connect) and [`new`](Redsync::new) do not offer.
     pub fn builder() -> Builder {
-        Builder {
-            nodes: Vec::new(),
-            clock: Arc::new(SystemClock),
-            owner: None,
-        }
+        Builder { nodes: Vec::new(), clock: Arc::new(SystemClock), owner: None }
     }
 
     /// The lock called `name`: any non-empty text up to 1 KiB. Go's redsync: `NewMutex`.
@@ -101,10 +97,7 @@ impl Redsync {
     ///
     /// As [`Mutex::adopt`].
     pub async fn adopt(&self, lease: &Lease) -> Result<Guard, Error> {
-        self.mutex(lease.name().as_str())
-            .expiry(lease.expiry())
-            .adopt(lease)
-            .await
+        self.mutex(lease.name().as_str()).expiry(lease.expiry()).adopt(lease).await
     }
 
     /// Says who holds the lock called `name`, on each node and by majority, without taking it.
@@ -127,10 +120,7 @@ impl Redsync {
             })
             .await;
         let reports = self.core.nodes.iter().zip(answers);
-        let reports = reports.map(|(node, answer)| NodeReport {
-            node: node.to_string(),
-            answer,
-        });
+        let reports = reports.map(|(node, answer)| NodeReport { node: node.to_string(), answer });
         Ok(Inspection::new(self.core.quorum, reports.collect()))
     }
 
@@ -152,10 +142,7 @@ impl Redsync {
                 Ok(identity) => {
                     if let Some((_, first)) = known.iter().find(|(other, _)| *other == identity) {
                         let name = |index: usize| self.core.nodes[index].to_string();
-                        return Err(Error::DuplicateNode {
-                            first: name(*first),
-                            second: name(index),
-                        });
+                        return Err(Error::DuplicateNode { first: name(*first), second: name(index) });
                     }
                     known.push((identity, index));
                 }
@@ -164,12 +151,7 @@ impl Redsync {
         }
         if known.len() < self.core.quorum.majority() {
             let total = self.core.quorum.nodes();
-            return Err(Error::NoQuorum {
-                name: None,
-                operation: Operation::Connect,
-                total,
-                nodes: errors,
-            });
+            return Err(Error::NoQuorum { name: None, operation: Operation::Connect, total, nodes: errors });
         }
         Ok(())
     }
@@ -200,16 +182,7 @@ impl Redsync {
         T: Send,
     {
         let everyone = 0..self.core.quorum.nodes();
-        let mut ballot = Ballot::open(
-            &self.core.nodes,
-            everyone,
-            &self.core.clock,
-            Self::LOOK,
-            |index, node| {
-                let answer = question(node);
-                async move { (index, answer.await) }
-            },
-        );
+        let mut ballot = Ballot::open(&self.core.nodes, everyone, &self.core.clock, Self::LOOK, question);
         let mut answers: Vec<(usize, Result<T, NodeError>)> = Vec::with_capacity(self.core.quorum.nodes());
         while let Some(answer) = ballot.next().await {
             answers.push(answer);
@@ -221,9 +194,7 @@ impl Redsync {
 
 impl fmt::Debug for Redsync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redsync")
-            .field("nodes", &self.core.nodes)
-            .finish_non_exhaustive()
+        f.debug_struct("Redsync").field("nodes", &self.core.nodes).finish_non_exhaustive()
     }
 }
 
@@ -282,26 +253,13 @@ impl Builder {
             };
             let name = node.to_string();
             if nodes.iter().any(|other| other.to_string() == name) {
-                return Err(Error::DuplicateNode {
-                    first: name.clone(),
-                    second: name,
-                });
+                return Err(Error::DuplicateNode { first: name.clone(), second: name });
             }
             nodes.push(node);
         }
         let quorum = Quorum::of(nodes.len())?;
-        let process = self
-            .owner
-            .map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new)?;
-        let core = Core {
-            nodes: nodes.into(),
-            quorum,
-            clock: self.clock,
-            reaper: Reaper::new(),
-        };
-        Ok(Redsync {
-            core: Arc::new(core),
-            process,
-        })
+        let process = self.owner.map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new)?;
+        let core = Core { nodes: nodes.into(), quorum, clock: self.clock, reaper: Reaper::new() };
+        Ok(Redsync { core: Arc::new(core), process })
     }
 }

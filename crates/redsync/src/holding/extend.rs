@@ -17,11 +17,7 @@ impl Holding {
             return Err(self.expired());
         }
         let terms = self.terms.retimed(expiry)?;
-        let if_free = if terms.repair_on_extend {
-            IfFree::Retake
-        } else {
-            IfFree::Leave
-        };
+        let if_free = if terms.repair_on_extend { IfFree::Retake } else { IfFree::Leave };
         let voters = self.marked(|mark| if_free == IfFree::Retake || mark != Mark::None);
         self.extend_on(voters, terms, if_free).await
     }
@@ -30,8 +26,7 @@ impl Holding {
     pub(crate) async fn adopt(self: &Arc<Self>) -> Result<(), Error> {
         self.ask();
         let everywhere = self.marked(|_| true);
-        self.extend_on(everywhere, self.terms.clone(), IfFree::Leave)
-            .await
+        self.extend_on(everywhere, self.terms.clone(), IfFree::Leave).await
     }
 
     async fn extend_on(
@@ -52,16 +47,10 @@ impl Holding {
         let timeout = terms.request_timeout.as_duration();
         let wait_for_all = terms.wait_for_all;
         let claim = Arc::new(terms.claim);
-        let mut ballot = Ballot::open(
-            &self.core.nodes,
-            voters,
-            &self.core.clock,
-            timeout,
-            move |index, node| {
-                let claim = Arc::clone(&claim);
-                async move { (index, node.extend(&claim, if_free).await) }
-            },
-        );
+        let mut ballot = Ballot::open(&self.core.nodes, voters, &self.core.clock, timeout, move |node| {
+            let claim = Arc::clone(&claim);
+            async move { node.extend(&claim, if_free).await }
+        });
         while !count.is_decided(ballot.outstanding(), wait_for_all) {
             let Some((index, returned)) = ballot.next().await else {
                 break;
@@ -70,12 +59,13 @@ impl Holding {
         }
         if ballot.outstanding() > 0 {
             let holding = Arc::clone(self);
-            self.core.reaper.run(Box::pin(async move {
+            self.core.reaper.run(async move {
                 while let Some((index, returned)) = ballot.next().await {
-                    let _ = holding.extended(index, end, returned);
+                    if holding.extended(index, end, returned).is_ok() && holding.is_released() {
+                        holding.chase().await;
+                    }
                 }
-                holding.release_late_grants().await;
-            }));
+            });
         }
         match count.into_error(self.name(), Operation::Extend) {
             None if self.is_valid() => Ok(()),
@@ -92,25 +82,16 @@ impl Holding {
             }
             Extended::NotHeld => {
                 self.refused(index);
-                Err(NodeError::NotHeld {
-                    node: self.node_name(index),
-                })
+                Err(NodeError::NotHeld { node: self.node_name(index) })
             }
             Extended::HeldByAnother(holder) => {
                 self.refused(index);
-                Err(NodeError::Taken {
-                    node: self.node_name(index),
-                    holder,
-                })
+                Err(NodeError::Taken { node: self.node_name(index), holder })
             }
         }
     }
 
     fn expired(&self) -> Error {
-        Error::AlreadyExpired {
-            name: self.name(),
-            operation: Operation::Extend,
-            nodes: Vec::new(),
-        }
+        Error::AlreadyExpired { name: self.name(), operation: Operation::Extend, nodes: Vec::new() }
     }
 }

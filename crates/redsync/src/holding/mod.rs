@@ -34,6 +34,9 @@ pub(crate) struct Holding {
 struct State {
     ends: LeaseEnds,
     marks: Box<[Mark]>,
+    /// Which nodes are being asked to release right now. One at a time asks and hears what comes of it; two would
+    /// each hear "not held" of what the other had released.
+    releasing: Box<[bool]>,
     /// When the last lease that was ever asked for is over for certain, granted or not.
     horizon: Instant,
     /// A majority stood once.
@@ -60,16 +63,13 @@ impl Holding {
         let state = State {
             ends: LeaseEnds::none(core.quorum),
             marks: vec![Mark::None; core.quorum.nodes()].into(),
+            releasing: vec![false; core.quorum.nodes()].into(),
             horizon: Instant::default(),
             was_held: false,
             is_over: false,
             is_released: false,
         };
-        Arc::new(Self {
-            core,
-            terms,
-            state: Mutex::new(state),
-        })
+        Arc::new(Self { core, terms, state: Mutex::new(state) })
     }
 
     /// Records that a lease is about to be asked for on all nodes: what may come of it must be undone from here on.
@@ -77,6 +77,7 @@ impl Holding {
     pub(crate) fn ask(&self) -> Instant {
         // SAFETY RULE (design §3): every bound starts before the first byte is sent.
         let sent = self.core.clock.now();
+        self.core.reaper.settle();
         let mut state = self.state();
         state.marks.fill(Mark::Asked);
         state.horizon = sent + self.terms.claim.expiry.as_duration();
@@ -85,10 +86,7 @@ impl Holding {
 
     /// Records that node `index` granted what was asked for at `sent`.
     pub(crate) fn granted(&self, index: usize, sent: Instant) {
-        self.stands(
-            index,
-            LeaseEnds::end(sent, self.terms.claim.expiry, self.terms.drift),
-        );
+        self.stands(index, LeaseEnds::end(sent, self.terms.claim.expiry, self.terms.drift));
     }
 
     /// Records that node `index` holds nothing for this token.
@@ -132,6 +130,11 @@ impl Holding {
         }
     }
 
+    /// Whether the token has been given back, so that it must not be anywhere.
+    pub(crate) fn is_released(&self) -> bool {
+        self.state().is_released
+    }
+
     fn name(&self) -> LockName {
         self.terms.claim.name.clone()
     }
@@ -142,9 +145,7 @@ impl Holding {
 
     fn marked(&self, wanted: impl Fn(Mark) -> bool) -> Vec<usize> {
         let state = self.state();
-        (0..state.marks.len())
-            .filter(|&index| wanted(state.marks[index]))
-            .collect()
+        (0..state.marks.len()).filter(|&index| wanted(state.marks[index])).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

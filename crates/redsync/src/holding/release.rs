@@ -1,10 +1,11 @@
 //! Giving leases back: reported, undone, or left to the background.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Holding, Mark};
-use crate::ballot::{Ballot, Count, Returned};
+use crate::ballot::{Ballot, Count};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{NodeFault, Released};
 
@@ -12,140 +13,146 @@ impl Holding {
     /// Releases the token wherever it may be, and says whether a majority had it until now. What is not answered goes
     /// on in the background.
     pub(crate) async fn release(self: &Arc<Self>) -> Result<(), Error> {
-        let voters = self.begin_release();
-        let mut count = Count::new(&self.core.nodes, self.core.quorum, &voters);
-        let mut ballot = self.release_ballot(voters);
-        while !count.is_decided(ballot.outstanding(), self.terms.wait_for_all) {
-            let Some((index, returned)) = ballot.next().await else {
+        let mut release = Release::begin(self, |mark| mark != Mark::None);
+        let mut count = Count::new(&self.core.nodes, self.core.quorum, &release.voters());
+        while !count.is_decided(release.outstanding(), self.terms.wait_for_all) {
+            let Some(released) = release.next().await else {
                 break;
             };
-            count.add(self.released(index, returned));
+            count.add(released);
         }
-        if !self.releasable().is_empty() {
+        if self.may_be_somewhere() {
             let holding = Arc::clone(self);
-            self.core.reaper.run(Box::pin(async move {
-                while let Some((index, returned)) = ballot.next().await {
-                    let _ = holding.released(index, returned);
-                }
+            self.core.reaper.run(async move {
+                release.finish().await;
                 holding.chase().await;
-            }));
+            });
         }
-        count
-            .into_error(self.name(), Operation::Unlock)
-            .map_or(Ok(()), Err)
+        count.into_error(self.name(), Operation::Unlock).map_or(Ok(()), Err)
     }
 
     /// Takes back what an attempt that failed was granted: a refusal must not leave leases behind that block others.
     /// Where the answer is not known, that goes on in the background.
     pub(crate) async fn undo(self: &Arc<Self>) {
-        self.begin_release();
-        let granted = self.marked(|mark| mark == Mark::Granted);
-        if !granted.is_empty() {
-            let mut ballot = self.release_ballot(granted);
-            while let Some((index, returned)) = ballot.next().await {
-                let _ = self.released(index, returned);
-            }
-        }
+        Release::begin(self, |mark| mark == Mark::Granted).finish().await;
         self.abandon();
     }
 
     /// Releases without a caller, for guards and attempts that were dropped. Never blocks.
     pub(crate) fn abandon(self: &Arc<Self>) {
-        if self.begin_release().is_empty() {
+        self.state().is_released = true;
+        if !self.may_be_somewhere() {
             return;
         }
-        let mut unsent = Unsent {
-            holding: Arc::clone(self),
-            was_sent: false,
-        };
+        let mut unsent = Unsent { holding: Arc::clone(self), was_sent: false };
         // Where it cannot be done, it is dropped, and says so.
-        self.core.reaper.run(Box::pin(async move {
-            unsent.holding.release_everywhere().await;
+        self.core.reaper.run(async move {
+            Release::begin(&unsent.holding, |mark| mark != Mark::None).finish().await;
             unsent.was_sent = true;
             unsent.holding.chase().await;
-        }));
-    }
-
-    /// Releases again, if the token was released while a request for it was still under way.
-    pub(crate) async fn release_late_grants(self: &Arc<Self>) {
-        if self.state().is_released && !self.releasable().is_empty() {
-            self.release_everywhere().await;
-            self.chase().await;
-        }
+        });
     }
 
     /// Asks again where it is not certain that the token is gone, until its last lease would be over anyway: a node
-    /// may have been out of reach, or a request of ours may arrive late by another connection.
-    async fn chase(self: &Arc<Self>) {
-        let mut pause = CHASE_LEAST;
+    /// may have been out of reach, or a request of ours may arrive late.
+    pub(crate) async fn chase(self: &Arc<Self>) {
+        let mut pause = Duration::ZERO;
         loop {
-            let now = self.core.clock.now();
-            if self.releasable().is_empty() || now >= self.state().horizon {
+            // What was granted late is there for certain; what is only suspected is given time to show.
+            if self.marked(|mark| mark == Mark::Granted).is_empty() {
+                pause = (pause * 2).clamp(CHASE_LEAST, CHASE_MOST);
+                self.core.clock.sleep_until(self.core.clock.now() + pause).await;
+            }
+            let mut release = Release::begin(self, |mark| mark != Mark::None);
+            if release.outstanding() == 0 || self.core.clock.now() >= self.state().horizon {
                 return;
             }
-            self.core.clock.sleep_until(now + pause).await;
-            pause = (pause * 2).min(CHASE_MOST);
-            self.release_everywhere().await;
+            release.finish().await;
+            pause = pause.max(CHASE_LEAST);
         }
     }
 
-    async fn release_everywhere(self: &Arc<Self>) {
-        let mut ballot = self.release_ballot(self.releasable());
-        while let Some((index, returned)) = ballot.next().await {
-            let _ = self.released(index, returned);
-        }
+    fn may_be_somewhere(&self) -> bool {
+        self.state().marks.iter().any(|mark| *mark != Mark::None)
     }
+}
 
-    fn begin_release(&self) -> Vec<usize> {
-        self.state().is_released = true;
-        self.releasable()
-    }
+type Asking = Pin<Box<dyn Future<Output = Result<Released, NodeFault>> + Send>>;
 
-    /// SAFETY RULE (design §4): a node that answered "taken" is never sent a release.
-    fn releasable(&self) -> Vec<usize> {
-        self.marked(|mark| mark != Mark::None)
-    }
+/// A release under way: the nodes it asks are its own until they have answered.
+struct Release {
+    holding: Arc<Holding>,
+    ballot: Ballot<Released, Asking>,
+    /// The nodes that have not answered, and what was known of the token there when they were asked.
+    asked: Vec<(usize, Mark)>,
+}
 
-    fn release_ballot(
-        self: &Arc<Self>,
-        voters: Vec<usize>,
-    ) -> Ballot<impl Future<Output = (usize, Result<Released, NodeFault>)> + Send + use<>> {
-        let timeout = self.terms.request_timeout.as_duration();
-        let holding = Arc::clone(self);
-        Ballot::open(
-            &self.core.nodes,
-            voters,
-            &self.core.clock,
-            timeout,
-            move |index, node| {
-                let holding = Arc::clone(&holding);
-                async move {
-                    let claim = &holding.terms.claim;
-                    (index, node.release(&claim.name, &claim.token).await)
-                }
-            },
-        )
-    }
-
-    fn released(&self, index: usize, returned: Returned<Released>) -> Result<(), NodeError> {
-        let released = returned?;
-        let is_certain = {
-            let state = self.state();
-            // Where the answer to the lease was never seen, "not held" may only mean "not yet".
-            released != Released::NotHeld || state.marks[index] == Mark::Granted
+impl Release {
+    /// Asks the nodes whose mark is `wanted` and which nobody else is asking. The token is given back from here on.
+    fn begin(holding: &Arc<Holding>, wanted: impl Fn(Mark) -> bool) -> Self {
+        // SAFETY RULE (design §4): a node that answered "taken" is never sent a release: it has no mark.
+        let asked: Vec<(usize, Mark)> = {
+            let mut state = holding.state();
+            state.is_released = true;
+            let free = |index: &usize| wanted(state.marks[*index]) && !state.releasing[*index];
+            let asked: Vec<usize> = (0..state.marks.len()).filter(free).collect();
+            asked.iter().for_each(|&index| state.releasing[index] = true);
+            asked.into_iter().map(|index| (index, state.marks[index])).collect()
         };
-        if is_certain {
-            self.refused(index);
+        let core = &holding.core;
+        let timeout = holding.terms.request_timeout.as_duration();
+        let voters = asked.iter().map(|(index, _)| *index);
+        let ballot = Ballot::open(&core.nodes, voters, &core.clock, timeout, |node| -> Asking {
+            let holding = Arc::clone(holding);
+            Box::pin(async move {
+                let claim = &holding.terms.claim;
+                node.release(&claim.name, &claim.token).await
+            })
+        });
+        Self { holding: Arc::clone(holding), ballot, asked }
+    }
+
+    fn voters(&self) -> Vec<usize> {
+        self.asked.iter().map(|(index, _)| *index).collect()
+    }
+
+    fn outstanding(&self) -> usize {
+        self.ballot.outstanding()
+    }
+
+    /// The next node's answer, recorded.
+    async fn next(&mut self) -> Option<Result<(), NodeError>> {
+        let (index, returned) = self.ballot.next().await?;
+        let at = self.asked.iter().position(|(asked, _)| *asked == index)?;
+        let (_, mark) = self.asked.swap_remove(at);
+        self.holding.state().releasing[index] = false;
+        let released = match returned {
+            Ok(released) => released,
+            Err(error) => return Some(Err(error)),
+        };
+        // Where the answer to the lease had not been seen, "not held" may only mean "not yet".
+        if mark == Mark::Granted || released != Released::NotHeld {
+            self.holding.refused(index);
         }
-        match released {
+        let node = || self.holding.node_name(index);
+        Some(match released {
             Released::Released => Ok(()),
-            Released::NotHeld => Err(NodeError::NotHeld {
-                node: self.node_name(index),
-            }),
-            Released::HeldByAnother(holder) => Err(NodeError::Taken {
-                node: self.node_name(index),
-                holder,
-            }),
+            Released::NotHeld => Err(NodeError::NotHeld { node: node() }),
+            Released::HeldByAnother(holder) => Err(NodeError::Taken { node: node(), holder }),
+        })
+    }
+
+    async fn finish(&mut self) {
+        while self.next().await.is_some() {}
+    }
+}
+
+/// Dropped midway, the nodes that have not answered are for others to ask again.
+impl Drop for Release {
+    fn drop(&mut self) {
+        let mut state = self.holding.state();
+        for (index, _) in &self.asked {
+            state.releasing[*index] = false;
         }
     }
 }

@@ -52,10 +52,7 @@ impl NodeFault {
     /// The node answered with an error of the given code, such as `READONLY`, and applied nothing.
     pub fn refused(code: impl Into<String>, message: impl Into<String>) -> Self {
         let code = Some(code.into().into());
-        Self {
-            code,
-            ..Self::new(FaultKind::Refused, Applied::No, message)
-        }
+        Self { code, ..Self::new(FaultKind::Refused, Applied::No, message) }
     }
 
     /// The node answered with something that this request cannot have for an answer; it may have been applied.
@@ -64,22 +61,13 @@ impl NodeFault {
     }
 
     fn new(kind: FaultKind, applied: Applied, message: impl Into<String>) -> Self {
-        Self {
-            applied,
-            kind,
-            code: None,
-            message: message.into().into(),
-            source: None,
-        }
+        Self { applied, kind, code: None, message: message.into().into(), source: None }
     }
 
     /// The same fault with the error that caused it.
     #[must_use]
     pub fn with_source(self, source: impl Error + Send + Sync + 'static) -> Self {
-        Self {
-            source: Some(Arc::new(source)),
-            ..self
-        }
+        Self { source: Some(Arc::new(source)), ..self }
     }
 
     /// Whether the request may have been applied all the same.
@@ -107,8 +95,6 @@ impl fmt::Display for NodeFault {
 
 impl Error for NodeFault {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source
-            .as_ref()
-            .map(|source| &**source as &(dyn Error + 'static))
+        self.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
     }
 }

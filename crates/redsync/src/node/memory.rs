@@ -47,14 +47,7 @@ impl MemoryNode {
         static CREATED: AtomicU64 = AtomicU64::new(1);
         let identity = CREATED.fetch_add(1, Ordering::Relaxed);
         let label = name.map_or_else(|| format!("memory:#{identity}"), |name| format!("memory:{name}"));
-        Self {
-            store: Arc::new(Store {
-                label,
-                identity,
-                clock,
-                leases: Mutex::default(),
-            }),
-        }
+        Self { store: Arc::new(Store { label, identity, clock, leases: Mutex::default() }) }
     }
 
     fn leases(&self) -> MutexGuard<'_, HashMap<LockName, Lease>> {
@@ -70,18 +63,12 @@ impl Store {
     }
 
     fn lease_for(&self, claim: &Claim) -> Lease {
-        Lease {
-            token: claim.token.clone(),
-            end: self.clock.now() + claim.expiry.as_duration(),
-        }
+        Lease { token: claim.token.clone(), end: self.clock.now() + claim.expiry.as_duration() }
     }
 
     /// Removes the name's lease if its time is over.
     fn expire(&self, leases: &mut HashMap<LockName, Lease>, name: &LockName) {
-        if leases
-            .get(name)
-            .is_some_and(|lease| lease.end <= self.clock.now())
-        {
+        if leases.get(name).is_some_and(|lease| lease.end <= self.clock.now()) {
             leases.remove(name);
         }
     }

@@ -132,10 +132,7 @@ pub struct Holder {
 impl Holder {
     /// The holder with `token`, whose lease goes on for `time_left`.
     pub fn new(token: impl Into<String>, time_left: TimeLeft) -> Self {
-        Self {
-            token: token.into(),
-            time_left,
-        }
+        Self { token: token.into(), time_left }
     }
 
     /// The token's text as the node keeps it; bytes that are no UTF-8 are replaced.

@@ -16,10 +16,7 @@ pub struct InvalidUrl {
 
 impl InvalidUrl {
     pub(crate) fn new(url: &str, reason: impl Into<String>) -> Self {
-        Self {
-            url: redacted(url),
-            reason: reason.into(),
-        }
+        Self { url: redacted(url), reason: reason.into() }
     }
 }
 
@@ -55,10 +52,9 @@ pub(crate) fn open(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Node>, I
         Some("memory") => memory(url, clock),
         Some("sqlite") => sqlite(url),
         Some("redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "valkey+unix") => redis(url),
-        Some(other) if url.contains("://") => Err(InvalidUrl::new(
-            url,
-            format!("{other}:// is no kind of node; {KINDS}"),
-        )),
+        Some(other) if url.contains("://") => {
+            Err(InvalidUrl::new(url, format!("{other}:// is no kind of node; {KINDS}")))
+        }
         _ => Err(InvalidUrl::new(url, format!("it has no scheme; {KINDS}"))),
     }
 }
@@ -71,10 +67,7 @@ fn memory(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Node>, InvalidUrl
     static NAMED: LazyLock<Mutex<HashMap<String, MemoryNode>>> = LazyLock::new(Mutex::default);
     let name = &url["memory:".len()..];
     if name.starts_with('/') {
-        return Err(InvalidUrl::new(
-            url,
-            "write memory: or memory:NAME, without slashes",
-        ));
+        return Err(InvalidUrl::new(url, "write memory: or memory:NAME, without slashes"));
     }
     if name.is_empty() {
         return Ok(Arc::new(MemoryNode::named(None, Arc::clone(clock))));
@@ -90,19 +83,15 @@ fn memory(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Node>, InvalidUrl
 fn sqlite(url: &str) -> Result<Arc<dyn Node>, InvalidUrl> {
     match url["sqlite:".len()..].strip_prefix("//") {
         Some(path) if path.starts_with('/') && path.len() > 1 => Ok(Arc::new(super::SqliteNode::new(path))),
-        _ => Err(InvalidUrl::new(
-            url,
-            "write sqlite:// and an absolute path: sqlite:///var/lib/app/locks.db",
-        )),
+        _ => {
+            Err(InvalidUrl::new(url, "write sqlite:// and an absolute path: sqlite:///var/lib/app/locks.db"))
+        }
     }
 }
 
 #[cfg(not(feature = "sqlite"))]
 fn sqlite(url: &str) -> Result<Arc<dyn Node>, InvalidUrl> {
-    Err(InvalidUrl::new(
-        url,
-        "this build has no SQLite nodes; turn on the feature `sqlite`",
-    ))
+    Err(InvalidUrl::new(url, "this build has no SQLite nodes; turn on the feature `sqlite`"))
 }
 
 #[cfg(feature = "redis")]
@@ -112,10 +101,7 @@ fn redis(url: &str) -> Result<Arc<dyn Node>, InvalidUrl> {
 
 #[cfg(not(feature = "redis"))]
 fn redis(url: &str) -> Result<Arc<dyn Node>, InvalidUrl> {
-    Err(InvalidUrl::new(
-        url,
-        "this build has no Redis nodes; turn on the feature `redis`",
-    ))
+    Err(InvalidUrl::new(url, "this build has no Redis nodes; turn on the feature `redis`"))
 }
 
 #[cfg(test)]
@@ -144,10 +130,7 @@ mod tests {
             let shown = redacted(url);
             assert!(!shown.contains("hunter2"), "{url} is shown as {shown}");
         }
-        assert_eq!(
-            redacted("redis://user:hunter2@db.example:7000/2"),
-            "redis://db.example:7000/2"
-        );
+        assert_eq!(redacted("redis://user:hunter2@db.example:7000/2"), "redis://db.example:7000/2");
     }
 
     #[test]
@@ -162,26 +145,10 @@ mod tests {
         assert!(refused("memory://x").contains("without slashes"));
         assert!(refused("sqlite:relative.db").contains("absolute path"));
         assert!(refused("sqlite://relative.db").contains("absolute path"));
-        assert!(
-            refused("redis://").contains("names no host"),
-            "{}",
-            refused("redis://")
-        );
-        assert!(
-            refused("redis://h:99999").contains("port"),
-            "{}",
-            refused("redis://h:99999")
-        );
-        assert!(
-            refused("redis://h/first").contains("database number"),
-            "{}",
-            refused("redis://h/first")
-        );
-        assert!(
-            refused("redis://h/?colour=red").contains("colour"),
-            "{}",
-            refused("redis://h/?colour=red")
-        );
+        assert!(refused("redis://").contains("names no host"), "{}", refused("redis://"));
+        assert!(refused("redis://h:99999").contains("port"), "{}", refused("redis://h:99999"));
+        assert!(refused("redis://h/first").contains("database number"), "{}", refused("redis://h/first"));
+        assert!(refused("redis://h/?colour=red").contains("colour"), "{}", refused("redis://h/?colour=red"));
         assert!(refused("rediss://h/?ca=/no/such/file").contains("/no/such/file"));
     }
 

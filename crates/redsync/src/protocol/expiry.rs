@@ -31,10 +31,7 @@ impl Expiry {
             Ok(0) if duration.is_zero() => refuse("it is zero; the least is 1ms".into()),
             Ok(0) => refuse(format!("{duration:?} is less than the 1ms that servers count in")),
             Ok(millis) if millis <= Self::MAX.millis => Ok(Self { millis }),
-            _ => refuse(format!(
-                "{} s is more than the longest expiry, 2^53 ms",
-                duration.as_secs()
-            )),
+            _ => refuse(format!("{} s is more than the longest expiry, 2^53 ms", duration.as_secs())),
         }
     }
 
@@ -70,10 +67,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused_with_a_reason() {
         let message = |duration| Expiry::new(duration).unwrap_err().to_string();
-        assert_eq!(
-            message(Duration::ZERO),
-            "invalid expiry: it is zero; the least is 1ms"
-        );
+        assert_eq!(message(Duration::ZERO), "invalid expiry: it is zero; the least is 1ms");
         assert!(message(Duration::from_micros(999)).contains("999µs is less than the 1ms"));
         assert!(message(Duration::from_millis((1 << 53) + 1)).contains("longest expiry"));
         assert!(message(Duration::MAX).contains("longest expiry"));

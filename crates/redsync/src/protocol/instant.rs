@@ -56,10 +56,7 @@ mod tests {
     fn arithmetic_saturates_instead_of_wrapping() {
         let early = Instant::from_nanos(5);
         assert_eq!(early - Duration::from_secs(1), Instant::from_nanos(0));
-        assert_eq!(
-            Instant::from_nanos(u64::MAX) + Duration::MAX,
-            Instant::from_nanos(u64::MAX)
-        );
+        assert_eq!(Instant::from_nanos(u64::MAX) + Duration::MAX, Instant::from_nanos(u64::MAX));
         assert_eq!(early.saturating_since(Instant::from_nanos(9)), Duration::ZERO);
     }
 }

@@ -34,10 +34,7 @@ pub struct InvalidOption {
 
 impl InvalidOption {
     pub(crate) fn new(option: &'static str, reason: impl Into<String>) -> Self {
-        Self {
-            option,
-            reason: reason.into(),
-        }
+        Self { option, reason: reason.into() }
     }
 
     /// The option's name, as its builder method spells it: `"expiry"`, `"drift_factor"`, …

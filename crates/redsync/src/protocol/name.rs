@@ -61,10 +61,7 @@ mod tests {
 
     #[test]
     fn a_name_is_neither_empty_nor_longer_than_a_kibibyte() {
-        assert_eq!(
-            LockName::new("").unwrap_err().to_string(),
-            "invalid name: it is empty"
-        );
+        assert_eq!(LockName::new("").unwrap_err().to_string(), "invalid name: it is empty");
         let message = LockName::new("n".repeat(1025)).unwrap_err().to_string();
         assert_eq!(message, "invalid name: it has 1025 bytes; the most is 1024");
         assert!(LockName::new("n".repeat(1024)).is_ok());

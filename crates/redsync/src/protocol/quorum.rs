@@ -19,10 +19,7 @@ impl Quorum {
     /// [`InvalidOption`] when there are none.
     pub(crate) fn of(nodes: usize) -> Result<Self, InvalidOption> {
         match nodes {
-            0 => Err(InvalidOption::new(
-                "nodes",
-                "there are none; a lock needs at least one",
-            )),
+            0 => Err(InvalidOption::new("nodes", "there are none; a lock needs at least one")),
             _ => Ok(Self { nodes }),
         }
     }
@@ -60,11 +57,7 @@ pub(crate) struct Tally {
 impl Tally {
     /// A count with no votes in it.
     pub(crate) const fn new(quorum: Quorum) -> Self {
-        Self {
-            quorum,
-            agreed: 0,
-            declined: 0,
-        }
+        Self { quorum, agreed: 0, declined: 0 }
     }
 
     /// Counts a node that agreed.
@@ -133,11 +126,8 @@ mod tests {
                         (Some(before), verdict) => assert_eq!(before, verdict, "n={n} votes={votes:b}"),
                     }
                 }
-                let expected = if total >= quorum.majority() {
-                    Verdict::Reached
-                } else {
-                    Verdict::OutOfReach
-                };
+                let expected =
+                    if total >= quorum.majority() { Verdict::Reached } else { Verdict::OutOfReach };
                 assert_eq!(decided, Some(expected), "n={n} votes={votes:b}");
             }
         }

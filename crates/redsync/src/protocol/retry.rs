@@ -61,10 +61,7 @@ impl RetryDelay {
 
 impl Default for RetryDelay {
     fn default() -> Self {
-        Self(Kind::Between(
-            Duration::from_millis(50),
-            Duration::from_millis(250),
-        ))
+        Self(Kind::Between(Duration::from_millis(50), Duration::from_millis(250)))
     }
 }
 
@@ -95,25 +92,14 @@ mod tests {
     fn a_function_is_told_the_number_of_tries_and_kept_within_reason() {
         let delay = RetryDelay::function(|tries| Duration::from_millis(u64::from(tries) * 10));
         assert_eq!(delay.after(3), Duration::from_millis(30));
-        assert_eq!(
-            RetryDelay::function(|_| Duration::ZERO).after(1),
-            Duration::from_millis(1)
-        );
+        assert_eq!(RetryDelay::function(|_| Duration::ZERO).after(1), Duration::from_millis(1));
         assert_eq!(RetryDelay::function(|_| Duration::MAX).after(1), RetryDelay::MAX);
     }
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
-        assert!(
-            RetryDelay::fixed(Duration::ZERO)
-                .unwrap_err()
-                .to_string()
-                .contains("hammer")
-        );
+        assert!(RetryDelay::fixed(Duration::ZERO).unwrap_err().to_string().contains("hammer"));
         assert!(RetryDelay::fixed(Duration::from_secs(3601)).is_err());
-        assert_eq!(
-            RetryDelay::fixed(Duration::from_millis(7)).unwrap().after(9),
-            Duration::from_millis(7)
-        );
+        assert_eq!(RetryDelay::fixed(Duration::from_millis(7)).unwrap().after(9), Duration::from_millis(7));
     }
 }

@@ -44,10 +44,7 @@ impl Token {
     pub fn from_text(text: impl AsRef<str>) -> Result<Self, InvalidOption> {
         let text = text.as_ref();
         match text.len() {
-            0 => Err(InvalidOption::new(
-                "token",
-                "it is empty, as a key that nobody owns would be",
-            )),
+            0 => Err(InvalidOption::new("token", "it is empty, as a key that nobody owns would be")),
             bytes if bytes > Self::MAX_BYTES => Err(InvalidOption::new(
                 "token",
                 format!("it has {bytes} bytes; the most is {}", Self::MAX_BYTES),
@@ -69,10 +66,7 @@ impl Token {
 
 /// The owner's label in a token's text, whoever made the token.
 pub(crate) fn owner_in(token: &str) -> Option<&str> {
-    token
-        .split_once('@')
-        .map(|(_, owner)| owner)
-        .filter(|owner| !owner.is_empty())
+    token.split_once('@').map(|(_, owner)| owner).filter(|owner| !owner.is_empty())
 }
 
 impl fmt::Display for Token {
@@ -121,13 +115,7 @@ impl OwnerLabel {
     pub fn of_this_process() -> Self {
         let mut text: String = host_name()
             .chars()
-            .map(|c| {
-                if c.is_control() || c.is_whitespace() {
-                    '-'
-                } else {
-                    c
-                }
-            })
+            .map(|c| if c.is_control() || c.is_whitespace() { '-' } else { c })
             .scan(0, |bytes, c| {
                 *bytes += c.len_utf8();
                 (*bytes <= Self::MAX_BYTES - 16).then_some(c)
@@ -178,18 +166,10 @@ mod tests {
     #[test]
     fn nonsense_is_refused_with_a_reason() {
         assert!(Token::from_text("").unwrap_err().to_string().contains("empty"));
-        assert!(
-            Token::from_text("t".repeat(513))
-                .unwrap_err()
-                .to_string()
-                .contains("513 bytes")
-        );
+        assert!(Token::from_text("t".repeat(513)).unwrap_err().to_string().contains("513 bytes"));
         assert!(OwnerLabel::new("").is_err());
         let message = OwnerLabel::new("two words").unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "invalid owner: \"two words\" holds blanks or control characters"
-        );
+        assert_eq!(message, "invalid owner: \"two words\" holds blanks or control characters");
     }
 
     #[test]

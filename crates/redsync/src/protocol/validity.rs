@@ -19,10 +19,7 @@ impl DriftFactor {
         if (0.0..1.0).contains(&factor) {
             Ok(Self(factor))
         } else {
-            Err(InvalidOption::new(
-                "drift_factor",
-                format!("{factor} is not in [0, 1)"),
-            ))
+            Err(InvalidOption::new("drift_factor", format!("{factor} is not in [0, 1)")))
         }
     }
 }
@@ -79,10 +76,7 @@ pub(crate) struct LeaseEnds {
 impl LeaseEnds {
     /// No lease on any node.
     pub(crate) fn none(quorum: Quorum) -> Self {
-        Self {
-            quorum,
-            ends: vec![None; quorum.nodes()].into(),
-        }
+        Self { quorum, ends: vec![None; quorum.nodes()].into() }
     }
 
     /// The end of a lease that was asked for at `sent`.
@@ -115,12 +109,7 @@ impl LeaseEnds {
         let majority = self.quorum.majority();
         // N is small: count, for each end, how many stand at least as long.
         let standing = |end: Instant| self.ends.iter().flatten().filter(|other| **other >= end).count();
-        self.ends
-            .iter()
-            .flatten()
-            .copied()
-            .filter(|end| standing(*end) >= majority)
-            .max()
+        self.ends.iter().flatten().copied().filter(|end| standing(*end) >= majority).max()
     }
 }
 
@@ -138,10 +127,7 @@ impl TimeoutFactor {
         if factor > 0.0 && factor < 1.0 {
             Ok(Self(factor))
         } else {
-            Err(InvalidOption::new(
-                "timeout_factor",
-                format!("{factor} is not between 0 and 1"),
-            ))
+            Err(InvalidOption::new("timeout_factor", format!("{factor} is not between 0 and 1")))
         }
     }
 }
@@ -199,9 +185,7 @@ mod tests {
 
     #[test]
     fn an_expiry_that_drift_eats_up_is_refused() {
-        let message = Drift::of(expiry(2), DriftFactor::default())
-            .unwrap_err()
-            .to_string();
+        let message = Drift::of(expiry(2), DriftFactor::default()).unwrap_err().to_string();
         assert_eq!(
             message,
             "invalid expiry: 2ms leaves no time to hold: 2.02ms of it are allowed for clock drift"
@@ -225,10 +209,7 @@ mod tests {
     #[test]
     fn a_lease_is_trusted_from_before_it_was_asked_for_and_not_to_its_end() {
         let drift = Drift::of(expiry(8000), DriftFactor::default()).unwrap();
-        assert_eq!(
-            LeaseEnds::end(at(1000), expiry(8000), drift),
-            at(1000 + 8000 - 82)
-        );
+        assert_eq!(LeaseEnds::end(at(1000), expiry(8000), drift), at(1000 + 8000 - 82));
     }
 
     #[test]

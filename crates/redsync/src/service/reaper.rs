@@ -2,98 +2,88 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::Notify;
 
-/// Work that goes on without a caller.
-pub(crate) type Errand = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Owns the background work of one [`Redsync`](crate::Redsync): a single task, which ends when its errands are done
-/// and nobody can give it more.
+/// Owns the background work of one [`Redsync`](crate::Redsync).
 ///
-/// Giving it an errand never blocks and works outside a runtime too, as long as the runtime that its task lives in
-/// is there. If that runtime ended, the task is started anew in the caller's; where there is none, the errand cannot
-/// be done, and is told so by being dropped.
+/// Each errand is a task of its own and ends by itself: all it does has deadlines. (One task for all of them would
+/// share one cooperative budget, and errands would starve each other under load.) Giving an errand never blocks. It
+/// works outside a runtime too, where the errand goes to the first runtime that a lock was asked for in; if that has
+/// ended, the errand is dropped, and may say so.
 pub(crate) struct Reaper {
-    /// Where errands go; replaced when the task is gone.
-    desk: Mutex<Option<mpsc::UnboundedSender<Order>>>,
+    runtime: OnceLock<Handle>,
+    under_way: Arc<UnderWay>,
 }
 
-enum Order {
-    Run(Errand),
-    /// Says when all errands given before have been done.
-    Drain(oneshot::Sender<()>),
+#[derive(Default)]
+struct UnderWay {
+    errands: AtomicUsize,
+    all_done: Notify,
 }
 
 impl Reaper {
-    pub(crate) const fn new() -> Self {
-        Self {
-            desk: Mutex::new(None),
+    pub(crate) fn new() -> Self {
+        Self { runtime: OnceLock::new(), under_way: Arc::default() }
+    }
+
+    /// Remembers the runtime that the caller works in, for errands that are given outside of any.
+    pub(crate) fn settle(&self) {
+        if self.runtime.get().is_none()
+            && let Ok(current) = Handle::try_current()
+        {
+            let _ = self.runtime.set(current);
         }
     }
 
-    /// Does `errand` in the background. False if there is no runtime left to do it in; it is dropped then.
-    pub(crate) fn run(&self, errand: Errand) -> bool {
-        self.send(Order::Run(errand))
+    /// Does `errand` in the background; drops it where there is no runtime to do it in.
+    pub(crate) fn run(&self, errand: impl Future<Output = ()> + Send + 'static) {
+        let current = Handle::try_current().ok();
+        if let Some(runtime) = current.as_ref().or(self.runtime.get()) {
+            let place = Place::take(&self.under_way);
+            runtime.spawn(async move {
+                let _place = place;
+                errand.await;
+            });
+        }
     }
 
-    /// Completes when all errands given before have been done, or can no longer be done.
+    /// Completes when no errand is under way.
     pub(crate) async fn drain(&self) {
-        let idle = self.desk.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-        let (done, drained) = oneshot::channel();
-        if !idle && self.send(Order::Drain(done)) {
-            let _ = drained.await;
+        loop {
+            // Listens before it looks, so that the last errand cannot end in between unheard.
+            let all_done = self.under_way.all_done.notified();
+            if self.under_way.errands.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            all_done.await;
         }
-    }
-
-    fn send(&self, order: Order) -> bool {
-        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        let order = match &*desk {
-            None => order,
-            Some(sender) => match sender.send(order) {
-                Ok(()) => return true,
-                Err(mpsc::error::SendError(order)) => order,
-            },
-        };
-        let Ok(runtime) = Handle::try_current() else {
-            return false;
-        };
-        let (sender, orders) = mpsc::unbounded_channel();
-        runtime.spawn(work(orders));
-        let sent = sender.send(order).is_ok();
-        *desk = Some(sender);
-        sent
     }
 }
 
-async fn work(mut orders: mpsc::UnboundedReceiver<Order>) {
-    let mut errands: FuturesUnordered<Errand> = FuturesUnordered::new();
-    let mut draining: Vec<oneshot::Sender<()>> = Vec::new();
-    let mut open = true;
-    while open || !errands.is_empty() {
-        tokio::select! {
-            order = orders.recv(), if open => match order {
-                Some(Order::Run(errand)) => errands.push(errand),
-                Some(Order::Drain(done)) => draining.push(done),
-                None => open = false,
-            },
-            Some(()) = errands.next() => {}
-        }
-        if errands.is_empty() {
-            for done in draining.drain(..) {
-                let _ = done.send(());
-            }
+/// An errand's place among those under way, given back also when its runtime drops it.
+struct Place(Arc<UnderWay>);
+
+impl Place {
+    fn take(under_way: &Arc<UnderWay>) -> Self {
+        under_way.errands.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(under_way))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.0.errands.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.all_done.notify_waiters();
         }
     }
 }
 
 impl fmt::Debug for Reaper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Reaper")
+        write!(f, "Reaper({} errands)", self.under_way.errands.load(Ordering::Relaxed))
     }
 }

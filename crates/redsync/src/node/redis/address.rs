@@ -38,15 +38,9 @@ impl<'a> Reading<'a> {
             };
             InvalidUrl::new(text, reason)
         })?;
-        let parameters = url
-            .query_pairs()
-            .map(|(key, value)| (key.into_owned(), value.into_owned()))
-            .collect();
-        Ok(Self {
-            text,
-            url,
-            parameters,
-        })
+        let parameters =
+            url.query_pairs().map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
+        Ok(Self { text, url, parameters })
     }
 
     fn address(mut self) -> Result<Address, InvalidUrl> {
@@ -62,10 +56,7 @@ impl<'a> Reading<'a> {
         let settings = self.login(self.database_in_path()?)?;
         self.refuse_other_parameters()?;
         let client = self.client(ConnectionAddr::Tcp(host, port), settings)?;
-        Ok(Address {
-            client,
-            label: self.label(),
-        })
+        Ok(Address { client, label: self.label() })
     }
 
     fn unix_socket(&mut self) -> Result<Address, InvalidUrl> {
@@ -102,10 +93,9 @@ impl<'a> Reading<'a> {
         let root_cert = self.take("ca").map(|path| self.file(&path)).transpose()?;
         let client_tls = match (self.take("cert"), self.take("key")) {
             (None, None) => None,
-            (Some(cert), Some(key)) => Some(redis::ClientTlsConfig {
-                client_cert: self.file(&cert)?,
-                client_key: self.file(&key)?,
-            }),
+            (Some(cert), Some(key)) => {
+                Some(redis::ClientTlsConfig { client_cert: self.file(&cert)?, client_key: self.file(&key)? })
+            }
             _ => return Err(self.refuse("a client certificate needs both, cert=FILE and key=FILE")),
         };
         self.refuse_other_parameters()?;
@@ -114,26 +104,13 @@ impl<'a> Reading<'a> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let addr = ConnectionAddr::TcpTls {
-            host,
-            port,
-            insecure: false,
-            tls_params: None,
-        };
-        let info = addr
-            .into_connection_info()
-            .map_err(|error| self.refuse(error.to_string()))?;
+        let addr = ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
+        let info = addr.into_connection_info().map_err(|error| self.refuse(error.to_string()))?;
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
-        let certificates = redis::TlsCertificates {
-            client_tls,
-            root_cert,
-        };
+        let certificates = redis::TlsCertificates { client_tls, root_cert };
         let client = redis::Client::build_with_tls(info, certificates)
             .map_err(|error| self.refuse(error.to_string()))?;
-        Ok(Address {
-            client,
-            label: self.label(),
-        })
+        Ok(Address { client, label: self.label() })
     }
 
     #[cfg(feature = "tls")]
@@ -146,9 +123,7 @@ impl<'a> Reading<'a> {
         addr: ConnectionAddr,
         settings: RedisConnectionInfo,
     ) -> Result<redis::Client, InvalidUrl> {
-        let info = addr
-            .into_connection_info()
-            .map_err(|error| self.refuse(error.to_string()))?;
+        let info = addr.into_connection_info().map_err(|error| self.refuse(error.to_string()))?;
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
         redis::Client::open(info).map_err(|error| self.refuse(error.to_string()))
     }
@@ -195,11 +170,7 @@ impl<'a> Reading<'a> {
     fn label(&self) -> String {
         let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let path = self.url.path().trim_end_matches('/');
-        format!(
-            "{}://{}{port}{path}",
-            self.url.scheme(),
-            self.url.host_str().unwrap_or_default()
-        )
+        format!("{}://{}{port}{path}", self.url.scheme(), self.url.host_str().unwrap_or_default())
     }
 
     fn take(&mut self, parameter: &str) -> Option<String> {
@@ -210,18 +181,15 @@ impl<'a> Reading<'a> {
     fn refuse_other_parameters(&self) -> Result<(), InvalidUrl> {
         match self.parameters.first() {
             None => Ok(()),
-            Some((key, _)) => Err(self.refuse(format!(
-                "{key:?} is not a parameter of {}:// URLs",
-                self.url.scheme()
-            ))),
+            Some((key, _)) => {
+                Err(self.refuse(format!("{key:?} is not a parameter of {}:// URLs", self.url.scheme())))
+            }
         }
     }
 
     fn decoded(&self, text: &str) -> Result<String, InvalidUrl> {
         let decoded = percent_decode_str(text).decode_utf8();
-        decoded
-            .map(Into::into)
-            .map_err(|_| self.refuse("a percent-encoded part of it is not UTF-8"))
+        decoded.map(Into::into).map_err(|_| self.refuse("a percent-encoded part of it is not UTF-8"))
     }
 
     fn refuse(&self, reason: impl Into<String>) -> InvalidUrl {
@@ -230,11 +198,7 @@ impl<'a> Reading<'a> {
 }
 
 fn database_suffix(database: i64) -> String {
-    if database == 0 {
-        String::new()
-    } else {
-        format!("?db={database}")
-    }
+    if database == 0 { String::new() } else { format!("?db={database}") }
 }
 
 /// Small packets go out at once; a peer that vanished is noticed by the kernel within seconds even when nobody asks.

@@ -26,40 +26,33 @@ pub trait Client: fmt::Debug + fmt::Display + Send + Sync + 'static {
 }
 
 /// A command and its arguments.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Command {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
+#[derive(Clone)]
+pub struct Command(redis::Cmd);
 
 impl Command {
     /// The command `name`, without arguments yet.
     pub fn new(name: &str) -> Self {
-        Self {
-            bytes: Vec::with_capacity(160),
-            ends: Vec::with_capacity(8),
-        }
-        .arg(name)
+        Self(redis::Cmd::with_capacity(8, 192)).arg(name)
     }
 
     /// The command with one more argument.
     #[must_use]
     pub fn arg(mut self, argument: impl AsRef<[u8]>) -> Self {
-        self.bytes.extend_from_slice(argument.as_ref());
-        self.ends.push(self.bytes.len());
+        self.0.arg(argument.as_ref());
         self
     }
 
     /// The command's name and its arguments, as they are sent.
     pub fn parts(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        let mut start = 0;
-        self.ends
-            .iter()
-            .map(move |&end| &self.bytes[std::mem::replace(&mut start, end)..end])
+        self.0.args_iter().map(|argument| match argument {
+            redis::Arg::Simple(bytes) => bytes,
+            // Only a scan has one, and no scan is made here.
+            _ => b"0",
+        })
     }
 
-    pub(crate) fn byte_len(&self) -> usize {
-        self.bytes.len()
+    pub(super) const fn as_redis(&self) -> &redis::Cmd {
+        &self.0
     }
 }
 
@@ -67,12 +60,7 @@ impl Command {
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.parts().next().unwrap_or_default();
-        write!(
-            f,
-            "Command({}, {} arguments)",
-            String::from_utf8_lossy(name),
-            self.ends.len() - 1
-        )
+        write!(f, "Command({}, {} arguments)", String::from_utf8_lossy(name), self.parts().len() - 1)
     }
 }
 

@@ -16,8 +16,8 @@ use redis::{ErrorKind, RedisError, Value};
 use tokio::sync::watch;
 
 use super::address::Address;
-use super::client::{Client, Command, Reply};
-use crate::node::{Answer, NodeFault};
+use super::client::{Command, Reply};
+use crate::node::NodeFault;
 
 /// How long connecting may take before it is given up and tried anew. Callers have shorter deadlines of their own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -25,6 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// After a failed connect, callers fail at once for this long; doubled for each further failure, with jitter.
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
+
+/// How many requests may be queued for the connection before the next has to wait for its turn to be queued.
+const QUEUE: usize = 1024;
 
 /// A request that is given up unanswered after this long counts as a sign of a dead connection.
 const SILENCE: Duration = Duration::from_millis(40);
@@ -60,14 +63,8 @@ enum State {
 
 impl Link {
     pub(super) fn new(address: Address) -> Self {
-        let shared = Shared {
-            address,
-            state: Mutex::new(State::Idle),
-            silent_requests: AtomicU32::new(0),
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared = Shared { address, state: Mutex::new(State::Idle), silent_requests: AtomicU32::new(0) };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The connection as it is; made first if there is none.
@@ -83,11 +80,7 @@ impl Link {
                     // A runtime that ended takes its connecting task with it; its sender is gone then.
                     State::Connecting(done) if done.has_changed().is_ok() => done.clone(),
                     State::Idle | State::Down { .. } | State::Connecting(_) => {
-                        let failures = if let State::Down { failures, .. } = &*state {
-                            *failures
-                        } else {
-                            0
-                        };
+                        let failures = if let State::Down { failures, .. } = &*state { *failures } else { 0 };
                         let (finished, done) = watch::channel(());
                         *state = State::Connecting(done.clone());
                         tokio::spawn(Arc::clone(&self.shared).connect(failures, finished));
@@ -106,24 +99,18 @@ impl Shared {
         // The caller's deadline is the only one for a request; the redis crate must not add its own.
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(None)
-            .set_response_timeout(None);
-        let connecting = self
-            .address
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(QUEUE);
+        let connecting = self.address.client.get_multiplexed_async_connection_with_config(&config);
         let state = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => {
                 self.silent_requests.store(0, Ordering::Relaxed);
-                State::Up {
-                    connection,
-                    epoch: next_epoch(),
-                }
+                State::Up { connection, epoch: next_epoch() }
             }
             Ok(Err(error)) => down(connect_fault(error), failures),
-            Err(_) => down(
-                NodeFault::unreachable(format!("no connection within {CONNECT_TIMEOUT:?}")),
-                failures,
-            ),
+            Err(_) => {
+                down(NodeFault::unreachable(format!("no connection within {CONNECT_TIMEOUT:?}")), failures)
+            }
         };
         *self.state() = state;
         drop(finished);
@@ -142,34 +129,25 @@ impl Shared {
     }
 }
 
-impl Client for Link {
-    fn execute(&self, command: Command) -> Answer<'_, Reply> {
-        Box::pin(async move {
-            let (mut connection, epoch) = self.connection().await?;
-            let mut request = redis::Cmd::with_capacity(command.parts().len(), command.byte_len());
-            for part in command.parts() {
-                request.arg(part);
-            }
-            let mut unanswered = Unanswered {
-                shared: &self.shared,
-                epoch,
-                since: Some(Instant::now()),
-            };
-            let reply = connection.send_packed_command(&request).await;
-            unanswered.since = None;
-            match reply {
-                Ok(value) => {
-                    if self.shared.silent_requests.load(Ordering::Relaxed) > 0 {
-                        self.shared.silent_requests.store(0, Ordering::Relaxed);
-                    }
-                    reply_from(value)
+impl Link {
+    /// Sends `command` once; see [`Client::execute`](super::client::Client::execute).
+    pub(super) async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
+        let (mut connection, epoch) = self.connection().await?;
+        let mut unanswered = Unanswered { shared: &self.shared, epoch, since: Some(Instant::now()) };
+        let reply = connection.send_packed_command(command.as_redis()).await;
+        unanswered.since = None;
+        match reply {
+            Ok(value) => {
+                if self.shared.silent_requests.load(Ordering::Relaxed) > 0 {
+                    self.shared.silent_requests.store(0, Ordering::Relaxed);
                 }
-                Err(error) => {
-                    self.shared.replace(epoch);
-                    Err(disconnect_fault(error))
-                }
+                reply_from(value)
             }
-        })
+            Err(error) => {
+                self.shared.replace(epoch);
+                Err(disconnect_fault(error))
+            }
+        }
     }
 }
 
@@ -199,15 +177,9 @@ fn next_epoch() -> u64 {
 }
 
 fn down(fault: NodeFault, failures: u32) -> State {
-    let most = BACKOFF_LEAST
-        .saturating_mul(1 << failures.min(10))
-        .min(BACKOFF_MOST);
+    let most = BACKOFF_LEAST.saturating_mul(1 << failures.min(10)).min(BACKOFF_MOST);
     let backoff = rand::rng().random_range(most / 2..=most);
-    State::Down {
-        fault,
-        failures: failures.saturating_add(1),
-        retry_at: Instant::now() + backoff,
-    }
+    State::Down { fault, failures: failures.saturating_add(1), retry_at: Instant::now() + backoff }
 }
 
 /// Whatever goes wrong before a request is sent leaves it unapplied.
@@ -215,11 +187,7 @@ fn connect_fault(error: RedisError) -> NodeFault {
     if let Some(code) = error.code()
         && !matches!(error.kind(), ErrorKind::Io)
     {
-        return refused(
-            &code.to_owned(),
-            error.detail().unwrap_or_default(),
-            error.clone(),
-        );
+        return refused(&code.to_owned(), error.detail().unwrap_or_default(), error.clone());
     }
     if matches!(error.kind(), ErrorKind::AuthenticationFailed) {
         let said = error.detail().unwrap_or("no reason given").to_owned();
@@ -277,9 +245,9 @@ fn reply_from(value: Value) -> Result<Reply, NodeFault> {
         Value::BulkString(bytes) => Ok(Reply::Text(bytes)),
         Value::SimpleString(text) | Value::VerbatimString { text, .. } => Ok(Reply::Text(text.into_bytes())),
         Value::Okay => Ok(Reply::Text(b"OK".to_vec())),
-        Value::Array(values) | Value::Set(values) => Ok(Reply::Array(
-            values.into_iter().map(reply_from).collect::<Result<_, _>>()?,
-        )),
+        Value::Array(values) | Value::Set(values) => {
+            Ok(Reply::Array(values.into_iter().map(reply_from).collect::<Result<_, _>>()?))
+        }
         Value::ServerError(error) => {
             let code = error.code().to_owned();
             let detail = error.details().unwrap_or_default().to_owned();

@@ -25,9 +25,15 @@ use crate::protocol::{LockName, Token};
 ///
 /// [`RedisNode::open`] brings its own connection; [`RedisNode::with_client`] uses a client of yours.
 pub struct RedisNode {
-    client: Arc<dyn Client>,
+    server: Server,
     /// `SET` takes `NX` and `GET` together from Redis 7.0 on. Found out by trying.
     set_takes_nx_and_get: AtomicBool,
+}
+
+/// How the server is spoken to.
+enum Server {
+    Link(Link),
+    Client(Arc<dyn Client>),
 }
 
 impl RedisNode {
@@ -44,19 +50,23 @@ impl RedisNode {
     ///
     /// [`InvalidUrl`] when the URL is not understood, or a certificate file cannot be read.
     pub fn open(url: &str) -> Result<Self, InvalidUrl> {
-        Ok(Self::with_client(Link::new(address::parse(url)?)))
+        Ok(Self::on(Server::Link(Link::new(address::parse(url)?))))
     }
 
     /// A node that speaks to its server through `client`.
     pub fn with_client(client: impl Client) -> Self {
-        Self {
-            client: Arc::new(client),
-            set_takes_nx_and_get: AtomicBool::new(true),
-        }
+        Self::on(Server::Client(Arc::new(client)))
+    }
+
+    const fn on(server: Server) -> Self {
+        Self { server, set_takes_nx_and_get: AtomicBool::new(true) }
     }
 
     async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
-        self.client.execute(command).await
+        match &self.server {
+            Server::Link(link) => link.execute(command).await,
+            Server::Client(client) => client.execute(command).await,
+        }
     }
 
     /// EVALSHA; and where the server does not know the script, one plain EVAL, which also teaches it.
@@ -103,9 +113,7 @@ impl Node for RedisNode {
             };
             let text = String::from_utf8_lossy(text);
             let run_id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
-            run_id
-                .map(|id| format!("redis {}", id.trim()))
-                .ok_or_else(|| unexpected("INFO", &reply))
+            run_id.map(|id| format!("redis {}", id.trim())).ok_or_else(|| unexpected("INFO", &reply))
         })
     }
 
@@ -169,13 +177,10 @@ impl Node for RedisNode {
 /// The script's `{value, milliseconds left}`; −1 stands for a key without expiry.
 fn holder_with_time(reply: &[Reply]) -> Result<Holder, NodeFault> {
     let [Reply::Text(token), Reply::Int(millis)] = reply else {
-        return Err(NodeFault::nonsense(format!(
-            "a holder was expected, the server answered {reply:?}"
-        )));
+        return Err(NodeFault::nonsense(format!("a holder was expected, the server answered {reply:?}")));
     };
-    let time_left = u64::try_from(*millis).map_or(TimeLeft::Forever, |left| {
-        TimeLeft::For(Duration::from_millis(left))
-    });
+    let time_left =
+        u64::try_from(*millis).map_or(TimeLeft::Forever, |left| TimeLeft::For(Duration::from_millis(left)));
     Ok(holder_of(token, time_left))
 }
 
@@ -193,7 +198,10 @@ fn unexpected(what: &str, reply: &Reply) -> NodeFault {
 
 impl fmt::Display for RedisNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.client, f)
+        match &self.server {
+            Server::Link(link) => link.fmt(f),
+            Server::Client(client) => client.fmt(f),
+        }
     }
 }
 

@@ -18,10 +18,7 @@ pub(super) static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(inclu
 
 impl Script {
     fn new(source: &'static str) -> Self {
-        Self {
-            source,
-            hash: redis::Script::new(source).get_hash().to_owned(),
-        }
+        Self { source, hash: redis::Script::new(source).get_hash().to_owned() }
     }
 
     pub(super) fn by_hash(&self, name: &LockName, arguments: &[&str]) -> Command {

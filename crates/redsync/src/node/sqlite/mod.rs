@@ -33,10 +33,7 @@ impl SqliteNode {
     /// The node kept in the file at `path`. Nothing is opened until it is first asked something; the file is made then,
     /// its directory is not.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self {
-            path: path.as_ref().to_owned(),
-            desk: Mutex::new(None),
-        }
+        Self { path: path.as_ref().to_owned(), desk: Mutex::new(None) }
     }
 
     /// Has the node's thread take `step`. Dropped before its turn comes, it is not taken.
@@ -51,9 +48,7 @@ impl SqliteNode {
                     let _ = reply.send(step(store));
                 }
             }))?;
-            answer
-                .await
-                .unwrap_or_else(|_| Err(NodeFault::nonsense("the store's thread ended")))
+            answer.await.unwrap_or_else(|_| Err(NodeFault::nonsense("the store's thread ended")))
         })
     }
 

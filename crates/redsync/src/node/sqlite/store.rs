@@ -32,20 +32,13 @@ struct Standing {
 
 impl Store {
     pub(super) fn at(path: PathBuf) -> Self {
-        Self {
-            path,
-            boot: boot_id(),
-            opened: None,
-        }
+        Self { path, boot: boot_id(), opened: None }
     }
 
     pub(super) fn identity(&mut self) -> Result<String, NodeFault> {
         let identity = self.read(|connection| {
-            connection.query_row(
-                "SELECT value FROM redsync_meta WHERE key = 'identity'",
-                [],
-                |row| row.get(0),
-            )
+            connection
+                .query_row("SELECT value FROM redsync_meta WHERE key = 'identity'", [], |row| row.get(0))
         });
         identity.map(|identity: String| format!("sqlite {identity}"))
     }
@@ -109,11 +102,7 @@ impl Store {
 
     /// The connection, made first where there is none, and made anew where another file has taken its file's place.
     fn connection(&mut self) -> Result<&mut Connection, NodeFault> {
-        if self
-            .opened
-            .as_ref()
-            .is_some_and(|opened| opened.file != file_id(&self.path))
-        {
+        if self.opened.as_ref().is_some_and(|opened| opened.file != file_id(&self.path)) {
             self.opened = None;
         }
         let opened = match self.opened.take() {
@@ -125,10 +114,7 @@ impl Store {
 
     fn open(&self) -> Result<Opened, NodeFault> {
         if let Some(directory) = self.path.parent().filter(|directory| !directory.is_dir()) {
-            return Err(NodeFault::unreachable(format!(
-                "there is no directory {}",
-                directory.display()
-            )));
+            return Err(NodeFault::unreachable(format!("there is no directory {}", directory.display())));
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
@@ -170,10 +156,7 @@ impl Store {
                 ),
             ));
         }
-        Ok(Opened {
-            connection,
-            file: file_id(&self.path),
-        })
+        Ok(Opened { connection, file: file_id(&self.path) })
     }
 }
 
@@ -218,20 +201,14 @@ fn standing(connection: &Connection, name: &LockName, boot: &str) -> rusqlite::R
     let lease = connection
         .prepare_cached("SELECT token, granted, ends FROM redsync_leases WHERE name = ?1 AND boot = ?2")?
         .query_row((name.as_str(), boot), |row| {
-            Ok((
-                row.get::<_, String>(0)?,
-                row.get::<_, i64>(1)?,
-                row.get::<_, i64>(2)?,
-            ))
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
         })
         .optional()?;
     let now = now_nanos();
     // A lease from the future is one from before a reboot, on systems that do not name their boots.
     let stands = lease.filter(|(_, granted, ends)| *granted <= now && now < *ends);
-    Ok(stands.map(|(token, _, ends)| Standing {
-        token,
-        left: Duration::from_nanos((ends - now).unsigned_abs()),
-    }))
+    Ok(stands
+        .map(|(token, _, ends)| Standing { token, left: Duration::from_nanos((ends - now).unsigned_abs()) }))
 }
 
 fn now_nanos() -> i64 {
@@ -262,32 +239,26 @@ fn wait_for_others(tries: i32) -> bool {
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-    )
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 fn fault(path: &std::path::Path, error: rusqlite::Error) -> NodeFault {
     let file = path.display();
     let (code, message) = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
-            "BUSY",
-            format!("another process has kept {file} locked for seconds"),
-        ),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            ("BUSY", format!("another process has kept {file} locked for seconds"))
+        }
         Some(ErrorCode::DiskFull) => ("FULL", format!("the disk that {file} is on is full")),
         Some(ErrorCode::NotADatabase) => ("NOTADB", format!("{file} is some other file, not a lock store")),
-        Some(ErrorCode::DatabaseCorrupt) => (
-            "CORRUPT",
-            format!("{file} is damaged; remove it when no lock is held"),
-        ),
+        Some(ErrorCode::DatabaseCorrupt) => {
+            ("CORRUPT", format!("{file} is damaged; remove it when no lock is held"))
+        }
         Some(ErrorCode::ReadOnly) => ("READONLY", format!("{file} may not be written to")),
         Some(ErrorCode::CannotOpen) => ("CANTOPEN", format!("{file} cannot be opened")),
         Some(ErrorCode::PermissionDenied) => ("PERM", format!("there is no permission to use {file}")),
-        Some(ErrorCode::SystemIoFailure) => (
-            "IOERR",
-            format!("reading or writing {file} failed: is the disk full?"),
-        ),
+        Some(ErrorCode::SystemIoFailure) => {
+            ("IOERR", format!("reading or writing {file} failed: is the disk full?"))
+        }
         _ => ("SQLITE", format!("the store {file} failed: {error}")),
     };
     NodeFault::refused(code, message).with_source(error)

@@ -1,0 +1,254 @@
+//! Servers that answer, but refuse: what a person is told, and that nothing is changed by it.
+
+mod support;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redsync::{Error, FaultKind, NodeError, Redsync};
+use redsync_testkit::{RedisServer, servers};
+use support::{DEADLINE, assert_contains, connect, connect_to, with_causes};
+
+/// What the only node's failure says.
+#[track_caller]
+fn refusal(error: &Error) -> String {
+    let [NodeError::Failed { source, .. }] = error.nodes() else {
+        panic!("not the failure of one node: {error:?}");
+    };
+    assert_eq!(source.kind(), FaultKind::Refused, "{error:?}");
+    assert_contains(&error.to_string(), &[&source.to_string()]);
+    with_causes(error)
+}
+
+fn url_of(server: &RedisServer, user: &str, password: &str) -> String {
+    format!("redis://{user}:{password}@{}", server.address())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_called_that() {
+    let server = RedisServer::builder().password("right").start();
+
+    let error = Redsync::connect([url_of(&server, "", "wrong")]).await.unwrap_err();
+
+    assert_contains(&refusal(&error), &["wrong user or password", "WRONGPASS"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_password_is_called_that() {
+    let server = RedisServer::builder().password("right").start();
+
+    let error = Redsync::connect([format!("redis://{}", server.address())]).await.unwrap_err();
+
+    assert_contains(&refusal(&error), &["the server wants a password", "NOAUTH"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_set_is_told_so() {
+    let server = RedisServer::builder().user("ann", "secret", "~* +@all -set").start();
+    let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
+
+    let error = redsync.mutex("name").tries(1).lock().await.unwrap_err();
+
+    assert_contains(&refusal(&error), &["the user lacks a permission", "NOPERM", "'set'"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_run_scripts_is_told_so() {
+    let server = RedisServer::builder().user("ann", "secret", "~* +@all -evalsha -eval").start();
+    let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
+    let guard = redsync.mutex("name").lock().await.unwrap();
+
+    let error = guard.extend().await.unwrap_err();
+
+    assert_contains(&refusal(&error), &["the user lacks a permission", "NOPERM", "'evalsha'"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_use_the_key_is_told_so() {
+    let server = RedisServer::builder().user("ann", "secret", "~orders:* +@all").start();
+    let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
+
+    let error = redsync.mutex("report").tries(1).lock().await.unwrap_err();
+
+    assert_contains(&refusal(&error), &["the user lacks a permission", "NOPERM"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_permissions_are_enough() {
+    let rules = "resetchannels ~orders:* +hello +info +set +get +del +pexpire +pttl +eval +evalsha";
+    let server = RedisServer::builder().user("ann", "secret", rules).start();
+    let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
+
+    let guard = redsync.mutex("orders:42").repair_on_extend(true).lock().await.unwrap();
+    guard.extend().await.unwrap();
+    server.command(&["DEL", "orders:42"]);
+    guard.extend().await.unwrap();
+    redsync.inspect("orders:42").await.unwrap().holder().unwrap();
+    guard.unlock().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_is_called_that() {
+    let server = full_server();
+    let redsync = connect_to(&server).await;
+
+    let error = redsync.mutex("name").tries(1).lock().await.unwrap_err();
+
+    assert_contains(&refusal(&error), &["the server is out of memory", "OOM"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_a_server_that_became_full_can_be_extended_and_released() {
+    let server = RedisServer::builder().config("maxmemory-policy", "noeviction").start();
+    let redsync = connect_to(&server).await;
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    server.command(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    fill(&server);
+
+    guard.extend().await.unwrap();
+    guard.unlock().await.unwrap();
+
+    assert_eq!(server.get("name"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_among_three_does_not_matter() {
+    let mut servers = servers(2);
+    servers.push(full_server());
+    let redsync = connect(&servers).await;
+
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    guard.extend().await.unwrap();
+    guard.unlock().await.unwrap();
+}
+
+/// A server that can keep nothing more.
+fn full_server() -> RedisServer {
+    let server =
+        RedisServer::builder().config("maxmemory", "1mb").config("maxmemory-policy", "noeviction").start();
+    fill(&server);
+    server
+}
+
+/// Fills `server` until it refuses. A server that is over its limit from the beginning is full at once.
+fn fill(server: &RedisServer) {
+    let value = "x".repeat(1000);
+    for number in 0..10_000 {
+        let reply = server.command(&["SET", &format!("filling:{number}"), &value]);
+        if reply.error().is_some_and(|error| error.starts_with("OOM")) {
+            return;
+        }
+    }
+    panic!("the server is never full");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_called_read_only_and_its_primary_is_asked_for() {
+    let primary = RedisServer::start();
+    let replica = RedisServer::builder().replica_of(&primary).start();
+    let redsync = connect_to(&replica).await;
+
+    let error = redsync.mutex("name").tries(1).lock().await.unwrap_err();
+
+    assert_contains(&refusal(&error), &["read-only replica", "name its primary instead", "READONLY"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_still_loads_its_data_is_called_that() {
+    // One tenth of a millisecond per command, so that loading takes a few seconds.
+    let server = RedisServer::builder().persistent().config("key-load-delay", "100").start();
+    let script = "for n = 1, 30000 do redis.call('SET', 'key:' .. n, n) end";
+    server.command(&["EVAL", script, "0"]);
+    let redsync = connect_to(&server).await;
+    let mutex = redsync.mutex("name").tries(1);
+    let began = Instant::now();
+
+    let said = thread::scope(|scope| {
+        // Returns when the server has loaded everything.
+        let restarting = scope.spawn(|| server.restart());
+        let mut said = Vec::new();
+        while !restarting.is_finished() && began.elapsed() < DEADLINE {
+            let locked =
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(mutex.lock()));
+            if let Err(error) = locked {
+                said.push(with_causes(&error));
+            }
+            // The pause between two tries: loading takes seconds.
+            thread::sleep(Duration::from_millis(20));
+        }
+        said
+    });
+
+    let said = said.iter().find(|said| said.contains("LOADING")).unwrap_or_else(|| {
+        panic!("no attempt met the server while it was loading: {said:?}");
+    });
+    assert_contains(said, &["the server is still loading its data"]);
+    let guard = redsync.mutex("another").lock().await.unwrap();
+    guard.unlock().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_another_type_is_called_that_and_left_as_it_is() {
+    let server = RedisServer::start();
+    server.command(&["RPUSH", "name", "first", "second"]);
+    let redsync = connect_to(&server).await;
+
+    let error = redsync.mutex("name").tries(1).lock().await.unwrap_err();
+
+    assert_contains(
+        &refusal(&error),
+        &["the key of this name holds something else than a lock", "WRONGTYPE"],
+    );
+    assert_eq!(list(&server), ["first", "second"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_became_another_type_is_neither_extended_nor_released() {
+    let server = RedisServer::start();
+    let redsync = connect_to(&server).await;
+    let guard = redsync.mutex("name").repair_on_extend(true).lock().await.unwrap();
+    server.command(&["DEL", "name"]);
+    server.command(&["RPUSH", "name", "first", "second"]);
+
+    let extended = guard.extend().await.unwrap_err();
+    let unlocked = guard.unlock().await.unwrap_err();
+
+    assert_contains(&refusal(&extended), &["WRONGTYPE"]);
+    assert_contains(&refusal(&unlocked), &["WRONGTYPE"]);
+    assert_eq!(list(&server), ["first", "second"]);
+}
+
+fn list(server: &RedisServer) -> Vec<String> {
+    let reply = server.command(&["LRANGE", "name", "0", "-1"]);
+    reply.array().iter().map(|element| element.text().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flushed_scripts_are_unnoticed_and_cost_one_eval() {
+    let server = RedisServer::start();
+    let redsync = connect_to(&server).await;
+    let mutex = redsync.mutex("name");
+    mutex.lock().await.unwrap().unlock().await.unwrap();
+    let guard = mutex.lock().await.unwrap();
+    server.command(&["SCRIPT", "FLUSH"]);
+    let evals = server.command_count("eval");
+
+    guard.unlock().await.unwrap();
+    assert_eq!(server.command_count("eval"), evals + 1);
+
+    mutex.lock().await.unwrap().unlock().await.unwrap();
+    assert_eq!(server.command_count("eval"), evals + 1, "the server has learnt it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_flushed_all_the_time_are_unnoticed() {
+    let servers = servers(3);
+    let redsync = connect(&servers).await;
+    for _ in 0..20 {
+        let guard = redsync.mutex("name").lock().await.unwrap();
+        servers.iter().for_each(|server| drop(server.command(&["SCRIPT", "FLUSH"])));
+        guard.extend().await.unwrap();
+        servers.iter().for_each(|server| drop(server.command(&["SCRIPT", "FLUSH"])));
+        guard.unlock().await.unwrap();
+    }
+}

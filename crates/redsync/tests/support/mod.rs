@@ -1,0 +1,61 @@
+//! What the integration tests share: connecting to the kit's servers, waiting, and reading errors.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use redsync::Redsync;
+use redsync_testkit::{RedisServer, wait_until};
+
+/// How long an event may take on a busy machine before a test calls it missing.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A [`Redsync`] over all of `servers`, with connections of its own.
+pub(crate) async fn connect(servers: &[RedisServer]) -> Redsync {
+    let urls = servers.iter().map(RedisServer::url);
+    Redsync::connect(urls).await.expect("the kit's servers answer")
+}
+
+/// A [`Redsync`] over one server, with a connection of its own.
+pub(crate) async fn connect_to(server: &RedisServer) -> Redsync {
+    connect(std::slice::from_ref(server)).await
+}
+
+/// All keys on all servers, each with the number of its server.
+pub(crate) fn keys_on(servers: &[RedisServer]) -> Vec<(usize, String)> {
+    let numbered = servers.iter().enumerate();
+    numbered.flat_map(|(number, server)| server.keys().into_iter().map(move |key| (number, key))).collect()
+}
+
+/// Waits until none of `servers` has any key.
+#[track_caller]
+pub(crate) fn wait_until_empty(servers: &[RedisServer], deadline: Duration) {
+    wait_until("no key is left on any server", deadline, || keys_on(servers).is_empty());
+}
+
+/// How long `future` takes, and what comes of it.
+pub(crate) async fn timed<T>(future: impl Future<Output = T>) -> (Duration, T) {
+    let began = Instant::now();
+    let output = future.await;
+    (began.elapsed(), output)
+}
+
+/// What a person sees of an error who prints it with all its causes.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join("\n  caused by: ")
+}
+
+/// The value in the middle.
+pub(crate) fn median(mut durations: Vec<Duration>) -> Duration {
+    durations.sort_unstable();
+    durations[durations.len() / 2]
+}
+
+/// Fails with the whole text where a part that a person needs is missing.
+#[track_caller]
+pub(crate) fn assert_contains(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing in: {text}");
+    }
+}
