@@ -1,5 +1,73 @@
-//! Distributed mutual exclusion over Redis and Valkey.
-#![cfg_attr(docsrs, feature(doc_cfg))]
+//! Distributed mutual exclusion over Redis and Valkey: one lock on one server, or on N independent ones of which a
+//! majority must agree (the [Redlock] algorithm). The system of the Go package *redsync*, and compatible with it on the
+//! wire.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! use redsync::Redsync;
+//!
+//! // Or "redis://10.0.0.1", "redis://10.0.0.2", "redis://10.0.0.3"; or "sqlite:///var/lib/app/locks.db".
+//! let redsync = Redsync::connect(["memory:"]).await?;
+//!
+//! let guard = redsync.mutex("orders:42").lock().await?;
+//! // … what must not be done twice, as long as guard.is_valid() …
+//! guard.unlock().await?;
+//!
+//! match redsync.mutex("report").try_lock().await? {
+//!     Some(guard) => drop(guard), // released in the background
+//!     None => println!("somebody else has it"),
+//! }
+//! # Ok::<(), redsync::Error>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is promised
+//!
+//! * **Exclusive until [`valid_until`](Guard::valid_until).** As long as a majority of nodes keeps its leases, no two
+//!   guards of one name are valid at the same time. The time is counted from before the first byte was sent, on a clock
+//!   that goes on during suspend, less an allowance for clock drift.
+//! * **Nothing is left behind.** A future dropped at any await point, a failed attempt, a dropped guard: what may have
+//!   been granted is released, and at the very worst runs out after one expiry.
+//! * **A slow or dead minority costs nothing.** All nodes are asked at once, each under a deadline, and the verdict falls
+//!   as soon as it is certain.
+//! * **Errors say which node said what**, and keep the cause.
+//!
+//! # What is not
+//!
+//! No lock service can stop a process that was paused, and wakes up after its lock ran out, from writing late. A server
+//! that loses its leases (restarted without data, flushed, evicting) votes again at once. Guards do not extend
+//! themselves, and waiting callers poll: they are not served in order. `docs/safety.md` of the repository has the whole
+//! list.
+//!
+//! # Features
+//!
+//! | feature | adds | default |
+//! | --- | --- | --- |
+//! | `redis` | [`RedisNode`]: Redis and Valkey | yes |
+//! | `tls` | `rediss://`, by rustls | |
+//! | `sqlite` | [`SqliteNode`]: one machine, many processes | |
+//! | `blocking` | [`blocking`]: the same without async | |
+//! | `serde` | [`Lease`] as a serialisable value | |
+//!
+//! # Where things are
+//!
+//! | to find | look in |
+//! | --- | --- |
+//! | the majority rule | `protocol/quorum.rs` |
+//! | validity, drift and deadlines | `protocol/validity.rs` |
+//! | delays between tries | `protocol/retry.rs` |
+//! | one acquisition, from first byte to verdict | `attempt.rs`, asking by `ballot.rs` |
+//! | what is known of a token on each node; extending, releasing, undoing | `holding/` |
+//! | waiting, and the other ways to take a lock | `mutex.rs`, with `options.rs` |
+//! | what users hold | `guard.rs`, `lease.rs` |
+//! | work in the background | `service/reaper.rs` |
+//! | what a store must do, and the stores that do it | `node/mod.rs`; `node/memory.rs`, `node/sqlite/`, `node/redis/` |
+//! | the Lua scripts | `node/redis/*.lua`, called by `node/redis/scripts.rs` |
+//! | one connection kept healthy | `node/redis/link.rs` |
+//! | the command's exit codes | `exit.rs` of the crate `redsync-cli` |
+//!
+//! [Redlock]: https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/
 
 mod attempt;
 mod ballot;
