@@ -1,2 +1,98 @@
-//! Work begins.
-fn main() {}
+//! The `redsync` command: `flock(1)` for a fleet.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `cli` | what can be typed, and the help |
+//! | `duration` | `500ms`, `8s`, `1m30s`: read and written |
+//! | `nodes` | where the nodes come from |
+//! | `signals` | signals as events, from before the first attempt on |
+//! | `acquire` | waiting for a lock, leaving in order, and what a person sees meanwhile |
+//! | `run` | a command that runs while the lock is held, and no longer |
+//! | `child` | the command's process and its group |
+//! | `lease_commands` | `lock`, `extend`, `unlock` |
+//! | `status` | who holds |
+//! | `pages` | completions and the manual page |
+//! | `report` | what is said, as text and as JSON |
+//! | `exit` | what the exit code means |
+
+mod acquire;
+mod child;
+mod cli;
+mod duration;
+mod exit;
+mod lease_commands;
+mod nodes;
+mod pages;
+mod report;
+mod run;
+mod signals;
+mod status;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Exit;
+use crate::report::{Failure, Report};
+use crate::signals::Signals;
+
+fn main() -> ExitCode {
+    let exit = match Cli::try_parse() {
+        Ok(cli) => {
+            let report = Report::new(cli.global.json, cli.global.quiet);
+            execute(&cli, &report).unwrap_or_else(|failure| report.failure(&failure))
+        }
+        Err(error) => cli::explain(&error),
+    };
+    exit.into()
+}
+
+fn execute(cli: &Cli, report: &Report) -> Result<Exit, Failure> {
+    match &cli.command {
+        Command::Completions { shell } => pages::completions(*shell),
+        Command::Man => pages::man(),
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| Failure::system("cannot start", &error))?;
+            let outcome = runtime.block_on(execute_with_nodes(command, cli, report));
+            // What still hangs at a node is not worth waiting for.
+            runtime.shutdown_background();
+            outcome
+        }
+    }
+}
+
+async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Result<Exit, Failure> {
+    // Before the first byte to a node: from here on, no signal can end this process while it holds a lock.
+    let mut signals = match command {
+        Command::Run(_) | Command::Lock(_) => Some(Signals::listen()?),
+        _ => None,
+    };
+    let owner = match command {
+        Command::Run(run) => run.acquire.owner.as_deref(),
+        Command::Lock(lock) => lock.acquire.owner.as_deref(),
+        _ => None,
+    };
+    let fleet = nodes::open(&cli.global.nodes, owner, report).await?;
+    let outcome = match (command, &mut signals) {
+        (Command::Run(args), Some(signals)) => run::run(&fleet, args, signals, report).await,
+        (Command::Lock(args), Some(signals)) => lease_commands::lock(&fleet, args, signals, report).await,
+        (Command::Extend(args), _) => lease_commands::extend(&fleet, args, report).await,
+        (Command::Unlock(args), _) => lease_commands::unlock(&fleet, args, report).await,
+        (Command::Status(args), _) => status::status(&fleet, args, report).await,
+        (Command::Run(_) | Command::Lock(_) | Command::Completions { .. } | Command::Man, _) => {
+            Ok(Exit::Success)
+        }
+    };
+    // Undo of an attempt that was left, and releases on slow nodes, before the runtime that does them is gone. Where
+    // `unlock` found nothing to release, there is nothing to finish either.
+    if !matches!((command, &outcome), (Command::Unlock(_), Err(_))) {
+        fleet.redsync.drain(LAST_WORDS).await;
+    }
+    outcome
+}
+
+/// How long unfinished releases may delay the end of the command. What is not released by then expires.
+const LAST_WORDS: Duration = Duration::from_millis(500);

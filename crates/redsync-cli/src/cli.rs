@@ -1,0 +1,206 @@
+//! What can be typed, and the help.
+
+use std::env;
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use redsync::redacted;
+
+use crate::duration;
+use crate::exit::{self, Exit};
+use crate::report::{Failure, Report};
+
+/// Run a command while holding a lock: flock(1) for a fleet.
+#[derive(Debug, Parser)]
+#[command(
+    name = "redsync",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = after_help()
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+/// What every command that asks the nodes understands.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// A node to lock on; repeat it for each. A majority of them must agree
+    ///
+    /// redis://HOST, rediss://HOST (TLS), valkey://HOST, redis+unix:///PATH or sqlite:///PATH. Name the same nodes
+    /// everywhere. A password in a URL shows in the list of processes; REDSYNC_NODES keeps it out of there.
+    #[arg(long = "node", value_name = "URL", global = true)]
+    pub(crate) nodes: Vec<String>,
+    /// Print results on stdout, and errors on stderr, as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say nothing but errors and warnings
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command while holding the lock, and end as it does
+    ///
+    /// The lock is extended while the command runs. If it is lost all the same, the command gets SIGTERM, and SIGKILL
+    /// before another can have the lock. The command finds REDSYNC_NAME and REDSYNC_TOKEN in its environment.
+    Run(RunArgs),
+    /// Take the lock and print its lease, for `extend` and `unlock`
+    ///
+    /// Nothing extends the lock: it is free again when its expiry is over.
+    Lock(LockArgs),
+    /// Let a lease last for its expiry from now on, and print it again
+    Extend(ExtendArgs),
+    /// Release a lock by its lease
+    Unlock(UnlockArgs),
+    /// Say whether the lock is free, or who holds it and for how long
+    Status(StatusArgs),
+    /// Print a completion script for a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The lock's name: any text up to 1 KiB
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) acquire: AcquireArgs,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LockArgs {
+    /// The lock's name: any text up to 1 KiB
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) acquire: AcquireArgs,
+}
+
+/// How a lock is taken.
+#[derive(Debug, Args)]
+pub(crate) struct AcquireArgs {
+    /// After what time the lock frees itself unless it is extended [default: 8s]
+    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    pub(crate) expiry: Option<Duration>,
+    /// Give up after this time; without it, wait as long as it takes
+    #[arg(long, value_name = "DUR", value_parser = duration::parse, conflicts_with = "no_wait")]
+    pub(crate) wait: Option<Duration>,
+    /// Do not wait: give up at once if the lock is taken
+    #[arg(long = "try", id = "no_wait")]
+    pub(crate) no_wait: bool,
+    /// Who holds, in the words that `status` shows [default: HOST:PID]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) owner: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExtendArgs {
+    /// The line that `lock` printed, or `-` to read it from stdin
+    pub(crate) lease: String,
+    /// Another expiry than the lease's, from now on
+    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    pub(crate) expiry: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnlockArgs {
+    /// The line that `lock` printed, or `-` to read it from stdin
+    pub(crate) lease: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The lock's name
+    pub(crate) name: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Says what clap has to say: help where it was asked for, else what is wrong with the arguments, on one line.
+pub(crate) fn explain(error: &clap::Error) -> Exit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            Ok(()) => Exit::Success,
+            Err(_) => Exit::Failure,
+        },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Exit::Usage
+        }
+        _ => {
+            let json =
+                env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json");
+            Report::new(json, false).failure(&Failure::usage(message(error)))
+        }
+    }
+}
+
+/// clap's message without its layout, and without the passwords of URLs that stand in the wrong place.
+fn message(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.split("\n\nUsage:").next().unwrap_or_default();
+    let text = text.split("\n\nFor more information").next().unwrap_or_default();
+    let text = text.strip_prefix("error: ").unwrap_or(text).replace("\n  tip: ", "\n\ntip: ");
+    let paragraphs =
+        text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let paragraphs: Vec<String> = paragraphs.filter(|paragraph| !paragraph.is_empty()).collect();
+    let mut message = paragraphs.join("; ");
+    for argument in env::args_os().skip(1) {
+        let argument = argument.to_string_lossy();
+        let value = argument.split_once('=').map_or("", |(_, value)| value);
+        for secret in [argument.as_ref(), value].into_iter().filter(|text| text.contains('@')) {
+            message = message.replace(secret, &redacted(secret));
+        }
+    }
+    format!("{message} (redsync --help tells more)")
+}
+
+fn after_help() -> String {
+    format!("{EXAMPLES}\n\n{}\n\n{ENVIRONMENT}", exit::HELP)
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  redsync run backup -- pg_dump -f /backup/db.dump
+  redsync run --try --node redis://10.0.0.1 nightly-report -- make report
+  lease=$(redsync lock deploy --expiry 10m --wait 1m) && ./deploy; redsync unlock \"$lease\"
+  redsync status backup";
+
+const ENVIRONMENT: &str = "\
+Environment:
+  REDSYNC_NODES   the nodes, separated by commas, where no --node is given. Without either,
+                  locks are kept in $XDG_STATE_HOME/redsync and hold on this machine only
+  REDSYNC_NAME, REDSYNC_TOKEN
+                  what a command that is run finds: the lock's name, and the holder's token";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,92 @@
+//! What the exit code means: decided here and nowhere else.
+//!
+//! | code | `sysexits.h` | when |
+//! |---|---|---|
+//! | 0 | | done; for `status`, the question was answered; for `run`, the command ended with 0 |
+//! | 1 | | the lock was not held any more (`extend`, `unlock`), output could not be written, … |
+//! | 64 | `EX_USAGE` | arguments, options, node URLs, names or leases that cannot be right |
+//! | 69 | `EX_UNAVAILABLE` | no quorum of nodes could be reached |
+//! | 74 | `EX_IOERR` | the lock was lost while the command ran |
+//! | 75 | `EX_TEMPFAIL` | the lock was taken, and stayed so for as long as was waited |
+//! | 126 | | the command was found but cannot be executed |
+//! | 127 | | the command was not found |
+//! | 128 + S | | signal S came while waiting, or ended the command |
+//! | else | | `run`: the command's own |
+//!
+//! A command's own code may be any of these too; the line on stderr tells them apart.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
+
+use redsync::{Error, ErrorKind, Operation};
+use rustix::process::Signal;
+
+/// The table above, for `--help`.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  the command's own, or
+   64  usage: bad arguments, node URL, name or lease
+   69  no quorum of nodes could be reached
+   74  the lock was lost while the command ran; it was ended
+   75  the lock was taken for as long as was waited
+  126  the command cannot be executed
+  127  the command was not found
+  128+S  ended by signal S
+    1  anything else, such as `unlock` of a lock that had expired";
+
+/// How this process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Success,
+    Failure,
+    Usage,
+    NoQuorum,
+    Lost,
+    Taken,
+    NotExecutable,
+    NotFound,
+    /// This signal came while waiting.
+    Signal(Signal),
+    /// As the command did.
+    Command(ExitStatus),
+}
+
+impl Exit {
+    /// What an error of the library comes to.
+    pub(crate) fn of(error: &Error) -> Self {
+        match error {
+            Error::Taken { operation: Operation::Lock, .. } => Self::Taken,
+            _ => match error.kind() {
+                // Granted, but too late to be of any use: the nodes are as good as out of reach.
+                ErrorKind::NoQuorum | ErrorKind::ValidityExhausted => Self::NoQuorum,
+                ErrorKind::Invalid => Self::Usage,
+                _ => Self::Failure,
+            },
+        }
+    }
+
+    fn code(self) -> i32 {
+        match self {
+            Self::Success => 0,
+            Self::Failure => 1,
+            Self::Usage => 64,
+            Self::NoQuorum => 69,
+            Self::Lost => 74,
+            Self::Taken => 75,
+            Self::NotExecutable => 126,
+            Self::NotFound => 127,
+            Self::Signal(signal) => 128 + signal.as_raw(),
+            Self::Command(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => code,
+                (None, Some(signal)) => 128 + signal,
+                (None, None) => 1,
+            },
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        u8::try_from(exit.code()).map_or(Self::FAILURE, Self::from)
+    }
+}

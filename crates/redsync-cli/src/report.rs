@@ -1,0 +1,150 @@
+//! What is said: results on stdout, failures and warnings on stderr, as text or as JSON.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use redsync::{Error, ErrorKind, InvalidLease, NodeError};
+use serde_json::{Value, json};
+
+use crate::exit::Exit;
+
+/// How to say things.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Report {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+}
+
+impl Report {
+    pub(crate) const fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet }
+    }
+
+    /// A line of the result.
+    ///
+    /// # Errors
+    ///
+    /// When stdout is closed or full. Never a panic, as `println!` would be.
+    pub(crate) fn result(&self, text: impl Display, json: impl FnOnce() -> Value) -> Result<(), Failure> {
+        let line = if self.json { json().to_string() } else { text.to_string() };
+        print(&format!("{line}\n"))
+    }
+
+    /// Says why the command fails, and how it ends.
+    pub(crate) fn failure(&self, failure: &Failure) -> Exit {
+        if let Some(Said { kind, message, nodes }) = &failure.said {
+            if self.json {
+                say(&json!({ "error": kind, "message": message, "nodes": nodes }));
+            } else {
+                say(&format_args!("redsync: {}", one_line(message)));
+            }
+        }
+        failure.exit
+    }
+
+    /// Says what somebody should know although the command goes on. `--quiet` does not silence it.
+    pub(crate) fn warning(&self, kind: &str, message: &str) {
+        if self.json {
+            say(&json!({ "warning": kind, "message": message }));
+        } else {
+            say(&format_args!("redsync: {}", one_line(message)));
+        }
+    }
+
+    /// As [`warning`](Self::warning), unless `--quiet`.
+    pub(crate) fn note(&self, kind: &str, message: &str) {
+        if !self.quiet {
+            self.warning(kind, message);
+        }
+    }
+}
+
+/// Why the command fails, and how it ends.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    said: Option<Said>,
+}
+
+#[derive(Debug)]
+struct Said {
+    kind: &'static str,
+    message: String,
+    nodes: Vec<Value>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { exit, said: Some(Said { kind, message: message.into(), nodes: Vec::new() }) }
+    }
+
+    /// Nothing to say: whoever sent the signal knows.
+    pub(crate) const fn silent(exit: Exit) -> Self {
+        Self { exit, said: None }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "usage", message)
+    }
+
+    pub(crate) fn system(what: &str, error: &io::Error) -> Self {
+        Self::new(Exit::Failure, "system", format!("{what}: {error}"))
+    }
+
+    /// The same, with more to its message.
+    pub(crate) fn with(mut self, more: &str) -> Self {
+        if let Some(said) = &mut self.said {
+            said.message.push_str(more);
+        }
+        self
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::Taken => "taken",
+            ErrorKind::NoQuorum => "no_quorum",
+            ErrorKind::ValidityExhausted => "validity_exhausted",
+            ErrorKind::AlreadyExpired => "already_expired",
+            ErrorKind::Invalid => "usage",
+            _ => "failed",
+        };
+        let nodes = error.nodes().iter().map(node_json).collect();
+        Self { exit: Exit::of(&error), said: Some(Said { kind, message: error.to_string(), nodes }) }
+    }
+}
+
+impl From<InvalidLease> for Failure {
+    fn from(invalid: InvalidLease) -> Self {
+        Self::usage(invalid.to_string())
+    }
+}
+
+/// Writes to stdout, all of it and at once.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| Failure::new(Exit::Failure, "output", format!("cannot write to stdout: {error}")))
+}
+
+/// A line on stderr. If that is closed, there is nobody left to tell.
+fn say(line: &impl Display) {
+    let line = format!("{line}\n");
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
+fn node_json(error: &NodeError) -> Value {
+    let kind = match error {
+        NodeError::Taken { .. } => "taken",
+        NodeError::NotHeld { .. } => "not_held",
+        NodeError::Timeout { .. } => "timeout",
+        _ => "failed",
+    };
+    json!({ "node": error.node(), "error": kind, "message": error.to_string() })
+}
+
+/// Line breaks and other control characters would make one message look like two.
+fn one_line(message: &str) -> String {
+    message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

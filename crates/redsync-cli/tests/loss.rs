@@ -1,0 +1,139 @@
+//! `redsync run` when its lock is lost: the command ends, in time where that is possible, and the exit code says so.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use redsync_testkit::{RedisServer, servers, wait_until};
+use support::{Machine, SOON, is_alive};
+
+#[test]
+fn a_command_whose_lock_a_stranger_took_gets_term_and_the_stranger_keeps_it() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script = "trap 'echo term > term; exit 0' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+    let running = machine.start_sh("--expiry 1s backup", script);
+    machine.wait_for_file("pid");
+    server.set("backup", "a stranger's token", None);
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    assert!(
+        outcome.stderr.contains("redsync: lock \"backup\" was lost, so the command is ended"),
+        "{outcome}"
+    );
+    assert_eq!(machine.wait_for_file("term"), "term");
+    assert_eq!(server.get("backup").as_deref(), Some("a stranger's token"));
+}
+
+#[test]
+fn a_command_that_will_not_end_is_killed_with_all_it_started() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script = "trap '' TERM; sleep 60 & echo $! > grandchild; while :; do sleep 0.02; done";
+    let running = machine.start_sh("--expiry 1s backup", script);
+    let grandchild = machine.wait_for_file("grandchild");
+    server.flushall();
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    wait_until("the grandchild is gone", SOON, || !is_alive(&grandchild));
+}
+
+#[test]
+fn what_outlives_its_command_is_killed_too_when_the_lock_is_lost() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    // The shell ends at TERM, what it started does not.
+    let script = "(trap '' TERM; exec sleep 60) & echo $! > grandchild; wait";
+    let running = machine.start_sh("--expiry 1s backup", script);
+    let grandchild = machine.wait_for_file("grandchild");
+    server.flushall();
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    wait_until("the grandchild is gone", SOON, || !is_alive(&grandchild));
+}
+
+#[test]
+fn when_every_server_hangs_the_command_is_gone_before_its_lock_can_expire() {
+    let servers = servers(3);
+    let machine = Machine::with_nodes(&servers);
+    let expiry = Duration::from_secs(3);
+    // It would not end by itself.
+    let script = "trap '' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+    let running = machine.start_sh("--expiry 3s backup", script);
+    let pid = machine.wait_for_file("pid");
+    // The lock was granted or extended before this, and is not after.
+    servers.iter().for_each(RedisServer::pause);
+    let last_extension = Instant::now();
+    wait_until("the command is gone", SOON, || !is_alive(&pid));
+    let took = last_extension.elapsed();
+    assert!(took < expiry, "the command lived for {took:?}; {}", running.stderr());
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    assert!(
+        outcome.stderr.contains("cannot be extended in time, so the command is ended: no quorum"),
+        "{outcome}"
+    );
+    assert!(outcome.stderr.contains("did not answer within"), "{outcome}");
+}
+
+#[test]
+fn a_short_outage_of_every_server_is_bridged() {
+    let servers = servers(3);
+    let machine = Machine::with_nodes(&servers);
+    let go = machine.fifo("go");
+    let running = machine.start_sh("--expiry 6s backup", "echo $$ > pid; read line < go; exit 3");
+    machine.wait_for_file("pid");
+    let before = servers[0].pttl("backup");
+    servers.iter().for_each(RedisServer::pause);
+    // Longer than the time between two extensions, shorter than the expiry.
+    std::thread::sleep(Duration::from_millis(2500));
+    servers.iter().for_each(RedisServer::resume);
+    wait_until("the lock is extended again", SOON, || servers[0].pttl("backup") > before - 1000);
+    std::fs::write(go, "go\n").unwrap();
+    let outcome = running.outcome();
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(3), ""), "{outcome}");
+}
+
+#[test]
+fn a_rolling_restart_of_servers_that_forget_loses_nothing() {
+    let servers = servers(3);
+    let machine = Machine::with_nodes(&servers);
+    let go = machine.fifo("go");
+    let running = machine.start_sh("--expiry 3s backup", "echo $REDSYNC_TOKEN > token; read line < go");
+    let token = machine.wait_for_file("token");
+    for server in &servers {
+        server.restart();
+        wait_until("the lease is there again", SOON, || server.get("backup").as_ref() == Some(&token));
+    }
+    std::fs::write(go, "go\n").unwrap();
+    let outcome = running.outcome();
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome}");
+}
+
+#[test]
+fn a_loss_that_is_only_noticed_at_the_release_is_told() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let go = machine.fifo("go");
+    let running = machine.start_sh("--expiry 1h backup", "echo $$ > pid; read line < go");
+    machine.wait_for_file("pid");
+    server.flushall();
+    std::fs::write(go, "go\n").unwrap();
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    assert!(outcome.stderr.contains("was lost while the command ran"), "{outcome}");
+}
+
+#[test]
+fn a_release_that_reaches_nobody_is_told_and_the_exit_code_is_the_commands() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let go = machine.fifo("go");
+    let running = machine.start_sh("--expiry 1h backup", "echo $$ > pid; read line < go; exit 4");
+    machine.wait_for_file("pid");
+    server.kill();
+    std::fs::write(go, "go\n").unwrap();
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(4), "{outcome}");
+    assert!(outcome.stderr.contains("its lock may stay until it expires"), "{outcome}");
+}

@@ -1,0 +1,154 @@
+//! At a terminal: what a person sees, and what the terminal's own signals do.
+
+mod support;
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use redsync_testkit::wait_until;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use support::{Machine, SOON};
+
+/// A terminal with a shell script in its foreground.
+struct Terminal {
+    keyboard: File,
+    screen: Arc<Mutex<String>>,
+    script: Child,
+}
+
+impl Terminal {
+    fn start(machine: &Machine, script: &str) -> Self {
+        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&keyboard).unwrap();
+        unlockpt(&keyboard).unwrap();
+        let path = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
+        let line = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let inner = machine.shell(script);
+        // A session of its own, whose controlling terminal is its stdin.
+        let mut command = std::process::Command::new("setsid");
+        command.arg("--ctty").arg(inner.get_program()).args(inner.get_args());
+        command.current_dir(inner.get_current_dir().unwrap()).env("TERM", "xterm");
+        command.envs(inner.get_envs().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))));
+        let script = command
+            .stdin(Stdio::from(line.try_clone().unwrap()))
+            .stdout(Stdio::from(line.try_clone().unwrap()))
+            .stderr(Stdio::from(line))
+            .spawn()
+            .unwrap();
+        let keyboard = File::from(keyboard);
+        let screen = Arc::new(Mutex::new(String::new()));
+        let (mut output, shown) = (keyboard.try_clone().unwrap(), Arc::clone(&screen));
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // It fails when nobody has the terminal open any more.
+            while let Ok(length @ 1..) = output.read(&mut bytes) {
+                shown.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..length]));
+            }
+        });
+        Self { keyboard, screen, script }
+    }
+
+    fn screen(&self) -> String {
+        self.screen.lock().unwrap().clone()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, text: &str) {
+        let deadline = std::time::Instant::now() + SOON;
+        while !self.screen().contains(text) {
+            assert!(std::time::Instant::now() < deadline, "no {text:?} in {:?}", self.screen());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    #[track_caller]
+    fn exit_code(&mut self) -> Option<i32> {
+        let mut status = None;
+        wait_until("the script ends", SOON, || {
+            status = self.script.try_wait().unwrap();
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.script.kill();
+        let _ = self.script.wait();
+    }
+}
+
+#[test]
+fn a_long_wait_shows_who_holds_and_is_cleared() {
+    let machine = Machine::new();
+    let holder = machine.start_sh("--owner web-2:311 backup", "echo held > held; exec sleep 60");
+    machine.wait_for_file("held");
+    let mut terminal = Terminal::start(&machine, "exec $redsync run backup -- echo it is mine");
+    terminal.wait_for("waiting for backup: held by web-2:311, ");
+    terminal.wait_for(" s left (2 s so far)");
+    drop(holder);
+    terminal.wait_for("it is mine");
+    assert_eq!(terminal.exit_code(), Some(0));
+    let screen = terminal.screen();
+    let before = screen.split("it is mine").next().unwrap();
+    assert!(
+        before.ends_with("\u{1b}[2K") || before.ends_with("\u{1b}[K") || before.ends_with('\r'),
+        "{before:?}"
+    );
+}
+
+#[test]
+fn a_long_wait_shows_which_nodes_are_out_of_reach() {
+    let machine = Machine::with_urls("redis://:hunter2@127.0.0.1:1,redis://127.0.0.1:2,redis://127.0.0.1:3");
+    let mut terminal = Terminal::start(&machine, "exec $redsync lock backup");
+    terminal.wait_for("waiting for backup: cannot reach 3 of 3 nodes: redis://127.0.0.1:1, redis://");
+    terminal.press("\u{3}");
+    assert_eq!(terminal.exit_code(), Some(130));
+    assert!(!terminal.screen().contains("hunter2"));
+}
+
+#[test]
+fn quiet_shows_nothing_even_at_a_terminal() {
+    let machine = Machine::new();
+    let _holder = machine.hold("backup");
+    let mut terminal = Terminal::start(&machine, "exec $redsync run --quiet --wait 2s backup -- true");
+    assert_eq!(terminal.exit_code(), Some(75));
+    assert!(!terminal.screen().contains("waiting"), "{:?}", terminal.screen());
+}
+
+#[test]
+fn a_command_can_ask_questions_at_the_terminal() {
+    let machine = Machine::new();
+    let mut terminal = Terminal::start(
+        &machine,
+        "exec $redsync run backup -- sh -c 'echo name?; read name; echo hello $name'",
+    );
+    terminal.wait_for("name?");
+    terminal.press("Ada\n");
+    terminal.wait_for("hello Ada");
+    assert_eq!(terminal.exit_code(), Some(0));
+}
+
+#[test]
+fn the_interrupt_key_reaches_the_command_once() {
+    let machine = Machine::new();
+    let script = "n=0; trap \"n=\\$((n+1)); echo interrupt \\$n\" INT; trap \"exit 9\" TERM; \
+                  echo ready; while :; do sleep 0.02; done";
+    let mut terminal = Terminal::start(&machine, &format!("exec $redsync run backup -- sh -c '{script}'"));
+    terminal.wait_for("ready");
+    terminal.press("\u{3}");
+    terminal.wait_for("interrupt 1");
+    let pid = rustix::process::Pid::from_child(&terminal.script);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(terminal.exit_code(), Some(9));
+    assert!(!terminal.screen().contains("interrupt 2"), "{}", terminal.screen());
+}

@@ -1,0 +1,159 @@
+//! What is refused, what is helped with, and what is never shown.
+
+mod support;
+
+use redsync_testkit::RedisServer;
+use support::{Machine, finish};
+
+#[test]
+fn what_cannot_be_right_is_64_and_says_what_would_be() {
+    let machine = Machine::new();
+    for (arguments, said) in [
+        ("run --expiry 8 backup -- true", "8 has no unit; write 8s"),
+        ("run --expiry 0s backup -- true", "zero"),
+        ("run --expiry 1ms backup -- true", "invalid expiry"),
+        ("run --wait soon backup -- true", "write 500ms, 8s"),
+        ("run --try --wait 1s backup -- true", "--wait"),
+        ("run -- true", "<NAME>"),
+        ("run backup", "<COMMAND>"),
+        ("run backup true", "unexpected argument 'true'"),
+        ("run --tyr backup -- true", "unexpected argument '--tyr'"),
+        ("run --owner= backup -- true", "invalid owner"),
+        ("rum backup -- true", "'rum'"),
+        ("lock", "<NAME>"),
+        ("completions tcsh", "tcsh"),
+        ("extend garbage", "invalid lease"),
+        ("unlock redsync:8000:backup", "cut off"),
+        ("status --node 127.0.0.1:6379 backup", "it has no scheme"),
+        ("status --node http://127.0.0.1 backup", "http:// is no kind of node"),
+        ("status --node memory: backup", "would be gone with it"),
+        ("status --node Memory:x backup", "would be gone with it"),
+        ("status --node redis://127.0.0.1:1 --node redis://127.0.0.1:1 backup", "listed twice"),
+    ] {
+        let outcome = machine.redsync(arguments.split(' '));
+        assert_eq!(outcome.code, Some(64), "{arguments}: {outcome}");
+        assert!(outcome.stderr.contains(said), "{arguments}: {outcome}");
+        assert!(outcome.stderr.starts_with("redsync: "), "{arguments}: {outcome}");
+        assert_eq!(outcome.stdout, "", "{arguments}: {outcome}");
+        let lines = outcome.stderr.lines().filter(|line| !line.contains("this machine only")).count();
+        assert_eq!(lines, 1, "{arguments}: {outcome}");
+    }
+    let nameless = machine.redsync(["run", "", "--", "true"]);
+    assert_eq!(nameless.code, Some(64), "{nameless}");
+    assert!(nameless.stderr.contains("invalid name: it is empty"), "{nameless}");
+}
+
+#[test]
+fn without_arguments_it_helps_on_stderr_and_with_help_on_stdout() {
+    let machine = Machine::new();
+    let bare = machine.redsync::<&str>([]);
+    assert_eq!((bare.code, bare.stdout.as_str()), (Some(64), ""), "{bare}");
+    let help = machine.redsync(["--help"]);
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{help}");
+    for text in [&bare.stderr, &help.stdout] {
+        for part in [
+            "run",
+            "redsync run backup -- pg_dump",
+            "Exit codes:",
+            "   75  ",
+            "Environment:",
+            "REDSYNC_NODES",
+        ] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+    }
+    let version = machine.redsync(["--version"]);
+    assert_eq!(version.code, Some(0), "{version}");
+    assert!(version.stdout.starts_with("redsync 0."), "{version}");
+}
+
+#[test]
+fn completions_and_the_manual_page_know_the_commands() {
+    let machine = Machine::new();
+    for arguments in ["completions bash", "completions zsh", "completions fish", "man"] {
+        let outcome = machine.redsync(arguments.split(' '));
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{arguments}: {outcome}");
+        for word in ["run", "unlock", "expiry"] {
+            assert!(outcome.stdout.contains(word), "{arguments}: no {word} in {outcome}");
+        }
+    }
+}
+
+#[test]
+fn no_password_is_ever_shown() {
+    const PASSWORD: &str = "hunter2";
+    let server = RedisServer::builder().password("another").start();
+    let wrong = format!("redis://:{PASSWORD}@127.0.0.1:{}", server.port());
+    let lease = "redsync:8000:backup:5f1c@web-2%3A311";
+    for url in [
+        wrong.as_str(),
+        "redis://:hunter2@127.0.0.1:1",
+        "redis://:hunter2@127.0.0.1:notaport",
+        "redis://user:hun@ter2hunter2@127.0.0.1:1",
+        "rediss://:hunter2@127.0.0.1:1",
+        "redis+unix:///no/such.sock?password=hunter2",
+        "http://:hunter2@127.0.0.1",
+        ":hunter2@127.0.0.1",
+        "memory:hunter2@x",
+    ] {
+        let by_environment = Machine::with_urls(url);
+        let by_option = Machine::new();
+        for arguments in [
+            vec!["run", "--try", "backup", "--", "true"],
+            vec!["lock", "--wait", "200ms", "backup"],
+            vec!["status", "backup"],
+            vec!["status", "--json", "backup"],
+            vec!["unlock", "--json", lease],
+            vec!["--help"],
+            vec!["run", "--help"],
+        ] {
+            let mut with_option = vec!["--node", url];
+            with_option.extend(&arguments);
+            for outcome in [by_environment.redsync(&arguments), by_option.redsync(&with_option)] {
+                let said = format!("{}{}", outcome.stdout, outcome.stderr);
+                assert!(!said.contains(PASSWORD), "{url}, {arguments:?}: {outcome}");
+                assert!(!said.is_empty() && !said.contains("panic"), "{url}, {arguments:?}: {outcome}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_password_in_the_wrong_place_is_not_shown_either() {
+    let machine = Machine::new();
+    let url = "redis://:hunter2@127.0.0.1";
+    let option = format!("--nod={url}");
+    for arguments in [
+        vec![url],
+        vec!["run", "backup", url],
+        vec!["run", &option, "backup", "--", "true"],
+        vec!["run", "--expiry", url, "backup", "--", "true"],
+        vec!["completions", url],
+        vec!["unlock", url],
+        vec!["--json", url],
+    ] {
+        let outcome = machine.redsync(&arguments);
+        assert_eq!(outcome.code, Some(64), "{outcome}");
+        assert!(!outcome.stderr.contains("hunter2"), "{arguments:?}: {outcome}");
+    }
+}
+
+#[test]
+fn local_locks_are_kept_where_xdg_says_or_nowhere() {
+    let machine = Machine::new();
+    let mut command = machine.command(["lock", "backup"]);
+    let outcome = finish(command.env("XDG_STATE_HOME", "relative"));
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+    assert!(machine.path(".local/state/redsync/locks.db").exists());
+    assert!(!machine.path("relative").exists());
+
+    let mut command = machine.command(["lock", "backup"]);
+    let outcome = finish(command.env_remove("HOME").env_remove("XDG_STATE_HOME"));
+    assert_eq!(outcome.code, Some(64), "{outcome}");
+    assert!(outcome.stderr.contains("neither HOME nor XDG_STATE_HOME"), "{outcome}");
+
+    let mut command = machine.command(["lock", "backup"]);
+    let outcome = finish(command.env("XDG_STATE_HOME", "/proc/no/such"));
+    assert_eq!(outcome.code, Some(1), "{outcome}");
+    assert!(outcome.stderr.contains("cannot create /proc/no/such/redsync"), "{outcome}");
+}

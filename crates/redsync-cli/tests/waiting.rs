@@ -1,0 +1,144 @@
+//! Waiting for a lock: how long, what for, and how it ends.
+
+mod support;
+
+use std::time::Duration;
+
+use redsync_testkit::{RedisServer, servers, wait_until};
+use rustix::process::Signal;
+use support::{Machine, SOON};
+
+#[test]
+fn try_gives_up_at_once_and_says_who_has_it() {
+    let machine = Machine::new();
+    let _holder = machine.start_sh("--owner web-2:311 backup", "echo held > held; exec sleep 60");
+    machine.wait_for_file("held");
+    let outcome = machine.run_sh("--try backup", "echo in");
+    assert_eq!(outcome.code, Some(75), "{outcome}");
+    assert_eq!(outcome.stdout, "", "{outcome}");
+    assert!(outcome.stderr.contains("redsync: lock \"backup\" is taken"), "{outcome}");
+    assert!(outcome.stderr.contains("held by web-2:311"), "{outcome}");
+    assert!(outcome.took < Duration::from_secs(3), "{outcome}");
+}
+
+#[test]
+fn wait_gives_up_at_its_end_roughly() {
+    let server = RedisServer::start();
+    for machine in [Machine::new(), Machine::with_nodes([&server])] {
+        let _holder = machine.hold("backup");
+        let outcome = machine.run_sh("--wait 1.2s backup", "echo in");
+        assert_eq!(outcome.code, Some(75), "{outcome}");
+        assert!(outcome.stderr.contains("(waited 1."), "{outcome}");
+        let range = Duration::from_millis(1200)..Duration::from_secs(4);
+        assert!(range.contains(&outcome.took), "{outcome}");
+    }
+}
+
+#[test]
+fn without_options_it_waits_until_the_lock_is_free() {
+    let machine = Machine::new();
+    let holder = machine.hold("backup");
+    let mut waiter = machine.start_sh("backup", "echo in > in; exit 5");
+    wait_until("the waiter has started", SOON, || waiter.stderr().contains("this machine only"));
+    assert!(waiter.is_running());
+    assert!(!machine.path("in").exists());
+    holder.signal(Signal::TERM);
+    let outcome = waiter.outcome();
+    assert_eq!(outcome.code, Some(5), "{outcome}");
+}
+
+#[test]
+fn nodes_out_of_reach_are_69_and_not_75() {
+    let machine = Machine::with_urls("redis://127.0.0.1:1");
+    for options in ["--try backup", "--wait 700ms backup"] {
+        let outcome = machine.run_sh(options, "echo in");
+        assert_eq!(outcome.code, Some(69), "{options}: {outcome}");
+        assert_eq!(outcome.stdout, "", "{outcome}");
+        assert!(outcome.stderr.contains("no quorum to take lock \"backup\""), "{outcome}");
+        assert!(outcome.stderr.contains("redis://127.0.0.1:1: cannot connect"), "{outcome}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
+        assert!(outcome.took < Duration::from_secs(4), "{outcome}");
+    }
+}
+
+#[test]
+fn a_minority_of_nodes_out_of_reach_is_no_hindrance() {
+    let servers = servers(3);
+    let machine = Machine::with_nodes(&servers);
+    servers[1].kill();
+    let outcome = machine.run_sh("--try --expiry 40s backup", "exit 6");
+    assert_eq!(outcome.code, Some(6), "{outcome}");
+    servers[2].kill();
+    let outcome = machine.run_sh("--try --expiry 40s backup", "exit 6");
+    assert_eq!(outcome.code, Some(69), "{outcome}");
+    assert!(outcome.stderr.contains("2 of 3 nodes failed, 2 must answer"), "{outcome}");
+}
+
+#[test]
+fn a_signal_ends_the_wait_at_once_and_nothing_stays_behind() {
+    let servers = servers(3);
+    let machine = Machine::with_nodes(&servers);
+    let mut holder = machine.hold("backup");
+    let token = servers[0].get("backup").unwrap();
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129), (Signal::QUIT, 131)] {
+        for command in ["run", "lock"] {
+            let command =
+                if command == "run" { vec!["run", "backup", "--", "true"] } else { vec!["lock", "backup"] };
+            let sets = servers[0].command_count("set");
+            let waiter = machine.start(command);
+            wait_until("the waiter has tried", SOON, || servers[0].command_count("set") > sets);
+            waiter.signal(signal);
+            let outcome = waiter.outcome();
+            assert_eq!(outcome.code, Some(code), "{outcome}");
+            assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("", ""), "{outcome}");
+        }
+    }
+    assert!(holder.is_running());
+    for server in &servers {
+        assert_eq!(server.keys(), ["backup"]);
+        assert_eq!(server.get("backup").as_ref(), Some(&token));
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_servers_that_hang_and_the_lock_is_not_left_behind() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    server.pause();
+    let waiter = machine.start_sh("--expiry 1h backup", "true");
+    // The attempt is in the paused server's queue, and will be granted.
+    wait_until("the waiter is connected", SOON, || waiter_is_connected(server.port()));
+    waiter.signal(Signal::TERM);
+    let outcome = waiter.outcome();
+    assert_eq!(outcome.code, Some(143), "{outcome}");
+    assert!(outcome.took < Duration::from_secs(5), "{outcome}");
+    server.resume();
+    wait_until("the attempt is undone", SOON, || server.keys().is_empty());
+}
+
+/// Whether somebody has a connection to this port, as the kernel says.
+fn waiter_is_connected(port: u16) -> bool {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let remote = format!(":{port:04X}");
+    table.lines().any(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns.get(2).is_some_and(|address| address.ends_with(&remote))
+            && columns.get(3) == Some(&ESTABLISHED)
+    })
+}
+
+#[test]
+fn a_server_that_is_named_twice_is_refused() {
+    let server = RedisServer::start();
+    let twice = format!(
+        "{},{},{}",
+        server.url(),
+        server.url().replace("127.0.0.1", "localhost"),
+        "redis://127.0.0.1:1"
+    );
+    let outcome = Machine::with_urls(&twice).run_sh("--try backup", "true");
+    assert_eq!(outcome.code, Some(64), "{outcome}");
+    assert!(outcome.stderr.contains("are the same server"), "{outcome}");
+    assert_eq!(server.keys(), Vec::<String>::new());
+}

@@ -1,0 +1,10 @@
+//! What the clauses claim. Each claim is a function with a name of its own, listed in `clause`.
+
+pub(crate) mod acquire;
+pub(crate) mod concurrency;
+pub(crate) mod extend;
+pub(crate) mod identity;
+pub(crate) mod inspect;
+pub(crate) mod naming;
+pub(crate) mod order;
+pub(crate) mod release;

@@ -1,0 +1,184 @@
+//! Names and tokens: any text, and never mistaken for each other.
+
+use std::time::Duration;
+
+use redsync::{IfFree, LockName, Token};
+
+use crate::trial::{LONG, LONGER, Owner, SHORT, Trial, Verdict};
+
+pub(crate) async fn names_of_any_characters_and_lengths_work(trial: &Trial) -> Verdict {
+    for text in ODD_TEXTS {
+        let name = trial.fresh_prefix() + text;
+        goes_through_everything(&trial.lock_named(&name).owner("holder")).await?;
+    }
+    for filler in ["n", "ñ", "名"] {
+        let mut name = trial.fresh_prefix();
+        fill(&mut name, filler, LockName::MAX_BYTES);
+        goes_through_everything(&trial.lock_named(&name).owner("holder")).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn tokens_of_any_characters_and_lengths_work(trial: &Trial) -> Verdict {
+    for text in ODD_TEXTS {
+        goes_through_everything(&trial.lock().owner_with(token(text))).await?;
+    }
+    for filler in ["t", "ť", "字"] {
+        let mut text = String::new();
+        fill(&mut text, filler, Token::MAX_BYTES);
+        goes_through_everything(&trial.lock().owner_with(token(&text))).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn names_that_look_alike_are_different_locks(trial: &Trial) -> Verdict {
+    for alike in LOOK_ALIKES {
+        let prefix = trial.fresh_prefix();
+        let owners: Vec<Owner> =
+            alike.iter().map(|text| trial.lock_named(&format!("{prefix}{text}")).owner("holder")).collect();
+        each_holds_alone(&owners).await?;
+    }
+    let mut long = trial.fresh_prefix();
+    fill(&mut long, "n", LockName::MAX_BYTES - 1);
+    let owners = ["", "1", "2"].map(|end| trial.lock_named(&format!("{long}{end}")).owner("holder"));
+    each_holds_alone(&owners).await
+}
+
+pub(crate) async fn tokens_that_look_alike_are_different_owners(trial: &Trial) -> Verdict {
+    let mut long = String::new();
+    fill(&mut long, "t", Token::MAX_BYTES - 1);
+    let long = ["", "1", "2"].map(|end| format!("{long}{end}"));
+    let long: Vec<&str> = long.iter().map(String::as_str).collect();
+    for alike in LOOK_ALIKES.iter().copied().chain([&*long]) {
+        let lock = trial.lock();
+        for holder in alike {
+            let holder = lock.owner_with(token(holder));
+            let lease = holder.is_granted(LONG).await?;
+            for other in alike.iter().map(|other| token(other)).filter(|other| other != holder.token()) {
+                let other = lock.owner_with(other);
+                other.is_refused(LONGER, &lease).await?;
+                other.cannot_extend(LONGER, IfFree::Retake, &lease).await?;
+                other.cannot_release(&lease).await?;
+            }
+            lease.is_running().await?;
+            holder.releases().await?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn where_a_name_ends_and_a_token_begins_is_clear(trial: &Trial) -> Verdict {
+    for separator in ["", ":", " ", "/", "\0", "\n"] {
+        let prefix = trial.fresh_prefix();
+        let long = trial.lock_named(&format!("{prefix}a{separator}b")).owner_with(token("c"));
+        let short = trial.lock_named(&format!("{prefix}a")).owner_with(token(&format!("b{separator}c")));
+        each_holds_alone(&[long, short]).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn one_token_holds_each_name_on_its_own(trial: &Trial) -> Verdict {
+    let first = trial.lock().owner("holder");
+    let second = trial.lock().owner_with(first.token().clone());
+    let third = trial.lock().owner_with(first.token().clone());
+    let lease = first.is_granted(LONG).await?;
+    third.has_nothing_to_release().await?;
+    third.has_nothing_to_extend().await?;
+    let brief = second.is_granted(SHORT).await?;
+    lease.is_running().await?;
+    brief.runs_out().await?;
+    lease.is_running().await
+}
+
+/// Every request, with this name and this token.
+async fn goes_through_everything(holder: &Owner) -> Verdict {
+    let lock = holder.lock();
+    holder.is_granted(LONG).await?.is_running().await?;
+    let lease = holder.extends(LONGER, IfFree::Leave).await?;
+    lease.is_running().await?;
+    lock.owner("other").is_refused(LONG, &lease).await?;
+    holder.releases().await?;
+    lock.is_free().await?;
+    holder.retakes(LONG).await?.is_running().await?;
+    holder.releases().await
+}
+
+/// All can hold at the same time, and one that goes leaves the others.
+async fn each_holds_alone(owners: &[Owner]) -> Verdict {
+    let mut leases = Vec::with_capacity(owners.len());
+    for (owner, seconds) in owners.iter().zip((60..).step_by(30)) {
+        owner.lock().is_free().await?;
+        leases.push(owner.is_granted(Duration::from_secs(seconds)).await?);
+    }
+    for (gone, owner) in owners.iter().enumerate() {
+        for lease in &leases[gone..] {
+            lease.is_running().await?;
+        }
+        owner.releases().await?;
+        owner.lock().is_free().await?;
+    }
+    Ok(())
+}
+
+fn token(text: &str) -> Token {
+    Token::from_text(text).expect("a clause's tokens are neither empty nor too long")
+}
+
+/// Appends `filler` until no more of it fits into `bytes`, and then dots.
+fn fill(text: &mut String, filler: &str, bytes: usize) {
+    while text.len() + filler.len() <= bytes {
+        text.push_str(filler);
+    }
+    text.push_str(&".".repeat(bytes - text.len()));
+}
+
+/// What quoting, formatting and splitting go wrong over.
+const ODD_TEXTS: &[&str] = &[
+    " ",
+    " with blanks ",
+    "'single' \"double\" `back`",
+    "'; DROP TABLE leases; --",
+    "back\\slash\\",
+    "two\r\nlines\n",
+    "tab\tand\u{7}bell\u{1b}[31m",
+    "nul\0inside\0",
+    "{tag}after",
+    "before{tag}",
+    "{}empty{}",
+    "un}balanced{",
+    "100%",
+    "%s%n%d%00",
+    "a/../b/./c",
+    "*?[a-z]",
+    "$1 ${x} $(x)",
+    "-1",
+    "0",
+    "NULL",
+    "nil",
+    "größe",
+    "名前",
+    "שלום",
+    "👩‍👩‍👧 🔒",
+    "\u{feff}bom\u{200b}\u{202e}",
+    "\u{10ffff}",
+];
+
+/// Texts that careless comparisons take for the same: prefixes, letter case, blanks, C strings, numbers, patterns,
+/// paths, hash tags, Unicode normal forms.
+const LOOK_ALIKES: &[&[&str]] = &[
+    &["a", "ab", "abc"],
+    &["c", "bc"],
+    &["lock", "Lock", "LOCK"],
+    &["straße", "strasse", "STRASSE"],
+    &["a", "a ", " a", "a\t", "a\n", "a\r\n"],
+    &["a", "a\0", "a\0b", "a\0c"],
+    &["1", "01", "1.0", "1e0", "+1", " 1"],
+    &["9007199254740992", "9007199254740993"],
+    &["%", "_", "*", "?", "a"],
+    &["a/b", "a//b", "a/./b", "/a/b", "a/b/"],
+    &["{tag}", "tag", "{tag}a", "{tag}b"],
+    &["\u{e9}", "e\u{301}", "e"],
+    &["a", "а"],
+    &["%41", "A", "a"],
+    &["\\n", "\n", "n"],
+];

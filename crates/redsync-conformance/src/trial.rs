@@ -1,0 +1,163 @@
+//! One clause's try at a node: locks and owners of its own, and what they may expect.
+
+mod lease;
+mod owner;
+
+use std::fmt::{self, Debug, Display};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redsync::{Answer, Holder, LockName, Node, OwnerLabel, Token};
+use tokio::time::timeout;
+
+pub(crate) use self::lease::{Lease, Watched};
+pub(crate) use self::owner::Owner;
+
+/// Whether a clause is kept.
+pub(crate) type Verdict = Result<(), Breach>;
+
+/// An expiry that cannot end during a clause, and two that differ from it visibly.
+pub(crate) const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONGER: Duration = Duration::from_secs(240);
+pub(crate) const LESS_LONG: Duration = Duration::from_secs(60);
+
+/// An expiry whose end a clause waits for.
+pub(crate) const SHORT: Duration = Duration::from_millis(250);
+
+/// Expiries for a step that has to come before a lease's end: a slow machine tries again with more time.
+pub(crate) const SHORT_OR_SLOWER: [Duration; 3] = [SHORT, Duration::from_secs(1), Duration::from_secs(4)];
+
+/// What was expected of a node, and what it did instead.
+#[derive(Debug)]
+pub(crate) struct Breach {
+    pub(crate) expected: String,
+    pub(crate) came: String,
+}
+
+impl Breach {
+    pub(crate) fn new(expected: impl Into<String>, came: impl Into<String>) -> Self {
+        Self { expected: expected.into(), came: came.into() }
+    }
+
+    pub(crate) fn answered(expected: impl Into<String>, answer: impl Debug) -> Self {
+        Self::new(expected, format!("{answer:?}"))
+    }
+}
+
+/// One clause's try at a node.
+#[derive(Clone)]
+pub(crate) struct Trial {
+    node: Arc<dyn Node>,
+    /// Who may hold something when the clause is over.
+    owners: Arc<Mutex<Vec<Owner>>>,
+}
+
+impl Trial {
+    pub(crate) fn new(node: Arc<dyn Node>) -> Self {
+        Self { node, owners: Arc::default() }
+    }
+
+    /// A lock with a name that nobody has used before.
+    pub(crate) fn lock(&self) -> Lock {
+        self.lock_named(&self.fresh_prefix())
+    }
+
+    /// The lock of this name; begin it with a [`fresh_prefix`](Self::fresh_prefix).
+    pub(crate) fn lock_named(&self, name: &str) -> Lock {
+        let name = LockName::new(name).expect("a clause's names are neither empty nor too long");
+        Lock { trial: self.clone(), name }
+    }
+
+    /// The beginning of names that nobody has used before.
+    pub(crate) fn fresh_prefix(&self) -> String {
+        let token = random_token("conformance");
+        let (random, _) = token.as_str().split_at(24);
+        format!("redsync-conformance:{random}:")
+    }
+
+    pub(crate) async fn identity(&self) -> Result<String, Breach> {
+        answered("identity", self.node.identity()).await
+    }
+
+    pub(crate) fn display(&self) -> String {
+        self.node.to_string()
+    }
+
+    /// Releases whatever the clause took. Does not care whether that works: the verdict is given.
+    pub(crate) async fn clean_up(&self) {
+        let owners = std::mem::take(&mut *self.owners.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(async move { join_all(owners.iter().map(Owner::release)).await });
+        let _ = timeout(CLEAN_UP_DEADLINE, task.join_next()).await;
+    }
+
+    fn remember(&self, owner: Owner) {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).push(owner);
+    }
+}
+
+/// One name on the node.
+#[derive(Clone)]
+pub(crate) struct Lock {
+    trial: Trial,
+    name: LockName,
+}
+
+impl Lock {
+    /// Somebody with a new token; `who` is what reports call them, and must be a word.
+    pub(crate) fn owner(&self, who: &'static str) -> Owner {
+        self.owner_with(random_token(who))
+    }
+
+    /// Somebody with this token.
+    pub(crate) fn owner_with(&self, token: Token) -> Owner {
+        let owner = Owner::new(self.clone(), token);
+        self.trial.remember(owner.clone());
+        owner
+    }
+
+    /// Expects that nobody holds.
+    pub(crate) async fn is_free(&self) -> Verdict {
+        match self.inspect().await? {
+            None => Ok(()),
+            held => Err(Breach::answered(format!("inspect of {self} says None"), held)),
+        }
+    }
+
+    pub(crate) async fn inspect(&self) -> Result<Option<Holder>, Breach> {
+        answered("inspect", self.trial.node.inspect(&self.name)).await
+    }
+}
+
+impl Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 80;
+        let text = self.name.as_str();
+        let shown: String = text.chars().take(SHOWN).collect();
+        write!(f, "{shown:?}{}", if shown.len() < text.len() { "…" } else { "" })
+    }
+}
+
+/// The node's answer; a fault, or none in time, is a breach.
+async fn answered<T>(request: impl Display, answer: Answer<'_, T>) -> Result<T, Breach> {
+    match timeout(ANSWER_DEADLINE, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(fault)) => {
+            let came = format!("the fault {:?}, applied: {:?}: {fault}", fault.kind(), fault.applied());
+            Err(Breach::new(format!("an answer to {request}"), came))
+        }
+        Err(_) => {
+            Err(Breach::new(format!("an answer to {request}"), format!("none within {ANSWER_DEADLINE:?}")))
+        }
+    }
+}
+
+fn random_token(who: &str) -> Token {
+    Token::random(&OwnerLabel::new(who).expect("a clause's owners are called by one word"))
+}
+
+/// The contract knows no deadlines; a node that takes longer than this is taken to hang.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+const CLEAN_UP_DEADLINE: Duration = Duration::from_secs(2);

@@ -1,0 +1,202 @@
+//! Somebody with a token, and what they may expect of the node.
+
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use redsync::{Acquired, Answer, Claim, Expiry, Extended, IfFree, Node, NodeFault, Released, Token};
+use tokio::time::timeout;
+
+use super::{Breach, Lease, Lock, Verdict, answered};
+
+/// Somebody who may hold a lock.
+#[derive(Clone)]
+pub(crate) struct Owner {
+    lock: Lock,
+    token: Token,
+}
+
+/// What the node answers. A fault, or no answer in time, is a breach.
+impl Owner {
+    pub(super) fn new(lock: Lock, token: Token) -> Self {
+        Self { lock, token }
+    }
+
+    pub(crate) async fn acquire(&self, lasting: Duration) -> Result<Acquired, Breach> {
+        let claim = self.claim(lasting);
+        answered(format!("acquire by {}", self.who()), self.node().acquire(&claim)).await
+    }
+
+    pub(crate) async fn extend(&self, lasting: Duration, if_free: IfFree) -> Result<Extended, Breach> {
+        let claim = self.claim(lasting);
+        answered(format!("extend by {}", self.who()), self.node().extend(&claim, if_free)).await
+    }
+
+    pub(crate) async fn release(&self) -> Result<Released, Breach> {
+        answered(format!("release by {}", self.who()), self.node().release(&self.lock.name, &self.token))
+            .await
+    }
+
+    /// An acquire that the node may answer with a fault.
+    pub(crate) async fn try_acquire(&self, lasting: Duration) -> Result<Result<Acquired, NodeFault>, Breach> {
+        let claim = self.claim(lasting);
+        let acquire = self.node().acquire(&claim);
+        let outcome: Answer<'_, Result<Acquired, NodeFault>> = Box::pin(acquire.map(Ok));
+        answered(format!("acquire by {}", self.who()), outcome).await
+    }
+}
+
+/// What the contract promises.
+impl Owner {
+    /// Expects that an acquire is granted.
+    pub(crate) async fn is_granted(&self, lasting: Duration) -> Result<Lease, Breach> {
+        let asked = Instant::now();
+        match self.acquire(lasting).await? {
+            Acquired::Granted => Ok(self.lease(lasting, asked)),
+            taken @ Acquired::Taken(_) => {
+                Err(Breach::answered(format!("acquire of {} by {} is Granted", self.lock, self.who()), taken))
+            }
+        }
+    }
+
+    /// Expects that an acquire is refused, with `lease` for the reason.
+    pub(crate) async fn is_refused(&self, lasting: Duration, lease: &Lease) -> Verdict {
+        let asked = Instant::now();
+        match self.acquire(lasting).await? {
+            Acquired::Taken(holder) if lease.is_told_by(&holder, asked) => Ok(()),
+            other => {
+                let expected = format!("acquire of {} by {} is Taken by {lease}", self.lock, self.who());
+                Err(Breach::answered(expected, other))
+            }
+        }
+    }
+
+    /// Expects that the lease can be extended.
+    pub(crate) async fn extends(&self, lasting: Duration, if_free: IfFree) -> Result<Lease, Breach> {
+        let asked = Instant::now();
+        match self.extend(lasting, if_free).await? {
+            Extended::Extended => Ok(self.lease(lasting, asked)),
+            other => Err(Breach::answered(self.says("extend", if_free, "Extended"), other)),
+        }
+    }
+
+    /// Expects that a free name is granted again.
+    pub(crate) async fn retakes(&self, lasting: Duration) -> Result<Lease, Breach> {
+        let asked = Instant::now();
+        match self.extend(lasting, IfFree::Retake).await? {
+            Extended::Retaken => Ok(self.lease(lasting, asked)),
+            other => Err(Breach::answered(self.says("extend", IfFree::Retake, "Retaken"), other)),
+        }
+    }
+
+    /// Expects that there is nothing to extend, and that nothing is taken.
+    pub(crate) async fn has_nothing_to_extend(&self) -> Verdict {
+        match self.extend(super::LONG, IfFree::Leave).await? {
+            Extended::NotHeld => Ok(()),
+            other => Err(Breach::answered(self.says("extend", IfFree::Leave, "NotHeld"), other)),
+        }
+    }
+
+    /// Expects that another's lease cannot be extended.
+    pub(crate) async fn cannot_extend(&self, lasting: Duration, if_free: IfFree, lease: &Lease) -> Verdict {
+        let asked = Instant::now();
+        match self.extend(lasting, if_free).await? {
+            Extended::HeldByAnother(holder) if lease.is_told_by(&holder, asked) => Ok(()),
+            other => {
+                let expected = self.says("extend", if_free, &format!("HeldByAnother, {lease}"));
+                Err(Breach::answered(expected, other))
+            }
+        }
+    }
+
+    /// Expects that the lease can be released.
+    pub(crate) async fn releases(&self) -> Verdict {
+        match self.release().await? {
+            Released::Released => Ok(()),
+            other => Err(Breach::answered(
+                format!("release of {} by {} says Released", self.lock, self.who()),
+                other,
+            )),
+        }
+    }
+
+    /// Expects that there is nothing to release.
+    pub(crate) async fn has_nothing_to_release(&self) -> Verdict {
+        match self.release().await? {
+            Released::NotHeld => Ok(()),
+            other => Err(Breach::answered(
+                format!("release of {} by {} says NotHeld", self.lock, self.who()),
+                other,
+            )),
+        }
+    }
+
+    /// Expects that another's lease cannot be released.
+    pub(crate) async fn cannot_release(&self, lease: &Lease) -> Verdict {
+        let asked = Instant::now();
+        match self.release().await? {
+            Released::HeldByAnother(holder) if lease.is_told_by(&holder, asked) => Ok(()),
+            other => {
+                let expected =
+                    format!("release of {} by {} says HeldByAnother, {lease}", self.lock, self.who());
+                Err(Breach::answered(expected, other))
+            }
+        }
+    }
+}
+
+/// Requests whose answer nobody waits for.
+impl Owner {
+    pub(crate) async fn abandons_acquire(&self, lasting: Duration, patience: Duration) {
+        abandon(self.node().acquire(&self.claim(lasting)), patience).await;
+    }
+
+    pub(crate) async fn abandons_extend(&self, lasting: Duration, patience: Duration) {
+        abandon(self.node().extend(&self.claim(lasting), IfFree::Leave), patience).await;
+    }
+
+    pub(crate) async fn abandons_release(&self, patience: Duration) {
+        abandon(self.node().release(&self.lock.name, &self.token), patience).await;
+    }
+}
+
+impl Owner {
+    pub(crate) fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    pub(crate) fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// What reports call this owner.
+    pub(crate) fn who(&self) -> &str {
+        self.token.owner().unwrap_or(self.token.as_str())
+    }
+
+    /// The lease that this owner has now, asked for at `asked`.
+    pub(crate) fn lease(&self, lasting: Duration, asked: Instant) -> Lease {
+        Lease::new(self.clone(), lasting, asked)
+    }
+
+    fn claim(&self, lasting: Duration) -> Claim {
+        let expiry = Expiry::new(lasting).expect("a clause's expiries are in range");
+        Claim::new(self.lock.name.clone(), self.token.clone(), expiry)
+    }
+
+    fn node(&self) -> &dyn Node {
+        &*self.lock.trial.node
+    }
+
+    fn says(&self, request: &str, if_free: IfFree, answer: &str) -> String {
+        format!("{request} (IfFree::{if_free:?}) of {} by {} says {answer}", self.lock, self.who())
+    }
+}
+
+/// Asks, and drops the answer: after the first poll if there is no patience at all.
+async fn abandon<T>(answer: Answer<'_, T>, patience: Duration) {
+    if patience.is_zero() {
+        let _ = answer.now_or_never();
+    } else {
+        let _ = timeout(patience, answer).await;
+    }
+}

@@ -1,0 +1,401 @@
+//! A node that is right but for one defect.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::future::pending;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use redsync::{
+    Acquired, Answer, Claim, Expiry, Extended, Holder, IfFree, LockName, MemoryNode, Node, NodeFault,
+    Released, TimeLeft, Token,
+};
+use tokio::task::yield_now;
+use tokio::time::sleep;
+
+/// What is wrong with a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Defect {
+    GrantsEveryone,
+    SaysGrantedToEveryone,
+    LooksAndTakesInTwoSteps,
+    LooksAndRetakesInTwoSteps,
+    NamesAWrongHolder,
+    RefusalRestartsTheHoldersExpiry,
+    RefusesTheHolder,
+    KeepsTheOldExpiryOnReacquire,
+    NeverEndsALease,
+    EndsLeasesEarly,
+    RoundsExpiriesUpToSeconds,
+    KeepsExpiriesIn32Bits,
+    RefusesTheLongestExpiryButGrantsIt,
+    TakesTheShortestExpiryForNone,
+    ExtendIsNotOwnerChecked,
+    ExtendOnlyLengthens,
+    ExtendDoesNothing,
+    ExtendGrantsFreeNames,
+    ExtendRevivesItsLastHolder,
+    RetakeTakesAnothersLease,
+    RetakeOnlySaysSo,
+    RetakenLeasesNeverEnd,
+    RetakeDoesNotKnowItsOwner,
+    ReleaseIsNotOwnerChecked,
+    ReleaseOnlySaysSo,
+    ReleaseAlwaysSaysReleased,
+    ReleaseDoesNotSeeAnother,
+    InspectProlongs,
+    InspectDoesNotTellTime,
+    InspectShowsTheLastHolder,
+    IdentityIsNewEachTime,
+    IdentityIsEmpty,
+    HasNoLabel,
+    TrimsNames,
+    RefusesOddNames,
+    CutsNames,
+    RefusesLongTokens,
+    ReadsTokensToTheFirstNul,
+    TakesAPrefixForTheToken,
+    FindsLeasesByNameAndTokenInOne,
+    KnowsOneNamePerToken,
+    BreaksWhenAnAnswerIsDropped,
+    AppliesDroppedAcquiresLate,
+    AppliesDroppedReleasesLate,
+    AppliesDroppedExtendsLate,
+    Faults,
+    Hangs,
+    Panics,
+}
+
+/// A [`MemoryNode`] with a defect.
+#[derive(Clone)]
+pub(crate) struct WrongNode {
+    defect: Defect,
+    inner: MemoryNode,
+    notes: Arc<Notes>,
+}
+
+/// What defects remember.
+#[derive(Default)]
+struct Notes {
+    identities: AtomicU64,
+    last_holders: Mutex<HashMap<LockName, Token>>,
+    broken: Mutex<HashSet<LockName>>,
+    by_name_and_token: Mutex<HashMap<String, (LockName, Token)>>,
+    by_token: Mutex<HashMap<Token, LockName>>,
+}
+
+impl WrongNode {
+    pub(crate) fn new(defect: Defect) -> Self {
+        Self { defect, inner: MemoryNode::new(), notes: Arc::default() }
+    }
+
+    async fn acquire(&self, claim: Claim) -> Result<Acquired, NodeFault> {
+        let claim = self.misread_claim(claim).await?;
+        let holder = self.inner.inspect(&claim.name).await?;
+        let is_own = holder.as_ref().is_some_and(|holder| holder.token() == claim.token.as_str());
+        match (self.defect, holder) {
+            (Defect::GrantsEveryone, _) => return self.put(&claim).await,
+            (Defect::SaysGrantedToEveryone, Some(_)) if !is_own => return Ok(Acquired::Granted),
+            (Defect::LooksAndTakesInTwoSteps, None) => {
+                sleep(Duration::from_millis(1)).await;
+                return self.put(&claim).await;
+            }
+            (Defect::NamesAWrongHolder, Some(holder)) if !is_own => {
+                return Ok(Acquired::Taken(Holder::new("somebody", holder.time_left())));
+            }
+            (Defect::RefusalRestartsTheHoldersExpiry, Some(holder)) if !is_own => {
+                let prolonged = Claim::new(claim.name, token_of(&holder), claim.expiry);
+                self.inner.extend(&prolonged, IfFree::Leave).await?;
+                return Ok(Acquired::Taken(holder));
+            }
+            (Defect::RefusesTheHolder, Some(holder)) if is_own => return Ok(Acquired::Taken(holder)),
+            (Defect::KeepsTheOldExpiryOnReacquire, Some(_)) if is_own => return Ok(Acquired::Granted),
+            (Defect::RefusesTheLongestExpiryButGrantsIt, None) if claim.expiry == Expiry::MAX => {
+                self.inner.acquire(&claim).await?;
+                return Err(NodeFault::refused("ERR", "too long"));
+            }
+            _ => {}
+        }
+        let acquired = self.inner.acquire(&claim).await?;
+        if acquired == Acquired::Granted {
+            self.note_grant(&claim).await?;
+        }
+        Ok(acquired)
+    }
+
+    async fn extend(&self, claim: Claim, if_free: IfFree) -> Result<Extended, NodeFault> {
+        let claim = self.misread_claim(claim).await?;
+        let holder = self.inner.inspect(&claim.name).await?;
+        let is_own = holder.as_ref().is_some_and(|holder| holder.token() == claim.token.as_str());
+        match (self.defect, holder, if_free) {
+            (Defect::LooksAndRetakesInTwoSteps, None, IfFree::Retake) => {
+                sleep(Duration::from_millis(1)).await;
+                return self.put(&claim).await.map(|_| Extended::Retaken);
+            }
+            (Defect::ExtendIsNotOwnerChecked, Some(holder), IfFree::Leave) => {
+                let prolonged = Claim::new(claim.name, token_of(&holder), claim.expiry);
+                return self.inner.extend(&prolonged, IfFree::Leave).await;
+            }
+            (Defect::ExtendOnlyLengthens, Some(holder), _)
+                if is_own && time_left(&holder) > claim.expiry.as_duration() =>
+            {
+                return Ok(Extended::Extended);
+            }
+            (Defect::ExtendDoesNothing, Some(_), _) if is_own => return Ok(Extended::Extended),
+            (Defect::ExtendGrantsFreeNames, None, IfFree::Leave) => {
+                return self.put(&claim).await.map(|_| Extended::Extended);
+            }
+            (Defect::ExtendRevivesItsLastHolder, None, IfFree::Leave)
+                if self.notes.last_holders.lock().unwrap().get(&claim.name) == Some(&claim.token) =>
+            {
+                return self.put(&claim).await.map(|_| Extended::Extended);
+            }
+            (Defect::RetakeTakesAnothersLease, Some(_), IfFree::Retake) if !is_own => {
+                return self.put(&claim).await.map(|_| Extended::Retaken);
+            }
+            (Defect::RetakeOnlySaysSo, None, IfFree::Retake) => return Ok(Extended::Retaken),
+            (Defect::RetakenLeasesNeverEnd, None, IfFree::Retake) => {
+                let claim = Claim::new(claim.name, claim.token, Expiry::MAX);
+                return self.inner.extend(&claim, if_free).await;
+            }
+            (Defect::RetakeDoesNotKnowItsOwner, Some(holder), IfFree::Retake) if is_own => {
+                return Ok(Extended::HeldByAnother(holder));
+            }
+            _ => {}
+        }
+        let extended = self.inner.extend(&claim, if_free).await?;
+        if extended == Extended::Retaken {
+            self.note_grant(&claim).await?;
+        }
+        Ok(extended)
+    }
+
+    async fn release(&self, name: LockName, token: Token) -> Result<Released, NodeFault> {
+        let (name, token) = self.misread(name, token).await?;
+        match (self.defect, self.inner.inspect(&name).await?) {
+            (Defect::ReleaseIsNotOwnerChecked, Some(holder)) => {
+                return self.inner.release(&name, &token_of(&holder)).await;
+            }
+            (Defect::ReleaseOnlySaysSo, Some(holder)) if holder.token() == token.as_str() => {
+                return Ok(Released::Released);
+            }
+            (Defect::ReleaseAlwaysSaysReleased, None) => return Ok(Released::Released),
+            _ => {}
+        }
+        match self.inner.release(&name, &token).await? {
+            Released::HeldByAnother(_) if self.defect == Defect::ReleaseDoesNotSeeAnother => {
+                Ok(Released::NotHeld)
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn inspect(&self, name: LockName) -> Result<Option<Holder>, NodeFault> {
+        let (name, _) = self.misread(name, Token::from_text("nobody").unwrap()).await?;
+        let holder = self.inner.inspect(&name).await?;
+        match (self.defect, holder) {
+            (Defect::InspectProlongs, Some(holder)) => {
+                let longer = time_left(&holder) + Duration::from_millis(200);
+                let prolonged =
+                    Claim::new(name, token_of(&holder), Expiry::new(longer).unwrap_or(Expiry::MAX));
+                self.inner.extend(&prolonged, IfFree::Leave).await?;
+                Ok(Some(holder))
+            }
+            (Defect::InspectDoesNotTellTime, Some(holder)) => {
+                Ok(Some(Holder::new(holder.token(), TimeLeft::Unknown)))
+            }
+            (Defect::InspectShowsTheLastHolder, None) => {
+                let last = self.notes.last_holders.lock().unwrap().get(&name).cloned();
+                Ok(last.map(|token| Holder::new(token.as_str(), TimeLeft::For(Duration::ZERO))))
+            }
+            (_, holder) => Ok(holder),
+        }
+    }
+
+    /// Grants, whoever has it.
+    async fn put(&self, claim: &Claim) -> Result<Acquired, NodeFault> {
+        if let Some(holder) = self.inner.inspect(&claim.name).await? {
+            self.inner.release(&claim.name, &token_of(&holder)).await?;
+        }
+        self.inner.acquire(claim).await
+    }
+
+    async fn note_grant(&self, claim: &Claim) -> Result<(), NodeFault> {
+        let Claim { name, token, .. } = claim.clone();
+        self.notes.last_holders.lock().unwrap().insert(name.clone(), token.clone());
+        let joined = format!("{name}{token}");
+        self.notes.by_name_and_token.lock().unwrap().insert(joined, (name.clone(), token.clone()));
+        let former = self.notes.by_token.lock().unwrap().insert(token.clone(), name.clone());
+        if let Some(former) =
+            former.filter(|former| self.defect == Defect::KnowsOneNamePerToken && *former != name)
+        {
+            self.inner.release(&former, &token).await?;
+        }
+        Ok(())
+    }
+
+    /// The claim as the node understands it.
+    async fn misread_claim(&self, claim: Claim) -> Result<Claim, NodeFault> {
+        let millis = claim.expiry.as_millis();
+        let millis = match self.defect {
+            Defect::NeverEndsALease => Expiry::MAX.as_millis(),
+            Defect::EndsLeasesEarly if millis < 10_000 => millis.div_ceil(10),
+            Defect::RoundsExpiriesUpToSeconds => millis.next_multiple_of(1_000).min(Expiry::MAX.as_millis()),
+            Defect::KeepsExpiriesIn32Bits => (millis & u64::from(u32::MAX)).max(1),
+            Defect::TakesTheShortestExpiryForNone if millis == 1 => Expiry::MAX.as_millis(),
+            _ => millis,
+        };
+        let (name, token) = self.misread(claim.name, claim.token).await?;
+        Ok(Claim::new(name, token, Expiry::new(Duration::from_millis(millis)).unwrap()))
+    }
+
+    /// The name and the token as the node understands them.
+    async fn misread(&self, name: LockName, token: Token) -> Result<(LockName, Token), NodeFault> {
+        let named = |text: &str| LockName::new(text).unwrap();
+        match self.defect {
+            Defect::TrimsNames => Ok((named(name.as_str().trim_end()), token)),
+            Defect::RefusesOddNames if !name.as_str().is_ascii() => {
+                Err(NodeFault::refused("ERR", "odd name"))
+            }
+            Defect::CutsNames if name.as_str().len() > 1_000 => {
+                let end = name.as_str().floor_char_boundary(1_000);
+                Ok((named(&name.as_str()[..end]), token))
+            }
+            Defect::RefusesLongTokens if token.as_str().len() > 255 => {
+                Err(NodeFault::refused("ERR", "long token"))
+            }
+            Defect::ReadsTokensToTheFirstNul => {
+                let text = token.as_str().split('\0').next().unwrap_or_default();
+                Ok((name, Token::from_text(text).unwrap()))
+            }
+            Defect::TakesAPrefixForTheToken => match self.inner.inspect(&name).await? {
+                Some(holder) if holder.token().starts_with(token.as_str()) => Ok((name, token_of(&holder))),
+                _ => Ok((name, token)),
+            },
+            Defect::FindsLeasesByNameAndTokenInOne => {
+                let found =
+                    self.notes.by_name_and_token.lock().unwrap().get(&format!("{name}{token}")).cloned();
+                Ok(found.unwrap_or((name, token)))
+            }
+            Defect::BreaksWhenAnAnswerIsDropped if self.notes.broken.lock().unwrap().contains(&name) => {
+                Err(NodeFault::nonsense("an answer was dropped"))
+            }
+            Defect::Faults => Err(NodeFault::unreachable("nobody listens")),
+            Defect::Hangs => pending().await,
+            Defect::Panics => panic!("this node cannot stand it"),
+            _ => Ok((name, token)),
+        }
+    }
+
+    /// The answer of a node with, perhaps, a defect in how it deals with answers that are dropped.
+    fn answer<'a, T: Send + 'static>(
+        &self,
+        applied_late: Defect,
+        name: &LockName,
+        step: impl Future<Output = Result<T, NodeFault>> + Send + 'static,
+    ) -> Answer<'a, T> {
+        if self.defect == applied_late {
+            return Box::pin(async move {
+                let goes_on = tokio::spawn(async move {
+                    sleep(Duration::from_millis(5)).await;
+                    step.await
+                });
+                goes_on.await.expect("no step panics")
+            });
+        }
+        if self.defect == Defect::BreaksWhenAnAnswerIsDropped {
+            let mut unanswered = Unanswered { notes: Arc::clone(&self.notes), name: Some(name.clone()) };
+            return Box::pin(async move {
+                yield_now().await;
+                let answer = step.await;
+                unanswered.is_answered();
+                answer
+            });
+        }
+        Box::pin(step)
+    }
+}
+
+impl Node for WrongNode {
+    fn identity(&self) -> Answer<'_, String> {
+        let count = self.notes.identities.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            match self.defect {
+                Defect::IdentityIsNewEachTime => Ok(format!("wrong {count}")),
+                Defect::IdentityIsEmpty => Ok(String::new()),
+                _ => {
+                    self.misread(LockName::new("any").unwrap(), Token::from_text("any").unwrap()).await?;
+                    self.inner.identity().await
+                }
+            }
+        })
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
+        let (node, claim) = (self.clone(), claim.clone());
+        self.answer(Defect::AppliesDroppedAcquiresLate, &claim.name.clone(), async move {
+            node.acquire(claim).await
+        })
+    }
+
+    fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
+        let (node, claim) = (self.clone(), claim.clone());
+        self.answer(Defect::AppliesDroppedExtendsLate, &claim.name.clone(), async move {
+            node.extend(claim, if_free).await
+        })
+    }
+
+    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
+        let (node, owned, token) = (self.clone(), name.clone(), token.clone());
+        self.answer(Defect::AppliesDroppedReleasesLate, name, async move { node.release(owned, token).await })
+    }
+
+    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
+        Box::pin(self.inspect(name.clone()))
+    }
+}
+
+impl fmt::Display for WrongNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.defect {
+            Defect::HasNoLabel => Ok(()),
+            defect => write!(f, "wrong:{defect:?}"),
+        }
+    }
+}
+
+impl fmt::Debug for WrongNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WrongNode({:?})", self.defect)
+    }
+}
+
+/// Breaks the node for a name whose answer was dropped before it was there.
+struct Unanswered {
+    notes: Arc<Notes>,
+    name: Option<LockName>,
+}
+
+impl Unanswered {
+    fn is_answered(&mut self) {
+        self.name = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.notes.broken.lock().unwrap().extend(self.name.take());
+    }
+}
+
+fn token_of(holder: &Holder) -> Token {
+    Token::from_text(holder.token()).unwrap()
+}
+
+fn time_left(holder: &Holder) -> Duration {
+    match holder.time_left() {
+        TimeLeft::For(left) => left,
+        TimeLeft::Forever | TimeLeft::Unknown => unreachable!("a memory node knows"),
+    }
+}
