@@ -12,7 +12,7 @@ use redsync::Redsync;
 use redsync_testkit::{RedisServer, servers};
 use serde_json::json;
 
-use crate::rounds::{Contestant, record};
+use crate::rounds::{Contestant, cpu_time, record};
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -54,8 +54,8 @@ pub(crate) fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
     if !options.json {
         println!("lock+unlock pairs, uncontended; floor: the same commands through the bare redis crate");
         println!(
-            "{:>5} {:>5} | {:>10} {:>9} {:>9} | {:>10} {:>9} {:>9} | {:>6}",
-            "nodes", "tasks", "redsync/s", "p50", "p99", "floor/s", "p50", "p99", "ratio"
+            "{:>5} {:>5} | {:>10} {:>9} {:>9} {:>8} | {:>10} {:>9} {:>9} {:>8} | {:>6}",
+            "nodes", "tasks", "redsync/s", "p50", "p99", "cpu", "floor/s", "p50", "p99", "cpu", "ratio"
         );
     }
     for &nodes in &options.nodes {
@@ -70,6 +70,7 @@ pub(crate) fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
 
 fn print_row(options: &Options, nodes: usize, tasks: usize, ours: &Contestant, floor: &Contestant) {
     let micros = |contestant: &Contestant, quantile| contestant.latency(quantile).as_nanos() as f64 / 1e3;
+    let cpu = |contestant: &Contestant| contestant.cpu_per_pair().as_nanos() as f64 / 1e3;
     let ratio = ours.ratio_to(floor);
     if options.json {
         let figures = |contestant: &Contestant| {
@@ -77,6 +78,7 @@ fn print_row(options: &Options, nodes: usize, tasks: usize, ours: &Contestant, f
                 "pairs_per_second": contestant.per_second(),
                 "p50_us": micros(contestant, 0.5),
                 "p99_us": micros(contestant, 0.99),
+                "client_cpu_us": cpu(contestant),
             })
         };
         let row = json!({
@@ -85,13 +87,15 @@ fn print_row(options: &Options, nodes: usize, tasks: usize, ours: &Contestant, f
         println!("{row}");
     } else {
         println!(
-            "{nodes:>5} {tasks:>5} | {:>10.0} {:>7.0}us {:>7.0}us | {:>10.0} {:>7.0}us {:>7.0}us | {ratio:>6.3}",
+            "{nodes:>5} {tasks:>5} | {:>10.0} {:>7.0}us {:>7.0}us {:>6.1}us | {:>10.0} {:>7.0}us {:>7.0}us {:>6.1}us | {ratio:>6.3}",
             ours.per_second(),
             micros(ours, 0.5),
             micros(ours, 0.99),
+            cpu(ours),
             floor.per_second(),
             micros(floor, 0.5),
             micros(floor, 0.99),
+            cpu(floor),
         );
     }
 }
@@ -108,7 +112,7 @@ async fn contest(
     let length = Duration::from_millis(options.millis);
     // The first round of each warms up and is not counted.
     for round in 0..=options.rounds {
-        let (pairs, took) = in_tasks(tasks, length, |task, end| {
+        let (pairs, took, cpu) = in_tasks(tasks, length, |task, end| {
             let mutex = redsync.mutex(format!("pairs:{task}"));
             record(end, move || {
                 let mutex = mutex.clone();
@@ -120,9 +124,9 @@ async fn contest(
         })
         .await?;
         if round > 0 {
-            ours.add(&pairs, took);
+            ours.add(&pairs, took, cpu);
         }
-        let (pairs, took) = in_tasks(tasks, length, |task, end| {
+        let (pairs, took, cpu) = in_tasks(tasks, length, |task, end| {
             let bare = bare.clone();
             let name: Arc<str> = format!("floor:{task}").into();
             record(end, move || {
@@ -132,25 +136,25 @@ async fn contest(
         })
         .await?;
         if round > 0 {
-            floor.add(&pairs, took);
+            floor.add(&pairs, took, cpu);
         }
     }
     Ok((ours, floor))
 }
 
-/// Runs `work` in so many tasks at once; what each recorded, and how long the whole took.
+/// Runs `work` in so many tasks at once; what each recorded, how long the whole took, and what it cost.
 async fn in_tasks<F>(
     tasks: usize,
     length: Duration,
     work: impl Fn(usize, Instant) -> F,
-) -> Result<(Vec<Histogram<u64>>, Duration), Box<dyn Error>>
+) -> Result<(Vec<Histogram<u64>>, Duration, Duration), Box<dyn Error>>
 where
     F: Future<Output = Histogram<u64>> + Send + 'static,
 {
-    let begun = Instant::now();
+    let (begun, spent) = (Instant::now(), cpu_time());
     let running: Vec<_> = (0..tasks).map(|task| tokio::spawn(work(task, begun + length))).collect();
     let recorded = join_all(running).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok((recorded, begun.elapsed()))
+    Ok((recorded, begun.elapsed(), cpu_time() - spent))
 }
 
 /// The floor: what redsync sends, through one multiplexed connection for each server and nothing else around it.

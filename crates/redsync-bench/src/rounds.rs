@@ -7,18 +7,20 @@ use hdrhistogram::Histogram;
 /// One contestant's rounds.
 pub(crate) struct Contestant {
     per_second: Vec<f64>,
+    cpu_per_pair: Vec<f64>,
     latency: Histogram<u64>,
 }
 
 impl Contestant {
     pub(crate) fn new() -> Self {
-        Self { per_second: Vec::new(), latency: histogram() }
+        Self { per_second: Vec::new(), cpu_per_pair: Vec::new(), latency: histogram() }
     }
 
-    /// Adds a round: what each task recorded, in nanoseconds, within `took`.
-    pub(crate) fn add(&mut self, tasks: &[Histogram<u64>], took: Duration) {
+    /// Adds a round: what each task recorded, in nanoseconds, within `took`, and what this process spent on it.
+    pub(crate) fn add(&mut self, tasks: &[Histogram<u64>], took: Duration, cpu: Duration) {
         let pairs: u64 = tasks.iter().map(Histogram::len).sum();
         self.per_second.push(pairs as f64 / took.as_secs_f64());
+        self.cpu_per_pair.push(cpu.as_secs_f64() / pairs as f64);
         for task in tasks {
             self.latency.add(task).unwrap_or_else(|error| unreachable!("histograms of one shape: {error}"));
         }
@@ -27,6 +29,11 @@ impl Contestant {
     /// Pairs a second, the median round.
     pub(crate) fn per_second(&self) -> f64 {
         median(self.per_second.clone())
+    }
+
+    /// Processor time that this process spends on a pair, the servers' not counted: the median round.
+    pub(crate) fn cpu_per_pair(&self) -> Duration {
+        Duration::from_secs_f64(median(self.cpu_per_pair.clone()))
     }
 
     /// A quantile of all pairs' times.
@@ -39,6 +46,12 @@ impl Contestant {
     pub(crate) fn ratio_to(&self, other: &Self) -> f64 {
         median(self.per_second.iter().zip(&other.per_second).map(|(ours, theirs)| ours / theirs).collect())
     }
+}
+
+/// Processor time that this process has used so far.
+pub(crate) fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs().try_into().unwrap_or(0))
 }
 
 /// Records how long `step` takes, again and again, until `end`.
@@ -57,7 +70,8 @@ pub(crate) async fn record<F: Future>(end: Instant, mut step: impl FnMut() -> F)
 
 fn histogram() -> Histogram<u64> {
     // 100 ns to 100 s at three digits.
-    Histogram::new_with_bounds(100, 100_000_000_000, 3).unwrap_or_else(|error| unreachable!("fixed bounds: {error}"))
+    Histogram::new_with_bounds(100, 100_000_000_000, 3)
+        .unwrap_or_else(|error| unreachable!("fixed bounds: {error}"))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -1,5 +1,6 @@
 //! One acquisition from its first byte to the verdict, with its undo.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::ballot::{Ballot, Count, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::guard::Guard;
 use crate::holding::{Core, Holding};
-use crate::node::{Acquired, Applied};
+use crate::node::{Acquired, Applied, Node, NodeFault};
 use crate::options::Terms;
 use crate::protocol::Instant;
 
@@ -29,32 +30,62 @@ pub(crate) async fn attempt(
     if shuffle {
         voters.shuffle(&mut rand::rng());
     }
-    let mut count = Count::new(&core.nodes, core.quorum, &voters);
+    let mut count = Count::new(Operation::Lock, &core.nodes, core.quorum, &voters);
 
     // The undo is armed before the first byte is sent: from here on, dropping this future releases.
     let holding = Holding::new(Arc::clone(core), terms);
     let guard = Guard::new(Arc::clone(&holding));
     let sent = holding.ask();
-    let asking = Arc::clone(&holding);
-    let mut ballot = Ballot::open(&core.nodes, voters, &core.clock, timeout, move |node| {
-        let holding = Arc::clone(&asking);
-        async move { node.acquire(&holding.terms.claim).await }
-    });
-    while !count.is_decided(ballot.outstanding(), wait_for_all) {
-        let Some((index, returned)) = ballot.next().await else {
-            break;
-        };
-        count.add(heard(&holding, index, sent, returned));
+    let question = |node: Arc<dyn Node>| -> Asked {
+        let holding = Arc::clone(&holding);
+        Box::pin(async move { node.acquire(&holding.terms.claim).await })
+    };
+    let ballot = Ballot::open(&core.nodes, voters, &core.clock, timeout, question);
+    let mut asking = Asking { holding: Arc::clone(&holding), sent, ballot: Some(ballot) };
+    while !count.is_decided(asking.outstanding(), wait_for_all) {
+        let Some(answer) = asking.next().await else { break };
+        count.add(answer);
     }
+    drop(asking);
 
-    if let Some(error) = count.into_error(name.clone(), Operation::Lock) {
-        // What is still under way counts as asked for, and is undone too.
-        drop(ballot);
+    if let Some(error) = count.into_error(name.clone()) {
         guard.give_back().await;
         return Err(error);
     }
-    if ballot.outstanding() > 0 {
-        let holding = Arc::clone(&holding);
+    if !holding.is_valid() {
+        guard.give_back().await;
+        return Err(Error::ValidityExhausted { name, took: core.clock.now().saturating_since(sent) });
+    }
+    Ok(guard)
+}
+
+type Asked = Pin<Box<dyn Future<Output = Result<Acquired, NodeFault>> + Send>>;
+
+/// The nodes being asked. Those that have not answered when this is dropped are heard in the background: what they
+/// grant counts for the guard, or is given back if there is none.
+struct Asking {
+    holding: Arc<Holding>,
+    sent: Instant,
+    /// Taken when it is handed to the background.
+    ballot: Option<Ballot<Acquired, Asked>>,
+}
+
+impl Asking {
+    fn outstanding(&self) -> usize {
+        self.ballot.as_ref().map_or(0, Ballot::outstanding)
+    }
+
+    async fn next(&mut self) -> Option<Result<(), NodeError>> {
+        let (index, returned) = self.ballot.as_mut()?.next().await?;
+        Some(heard(&self.holding, index, self.sent, returned))
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let Some(mut ballot) = self.ballot.take().filter(|ballot| ballot.outstanding() > 0) else { return };
+        let (holding, sent) = (Arc::clone(&self.holding), self.sent);
+        let core = Arc::clone(&holding.core);
         core.reaper.run(async move {
             while let Some((index, returned)) = ballot.next().await {
                 if heard(&holding, index, sent, returned).is_ok() && holding.is_released() {
@@ -63,11 +94,6 @@ pub(crate) async fn attempt(
             }
         });
     }
-    if !holding.is_valid() {
-        guard.give_back().await;
-        return Err(Error::ValidityExhausted { name, took: core.clock.now().saturating_since(sent) });
-    }
-    Ok(guard)
 }
 
 /// Records one node's answer.

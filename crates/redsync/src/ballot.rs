@@ -92,14 +92,15 @@ where
 
 /// Counts the answers to one question, and keeps what was said by those who did not agree.
 pub(crate) struct Count {
+    operation: Operation,
     tally: Tally,
     errors: Vec<NodeError>,
 }
 
 impl Count {
     /// A count in which those who are not asked have declined.
-    pub(crate) fn new(nodes: &Nodes, quorum: Quorum, voters: &[usize]) -> Self {
-        let mut count = Self { tally: Tally::new(quorum), errors: Vec::new() };
+    pub(crate) fn new(operation: Operation, nodes: &Nodes, quorum: Quorum, voters: &[usize]) -> Self {
+        let mut count = Self { operation, tally: Tally::new(quorum), errors: Vec::new() };
         if voters.len() < nodes.len() {
             let absent = (0..nodes.len()).filter(|index| !voters.contains(index));
             absent.for_each(|index| count.add(Err(NodeError::NotHeld { node: nodes[index].to_string() })));
@@ -131,36 +132,114 @@ impl Count {
             Verdict::Reached => true,
             Verdict::Open => false,
             Verdict::OutOfReach => {
-                self.silent() > self.tolerated() || self.silent() + outstanding <= self.tolerated()
+                self.telling() > self.tolerated() || self.telling() + outstanding <= self.tolerated()
             }
         }
     }
 
-    /// The error of a missed quorum, if it was missed: unreachable when so many nodes failed that no majority could
-    /// answer; else taken, if anybody has it; else expired.
-    pub(crate) fn into_error(self, name: LockName, operation: Operation) -> Option<Error> {
+    /// The error of a missed quorum, if it was missed.
+    ///
+    /// Taking a lock ends in "no quorum" when so many nodes failed that no majority could answer, and else in "taken":
+    /// somebody will let go of it. Extending and releasing end in "taken" or "expired" when so many nodes deny the lease
+    /// that it has no majority whatever the silent ones would say, and else in "no quorum": it is not known.
+    pub(crate) fn into_error(self, name: LockName) -> Option<Error> {
         if self.verdict() == Verdict::Reached {
             return None;
         }
         let is_taken = self.errors.iter().any(|error| matches!(error, NodeError::Taken { .. }));
-        let is_silent = self.silent() > self.tolerated();
-        let (total, nodes) = (self.tally.quorum().nodes(), self.errors);
-        Some(match operation {
-            _ if is_silent => Error::NoQuorum { name: Some(name), operation, total, nodes },
-            Operation::Lock => Error::Taken { name, operation, nodes },
-            _ if is_taken => Error::Taken { name, operation, nodes },
-            _ => Error::AlreadyExpired { name, operation, nodes },
+        let is_told = self.telling() > self.tolerated();
+        let (operation, total, nodes) = (self.operation, self.tally.quorum().nodes(), self.errors);
+        Some(match (operation, is_told) {
+            (Operation::Lock, false) => Error::Taken { name, operation, nodes },
+            (Operation::Lock, true) | (_, false) => {
+                Error::NoQuorum { name: Some(name), operation, total, nodes }
+            }
+            (_, true) if is_taken => Error::Taken { name, operation, nodes },
+            (_, true) => Error::AlreadyExpired { name, operation, nodes },
         })
     }
 
-    /// How many nodes failed or did not answer in time.
-    fn silent(&self) -> usize {
-        self.errors.iter().filter(|error| !error.is_answer()).count()
+    /// How many said what decides which failure it is: failures, for taking a lock; denials, for one that is held.
+    fn telling(&self) -> usize {
+        let is_lock = self.operation == Operation::Lock;
+        self.errors.iter().filter(|error| error.is_answer() != is_lock).count()
     }
 
-    /// How many may, with a majority still left to answer.
+    /// How many may, with a majority still left.
     const fn tolerated(&self) -> usize {
         let quorum = self.tally.quorum();
         quorum.nodes() - quorum.majority()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{Holder, MemoryNode, TimeLeft};
+
+    enum Said {
+        Yes,
+        Taken,
+        Gone,
+        Nothing,
+    }
+
+    fn failure(operation: Operation, said: &[Said]) -> Option<crate::error::ErrorKind> {
+        let nodes: Nodes = said.iter().map(|_| Arc::new(MemoryNode::new()) as Arc<dyn Node>).collect();
+        let everyone: Vec<usize> = (0..said.len()).collect();
+        let mut count = Count::new(operation, &nodes, Quorum::of(said.len()).unwrap(), &everyone);
+        for said in said {
+            let node = String::from("node");
+            count.add(match said {
+                Said::Yes => Ok(()),
+                Said::Taken => {
+                    Err(NodeError::Taken { node, holder: Holder::new("other", TimeLeft::Unknown) })
+                }
+                Said::Gone => Err(NodeError::NotHeld { node }),
+                Said::Nothing => Err(NodeError::Timeout { node, after: Duration::from_secs(1) }),
+            });
+        }
+        count.into_error(LockName::new("name").unwrap()).map(|error| error.kind())
+    }
+
+    #[test]
+    fn a_lock_that_a_majority_could_answer_for_is_taken_not_unreachable() {
+        use crate::error::ErrorKind::{NoQuorum, Taken};
+        assert_eq!(failure(Operation::Lock, &[Said::Yes, Said::Taken, Said::Nothing]), Some(Taken));
+        assert_eq!(failure(Operation::Lock, &[Said::Taken, Said::Nothing, Said::Nothing]), Some(NoQuorum));
+        assert_eq!(failure(Operation::Lock, &[Said::Yes, Said::Taken]), Some(Taken));
+        assert_eq!(failure(Operation::Lock, &[Said::Yes, Said::Nothing]), Some(NoQuorum));
+        assert_eq!(failure(Operation::Lock, &[Said::Yes, Said::Yes, Said::Taken]), None);
+    }
+
+    #[test]
+    fn a_held_lock_is_called_expired_only_when_that_is_certain() {
+        use crate::error::ErrorKind::{AlreadyExpired, NoQuorum, Taken};
+        assert_eq!(failure(Operation::Unlock, &[Said::Yes, Said::Gone, Said::Nothing]), Some(NoQuorum));
+        assert_eq!(
+            failure(Operation::Unlock, &[Said::Nothing, Said::Gone, Said::Gone]),
+            Some(AlreadyExpired)
+        );
+        assert_eq!(failure(Operation::Extend, &[Said::Yes, Said::Gone, Said::Gone]), Some(AlreadyExpired));
+        assert_eq!(failure(Operation::Extend, &[Said::Taken, Said::Gone, Said::Yes]), Some(Taken));
+        assert_eq!(failure(Operation::Extend, &[Said::Nothing, Said::Nothing, Said::Yes]), Some(NoQuorum));
+    }
+
+    #[test]
+    fn listening_goes_on_until_it_is_certain_which_failure_it_is() {
+        let nodes: Nodes = (0..5).map(|_| Arc::new(MemoryNode::new()) as Arc<dyn Node>).collect();
+        let mut count = Count::new(Operation::Lock, &nodes, Quorum::of(5).unwrap(), &[0, 1, 2, 3, 4]);
+        let silent = || NodeError::Timeout { node: "node".into(), after: Duration::ZERO };
+        count.add(Err(silent()));
+        count.add(Err(silent()));
+        count.add(Err(NodeError::Taken {
+            node: "node".into(),
+            holder: Holder::new("other", TimeLeft::Unknown),
+        }));
+        // No majority can grant any more; but if one more fails, none could even answer.
+        assert_eq!(count.verdict(), Verdict::OutOfReach);
+        assert!(!count.is_decided(2, false));
+        count.add(Err(silent()));
+        assert!(count.is_decided(1, false));
     }
 }

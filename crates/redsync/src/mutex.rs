@@ -212,7 +212,7 @@ impl Mutex {
             return Err(InvalidOption::new("lease", reason).into());
         }
         let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
-        holding.ask();
+        holding.presume();
         holding.release().await
     }
 

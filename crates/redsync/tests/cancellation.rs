@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::future::poll_fn;
+use std::fmt;
+use std::future::{poll_fn, ready};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -10,7 +11,10 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redsync::{Guard, Redsync};
+use redsync::{
+    Acquired, Answer, Claim, Extended, Guard, Holder, IfFree, LockName, MemoryNode, Node, NodeFault, Redsync,
+    Released, Token,
+};
 use redsync_testkit::{RedisServer, servers, wait_until};
 use support::{DEADLINE, connect, connect_to, keys_on, wait_until_empty};
 use tokio::runtime::{Builder, Runtime};
@@ -264,9 +268,7 @@ async fn a_late_repair_of_a_lock_that_was_unlocked_meanwhile_is_undone() {
 
     servers[2].resume();
 
-    wait_until("the late repair is applied", DEADLINE, || {
-        servers[2].command_count("set") > before
-    });
+    wait_until("the late repair is applied", DEADLINE, || servers[2].command_count("set") > before);
     wait_until_empty(&servers, SOON);
 }
 
@@ -336,10 +338,7 @@ fn in_time<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static) -> T 
 
 fn runtimes() -> [Runtime; 2] {
     let (mut one, mut several) = (Builder::new_current_thread(), Builder::new_multi_thread());
-    [
-        one.enable_all().build().unwrap(),
-        several.worker_threads(2).enable_all().build().unwrap(),
-    ]
+    [one.enable_all().build().unwrap(), several.worker_threads(2).enable_all().build().unwrap()]
 }
 
 #[test]
@@ -361,6 +360,65 @@ fn a_runtime_that_ends_with_guards_alive_neither_panics_nor_hangs() {
             }
             drop(runtime);
         });
+    }
+}
+
+#[test]
+fn a_release_that_is_refused_is_asked_again_now_and_then_and_starves_nobody() {
+    let node = NeverReleases { store: MemoryNode::new(), asked: Arc::default() };
+    let asked = Arc::clone(&node.asked);
+    let [runtime, _] = runtimes();
+
+    let took = in_time(move || {
+        runtime.block_on(async move {
+            let redsync = Redsync::new([Arc::new(node) as Arc<dyn Node>]).unwrap();
+            let guard = redsync.mutex("name").lock().await.unwrap();
+            let began = Instant::now();
+            drop(guard);
+            // The time in which the releases are counted.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            began.elapsed()
+        })
+    });
+
+    let asked = asked.load(Ordering::SeqCst);
+    assert!((2..=50).contains(&asked), "asked {asked} times");
+    assert!(took < EXPIRY / 2, "the runtime stood still for {took:?}");
+}
+
+/// A node that is out of reach whenever it is to release.
+#[derive(Debug)]
+struct NeverReleases {
+    store: MemoryNode,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Node for NeverReleases {
+    fn identity(&self) -> Answer<'_, String> {
+        self.store.identity()
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
+        self.store.acquire(claim)
+    }
+
+    fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
+        self.store.extend(claim, if_free)
+    }
+
+    fn release<'a>(&'a self, _: &'a LockName, _: &'a Token) -> Answer<'a, Released> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Box::pin(ready(Err(NodeFault::unreachable("nobody listens"))))
+    }
+
+    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
+        self.store.inspect(name)
+    }
+}
+
+impl fmt::Display for NeverReleases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.store.fmt(f)
     }
 }
 
@@ -400,7 +458,11 @@ fn a_redsync_goes_on_in_another_runtime() {
     let servers = servers(3);
     let [first, second] = runtimes();
     let redsync = first.block_on(connect(&servers));
-    first.block_on(async { redsync.mutex("name").lock().await.unwrap().unlock().await.unwrap() });
+    first.block_on(async {
+        redsync.mutex("name").lock().await.unwrap().unlock().await.unwrap();
+        // Slow nodes' requests would end with the runtime.
+        assert!(redsync.drain(DEADLINE).await);
+    });
     drop(first);
 
     second.block_on(async {

@@ -132,7 +132,7 @@ async fn a_guard_that_cannot_be_extended_is_not_expired_whenever_its_nodes_went_
     let redsync = connect(&servers).await;
     servers[0].kill();
     wait_until_noticed(&redsync, &servers[0]).await;
-    let guard = redsync.mutex("name").lock().await.unwrap();
+    let guard = redsync.mutex("name").fail_fast(false).lock().await.unwrap();
     servers[1].kill();
 
     let error = guard.extend().await.unwrap_err();
@@ -317,9 +317,9 @@ async fn a_resumed_server_has_its_vote_again() {
     let redsync = connect(&servers).await;
     servers[0].pause();
     // Enough unanswered requests for the connection to be given up.
+    let before = redsync.mutex("before").expiry(Duration::from_secs(1)).fail_fast(false);
     for _ in 0..4 {
-        let guard = redsync.mutex("before").fail_fast(false).lock().await.unwrap();
-        guard.unlock().await.unwrap();
+        before.lock().await.unwrap().unlock().await.unwrap();
     }
 
     servers[0].resume();

@@ -251,7 +251,7 @@ fn after_the_rival(server: &RedisServer) -> Arc<dyn Node> {
     Arc::new(AfterTheRival(RedisNode::open(&server.url()).unwrap()))
 }
 
-/// A node whose network is slow to carry `acquire`: a rival's always arrives first.
+/// A node that a rival is always the first to ask.
 #[derive(Debug)]
 struct AfterTheRival(RedisNode);
 
@@ -262,10 +262,12 @@ impl Node for AfterTheRival {
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         Box::pin(async move {
-            while self.0.inspect(&claim.name).await?.is_none() {
-                tokio::task::yield_now().await;
+            loop {
+                // The answer of the very instant: by the next, the rival may have given way already.
+                if let Some(rival) = self.0.inspect(&claim.name).await? {
+                    return Ok(Acquired::Taken(rival));
+                }
             }
-            self.0.acquire(claim).await
         })
     }
 

@@ -155,9 +155,9 @@ async fn a_replica_is_called_read_only_and_its_primary_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_still_loads_its_data_is_called_that() {
-    // One tenth of a millisecond per command, so that loading takes a few seconds.
+    // One tenth of a millisecond per command, so that loading takes more than a second.
     let server = RedisServer::builder().persistent().config("key-load-delay", "100").start();
-    let script = "for n = 1, 30000 do redis.call('SET', 'key:' .. n, n) end";
+    let script = "for n = 1, 12000 do redis.call('SET', 'key:' .. n, n) end";
     server.command(&["EVAL", script, "0"]);
     let redsync = connect_to(&server).await;
     let mutex = redsync.mutex("name").tries(1);
@@ -173,7 +173,7 @@ async fn a_server_that_still_loads_its_data_is_called_that() {
             if let Err(error) = locked {
                 said.push(with_causes(&error));
             }
-            // The pause between two tries: loading takes seconds.
+            // The pause between two tries, a small part of what loading takes.
             thread::sleep(Duration::from_millis(20));
         }
         said

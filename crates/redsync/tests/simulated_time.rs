@@ -19,9 +19,8 @@ const TRUSTED: Duration = Duration::from_millis(8_000 - 80 - 2);
 fn simulated(nodes: usize) -> (DrivenClock, Redsync) {
     let clock = DrivenClock::new();
     let builder = Redsync::builder().clock(clock.clone());
-    let builder = (0..nodes).fold(builder, |builder, _| {
-        builder.node(Arc::new(MemoryNode::with_clock(clock.clone())))
-    });
+    let builder =
+        (0..nodes).fold(builder, |builder, _| builder.node(Arc::new(MemoryNode::with_clock(clock.clone()))));
     (clock, builder.build().unwrap())
 }
 

@@ -24,7 +24,7 @@ impl Holding {
 
     /// Takes over leases that this token has from before, wherever it has them.
     pub(crate) async fn adopt(self: &Arc<Self>) -> Result<(), Error> {
-        self.ask();
+        self.presume();
         let everywhere = self.marked(|_| true);
         self.extend_on(everywhere, self.terms.clone(), IfFree::Leave).await
     }
@@ -43,7 +43,7 @@ impl Holding {
             state.ends.cap(end);
             state.horizon = state.horizon.max(sent + terms.claim.expiry.as_duration());
         }
-        let mut count = Count::new(&self.core.nodes, self.core.quorum, &voters);
+        let mut count = Count::new(Operation::Extend, &self.core.nodes, self.core.quorum, &voters);
         let timeout = terms.request_timeout.as_duration();
         let wait_for_all = terms.wait_for_all;
         let claim = Arc::new(terms.claim);
@@ -67,7 +67,7 @@ impl Holding {
                 }
             });
         }
-        match count.into_error(self.name(), Operation::Extend) {
+        match count.into_error(self.name()) {
             None if self.is_valid() => Ok(()),
             None => Err(self.expired()),
             Some(error) => Err(error),

@@ -84,6 +84,12 @@ impl Holding {
         sent
     }
 
+    /// Records that the token, made elsewhere, may have been granted on any node. Nothing of it is under way.
+    pub(crate) fn presume(&self) {
+        self.core.reaper.settle();
+        self.state().marks.fill(Mark::Granted);
+    }
+
     /// Records that node `index` granted what was asked for at `sent`.
     pub(crate) fn granted(&self, index: usize, sent: Instant) {
         self.stands(index, LeaseEnds::end(sent, self.terms.claim.expiry, self.terms.drift));

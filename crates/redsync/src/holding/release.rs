@@ -14,7 +14,7 @@ impl Holding {
     /// on in the background.
     pub(crate) async fn release(self: &Arc<Self>) -> Result<(), Error> {
         let mut release = Release::begin(self, |mark| mark != Mark::None);
-        let mut count = Count::new(&self.core.nodes, self.core.quorum, &release.voters());
+        let mut count = Count::new(Operation::Unlock, &self.core.nodes, self.core.quorum, &release.voters());
         while !count.is_decided(release.outstanding(), self.terms.wait_for_all) {
             let Some(released) = release.next().await else {
                 break;
@@ -28,7 +28,7 @@ impl Holding {
                 holding.chase().await;
             });
         }
-        count.into_error(self.name(), Operation::Unlock).map_or(Ok(()), Err)
+        count.into_error(self.name()).map_or(Ok(()), Err)
     }
 
     /// Takes back what an attempt that failed was granted: a refusal must not leave leases behind that block others.

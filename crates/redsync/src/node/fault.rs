@@ -70,6 +70,12 @@ impl NodeFault {
         Self { source: Some(Arc::new(source)), ..self }
     }
 
+    /// The same fault of a request that may have been applied all the same.
+    #[must_use]
+    pub fn perhaps_applied(self) -> Self {
+        Self { applied: Applied::Unknown, ..self }
+    }
+
     /// Whether the request may have been applied all the same.
     pub const fn applied(&self) -> Applied {
         self.applied

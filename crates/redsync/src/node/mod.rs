@@ -37,7 +37,8 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, NodeFault>> + Sen
 /// Every method is required. A request is applied at most once and never replayed: after an error, the
 /// [`NodeFault`] says whether it may have been applied. Requests have no deadline of their own; the caller drops
 /// the answer when its time is over. Requests that one task makes one after the other, each after the former's
-/// answer was awaited or dropped, are applied in that order.
+/// answer was awaited or dropped, are applied in that order, as long as the connection to the node is the same; a request
+/// whose answer is dropped before it was first polled was never made.
 ///
 /// [`Display`](fmt::Display) names the node in messages, without any password.
 pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
@@ -49,14 +50,15 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Otherwise says who has it, and changes nothing.
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired>;
 
-    /// Lets the lease last `claim.expiry` from now on, if this token has it; `if_free` says what happens when nobody
-    /// has it. Another's lease is left as it is.
+    /// Lets the lease last `claim.expiry` from now on, longer or shorter, if this token has it; `if_free` says what
+    /// happens when nobody has it. Another's lease is left as it is.
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended>;
 
     /// Ends the lease if this token has it. Another's lease is left as it is.
     fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released>;
 
-    /// Says who has the lease and for how long, and changes nothing.
+    /// Says who has the lease and for how long, and changes nothing. The time left is never
+    /// [`TimeLeft::Unknown`] here.
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>>;
 }
 
@@ -169,10 +171,10 @@ impl fmt::Display for Holder {
 /// How long a lease still lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeLeft {
-    /// For about this long.
+    /// For about this long, or longer where the node cannot count so far.
     For(Duration),
     /// For ever: the key has no expiry. Somebody else's program set it.
     Forever,
-    /// The node did not say.
+    /// The node did not say, as when all it was asked for was the lease.
     Unknown,
 }

@@ -33,7 +33,9 @@ impl SqliteNode {
     /// The node kept in the file at `path`. Nothing is opened until it is first asked something; the file is made then,
     /// its directory is not.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self { path: path.as_ref().to_owned(), desk: Mutex::new(None) }
+        // The file is opened late, and again when it was replaced: a change of directory must not move it.
+        let path = std::path::absolute(path.as_ref()).unwrap_or_else(|_| path.as_ref().to_owned());
+        Self { path, desk: Mutex::new(None) }
     }
 
     /// Has the node's thread take `step`. Dropped before its turn comes, it is not taken.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::clock::{Clock, SystemClock};
@@ -90,14 +91,12 @@ impl Store {
     fn change<T>(&mut self, step: impl FnOnce(&Change<'_>) -> rusqlite::Result<T>) -> Result<T, NodeFault> {
         let (path, boot) = (self.path.clone(), self.boot.clone());
         let connection = self.connection()?;
-        let run = || {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let change = Change { transaction, boot };
-            let done = step(&change)?;
-            change.transaction.commit()?;
-            Ok(done)
-        };
-        run().map_err(|error| fault(&path, error))
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let change = Change { transaction: transaction.map_err(|error| fault(&path, error))?, boot };
+        let done = step(&change).map_err(|error| fault(&path, error))?;
+        // A commit that failed may be found in the file all the same.
+        change.transaction.commit().map_err(|error| fault(&path, error).perhaps_applied())?;
+        Ok(done)
     }
 
     /// The connection, made first where there is none, and made anew where another file has taken its file's place.
@@ -122,6 +121,8 @@ impl Store {
         let open = || {
             let mut connection = Connection::open_with_flags(&self.path, flags)?;
             connection.busy_handler(Some(wait_for_others))?;
+            // The last process to leave need not write the log back: with short-lived processes each would be that one.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             // WAL: a killed process leaves nothing to repair, and reading never blocks. In WAL, NORMAL cannot corrupt
             // the file; what a power failure may undo are leases, which a reboot voids anyway.
             connection.pragma_update(None, "journal_mode", "WAL")?;
