@@ -24,11 +24,7 @@ impl RedisServer {
     /// When the server does not speak TLS.
     #[track_caller]
     pub fn tls_url(&self) -> String {
-        let TlsEndpoint {
-            port,
-            certificates,
-            client_certificates,
-        } = self.tls_endpoint();
+        let TlsEndpoint { port, certificates, client_certificates } = self.tls_endpoint();
         let mut url = format!(
             "rediss://{}localhost:{}?ca={}",
             self.userinfo(),
@@ -44,15 +40,9 @@ impl RedisServer {
 
     /// `redis+unix:///PATH`, with `?password=PASSWORD` when there is one.
     pub fn unix_url(&self) -> String {
-        let query = self
-            .password
-            .as_deref()
-            .map(|password| format!("?password={}", percent_encoded(password)));
-        format!(
-            "redis+unix://{}{}",
-            self.socket().display(),
-            query.unwrap_or_default()
-        )
+        let query =
+            self.password.as_deref().map(|password| format!("?password={}", percent_encoded(password)));
+        format!("redis+unix://{}{}", self.socket().display(), query.unwrap_or_default())
     }
 
     /// `127.0.0.1:PORT`, without TLS.

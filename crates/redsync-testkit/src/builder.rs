@@ -47,11 +47,7 @@ impl ServerBuilder {
         password: impl Into<String>,
         acl_rules: impl Into<String>,
     ) -> Self {
-        self.users.push(User {
-            name: name.into(),
-            password: password.into(),
-            acl_rules: acl_rules.into(),
-        });
+        self.users.push(User { name: name.into(), password: password.into(), acl_rules: acl_rules.into() });
         self
     }
 
@@ -85,10 +81,7 @@ impl ServerBuilder {
     ///
     /// When the primary has no TCP port.
     pub fn replica_of(mut self, primary: &RedisServer) -> Self {
-        self.primary = Some(Primary {
-            port: primary.port(),
-            credentials: primary.credentials().cloned(),
-        });
+        self.primary = Some(Primary { port: primary.port(), credentials: primary.credentials().cloned() });
         self
     }
 
@@ -117,9 +110,7 @@ impl ServerBuilder {
         self.binary
             .clone()
             .or_else(|| {
-                env::var_os(SERVER_BINARY_VARIABLE)
-                    .filter(|name| !name.is_empty())
-                    .map(PathBuf::from)
+                env::var_os(SERVER_BINARY_VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from)
             })
             .unwrap_or_else(|| PathBuf::from("redis-server"))
     }
@@ -127,14 +118,9 @@ impl ServerBuilder {
     /// What the kit itself gets in with.
     pub(crate) fn credentials(&self) -> Option<Credentials> {
         if self.users.is_empty() {
-            self.password
-                .clone()
-                .map(|password| Credentials { user: None, password })
+            self.password.clone().map(|password| Credentials { user: None, password })
         } else {
-            Some(Credentials {
-                user: Some(KIT_USER.to_owned()),
-                password: KIT_USER.to_owned(),
-            })
+            Some(Credentials { user: Some(KIT_USER.to_owned()), password: KIT_USER.to_owned() })
         }
     }
 }

@@ -27,9 +27,7 @@ impl Certificates {
             client: directory.join("client.pem"),
             client_key: directory.join("client.key"),
         };
-        files
-            .sign()
-            .unwrap_or_else(|error| panic!("cannot make test certificates: {error}"));
+        files.sign().unwrap_or_else(|error| panic!("cannot make test certificates: {error}"));
         files
     }
 

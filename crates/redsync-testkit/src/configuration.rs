@@ -54,10 +54,7 @@ pub(crate) fn configuration(
     }
     for user in &builder.users {
         let password = quoted(&format!(">{}", user.password));
-        file.add(
-            "user",
-            format_args!("{} on {password} {}", user.name, user.acl_rules),
-        );
+        file.add("user", format_args!("{} on {password} {}", user.name, user.acl_rules));
     }
     if let Some(kit) = builder.credentials()
         && let Some(name) = &kit.user

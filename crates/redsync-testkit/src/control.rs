@@ -70,12 +70,8 @@ impl RedisServer {
     /// All keys of database 0, sorted.
     #[track_caller]
     pub fn keys(&self) -> Vec<String> {
-        let mut keys: Vec<String> = self
-            .command(&["KEYS", "*"])
-            .array()
-            .iter()
-            .map(|key| key.text().to_owned())
-            .collect();
+        let mut keys: Vec<String> =
+            self.command(&["KEYS", "*"]).array().iter().map(|key| key.text().to_owned()).collect();
         keys.sort();
         keys
     }
@@ -83,11 +79,7 @@ impl RedisServer {
     /// Removes all keys of all databases.
     #[track_caller]
     pub fn flushall(&self) {
-        assert_eq!(
-            self.command(&["FLUSHALL"]),
-            Reply::Status("OK".to_owned()),
-            "FLUSHALL"
-        );
+        assert_eq!(self.command(&["FLUSHALL"]), Reply::Status("OK".to_owned()), "FLUSHALL");
     }
 
     /// How often the server has executed a command since it started, calls inside scripts and the kit's own
@@ -115,11 +107,8 @@ fn ask(socket: &Path, credentials: Option<&Credentials>, command: &[&str]) -> io
     let mut connection = BufReader::new(stream);
 
     if let Some(Credentials { user, password }) = credentials {
-        let auth: Vec<&str> = ["AUTH"]
-            .into_iter()
-            .chain(user.as_deref())
-            .chain([password.as_str()])
-            .collect();
+        let auth: Vec<&str> =
+            ["AUTH"].into_iter().chain(user.as_deref()).chain([password.as_str()]).collect();
         connection.get_mut().write_all(&resp::encode(&auth))?;
         if let Reply::Error(message) = Reply::read(&mut connection)? {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));

@@ -27,18 +27,10 @@ impl ReservedPort {
     }
 
     fn try_any() -> rustix::io::Result<Self> {
-        let socket = socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
         bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         let number = SocketAddr::try_from(getsockname(&socket)?)?.port();
-        Ok(Self {
-            number,
-            _socket: socket,
-        })
+        Ok(Self { number, _socket: socket })
     }
 }

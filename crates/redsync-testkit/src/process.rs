@@ -48,24 +48,18 @@ impl ServerProcess {
 
     /// How the process ended, if it has.
     pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.child
-            .try_wait()
-            .unwrap_or_else(|error| panic!("cannot wait for {}: {error}", self.id()))
+        self.child.try_wait().unwrap_or_else(|error| panic!("cannot wait for {}: {error}", self.id()))
     }
 
     /// Returns when the process is really stopped: a signal is delivered some time after it was sent.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
-        wait_until("the server is stopped by SIGSTOP", SIGNAL_DEADLINE, || {
-            self.state() == Some('T')
-        });
+        wait_until("the server is stopped by SIGSTOP", SIGNAL_DEADLINE, || self.state() == Some('T'));
     }
 
     pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
-        wait_until("the server goes on after SIGCONT", SIGNAL_DEADLINE, || {
-            self.state() != Some('T')
-        });
+        wait_until("the server goes on after SIGCONT", SIGNAL_DEADLINE, || self.state() != Some('T'));
     }
 
     /// Asks the process to end, and waits until it has. False when it does not within the deadline.

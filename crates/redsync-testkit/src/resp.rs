@@ -87,9 +87,9 @@ impl Reply {
             "$" | "*" => match (kind, usize::try_from(number()?)) {
                 (_, Err(_)) => Ok(Self::Nil), // A length of -1.
                 ("$", Ok(length)) => read_bulk(input, length),
-                (_, Ok(length)) => Ok(Self::Array(
-                    (0..length).map(|_| Self::read(input)).collect::<Result<_, _>>()?,
-                )),
+                (_, Ok(length)) => {
+                    Ok(Self::Array((0..length).map(|_| Self::read(input)).collect::<Result<_, _>>()?))
+                }
             },
             _ => Err(malformed(&line)),
         }
@@ -137,10 +137,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<String> {
     let mut bytes = Vec::new();
     input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut bytes)?;
     if !bytes.ends_with(b"\r\n") {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the server closed the connection",
-        ));
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
     }
     bytes.truncate(bytes.len() - 2);
     Ok(String::from_utf8_lossy(&bytes).into_owned())

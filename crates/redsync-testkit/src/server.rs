@@ -19,10 +19,7 @@ use crate::resp::Reply;
 pub fn servers(n: usize) -> Vec<RedisServer> {
     let builder = RedisServer::builder();
     let launched: Vec<RedisServer> = (0..n).map(|_| RedisServer::launch(&builder)).collect();
-    launched
-        .into_iter()
-        .map(|server| server.or_elsewhere(&builder))
-        .collect()
+    launched.into_iter().map(|server| server.or_elsewhere(&builder)).collect()
 }
 
 /// A Redis server process of the test's own.
@@ -76,9 +73,7 @@ impl RedisServer {
 
     /// Whether there is a server process. A paused one counts.
     pub fn is_running(&self) -> bool {
-        self.process()
-            .as_mut()
-            .is_some_and(|process| process.exit_status().is_none())
+        self.process().as_mut().is_some_and(|process| process.exit_status().is_none())
     }
 
     /// Stops the process in its tracks (SIGSTOP): connections stay open, and the kernel accepts new ones, but
@@ -118,11 +113,7 @@ impl RedisServer {
         let Some(mut process) = self.process().take() else {
             return;
         };
-        assert!(
-            process.end_in_order(),
-            "the server does not shut down:\n{}",
-            self.log_tail()
-        );
+        assert!(process.end_in_order(), "the server does not shut down:\n{}", self.log_tail());
     }
 
     /// Starts the server again on the same port and socket, and returns when it answers. One that is still running
@@ -162,11 +153,8 @@ impl RedisServer {
             client_certificates,
         });
         let port = tcp.as_ref().map_or(0, ReservedPort::number);
-        fs::write(
-            directory.configuration(),
-            configuration(builder, &directory, port, tls.as_ref()),
-        )
-        .unwrap_or_else(|error| panic!("cannot write {}: {error}", directory.configuration().display()));
+        fs::write(directory.configuration(), configuration(builder, &directory, port, tls.as_ref()))
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", directory.configuration().display()));
 
         let binary = builder.binary_or_default();
         Self {
@@ -223,11 +211,7 @@ impl RedisServer {
         let began = Instant::now();
         while !condition() {
             let binary = self.binary.display();
-            assert!(
-                self.is_running(),
-                "`{binary}` ended before it {what}:\n{}",
-                self.log_tail()
-            );
+            assert!(self.is_running(), "`{binary}` ended before it {what}:\n{}", self.log_tail());
             assert!(
                 began.elapsed() < START_DEADLINE,
                 "waited {START_DEADLINE:?} in vain until `{binary}` {what}:\n{}",
@@ -239,8 +223,7 @@ impl RedisServer {
 
     /// Whether the server serves commands: one that still loads its data answers with an error.
     fn answers(&self) -> bool {
-        self.try_command(&["PING"])
-            .is_ok_and(|reply| reply == Reply::Status("PONG".to_owned()))
+        self.try_command(&["PING"]).is_ok_and(|reply| reply == Reply::Status("PONG".to_owned()))
     }
 
     fn process(&self) -> MutexGuard<'_, Option<ServerProcess>> {

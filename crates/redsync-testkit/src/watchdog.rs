@@ -31,16 +31,10 @@ pub(crate) fn notify(notice: &Notice<'_>) {
     };
     let pipe = PIPE.get_or_init(|| Mutex::new(start()));
     // Somebody may have killed the watchdog. Notices also come from `Drop`, and the first net still holds.
-    let _ = pipe
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .write_all(line.as_bytes());
+    let _ = pipe.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
 }
 
-#[expect(
-    clippy::zombie_processes,
-    reason = "it outlives this process on purpose; init reaps it"
-)]
+#[expect(clippy::zombie_processes, reason = "it outlives this process on purpose; init reaps it")]
 fn start() -> ChildStdin {
     let mut watchdog = Command::new("sh")
         .args(["-c", include_str!("watchdog.sh"), "redsync-testkit-watchdog"])
@@ -54,8 +48,5 @@ fn start() -> ChildStdin {
         .process_group(0)
         .spawn()
         .unwrap_or_else(|error| panic!("cannot start the watchdog, `sh`: {error}"));
-    watchdog
-        .stdin
-        .take()
-        .expect("the watchdog's stdin was asked to be a pipe")
+    watchdog.stdin.take().expect("the watchdog's stdin was asked to be a pipe")
 }

@@ -50,11 +50,7 @@ fn nothing_is_left_after_the_test_process_is_killed() {
     }
 
     let mut victim = Command::new(env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "nothing_is_left_after_the_test_process_is_killed",
-            "--nocapture",
-        ])
+        .args(["--exact", "nothing_is_left_after_the_test_process_is_killed", "--nocapture"])
         .env(VICTIM_VARIABLE, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -66,11 +62,7 @@ fn nothing_is_left_after_the_test_process_is_killed() {
         loop {
             line.clear();
             assert_ne!(output.read_line(&mut line).unwrap(), 0, "the victim ended early");
-            match line
-                .trim_end()
-                .rsplit_once("server: ")
-                .map(|(_, server)| server.split_once(' ').unwrap())
-            {
+            match line.trim_end().rsplit_once("server: ").map(|(_, server)| server.split_once(' ').unwrap()) {
                 Some((pid, directory)) => break Some((pid.parse().unwrap(), directory.to_owned())),
                 None if line.contains("ready to die") => break None,
                 None => {}
@@ -86,9 +78,7 @@ fn nothing_is_left_after_the_test_process_is_killed() {
 
     for (pid, directory) in survivors {
         wait_until("the server is gone", DEADLINE, || !is_alive(pid));
-        wait_until("its directory is gone", DEADLINE, || {
-            !Path::new(&directory).exists()
-        });
+        wait_until("its directory is gone", DEADLINE, || !Path::new(&directory).exists());
     }
     // Neither servers nor watchdog hold the output open: a test runner that waits for its end would hang.
     let mut rest = Vec::new();

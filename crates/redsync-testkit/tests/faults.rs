@@ -13,16 +13,10 @@ fn a_paused_server_is_silent_until_it_is_resumed() {
     let server = RedisServer::start();
     server.pause();
     let silence = server.try_command(&["PING"]).unwrap_err();
-    assert_eq!(
-        silence.kind(),
-        ErrorKind::WouldBlock,
-        "a timeout of the read: {silence}"
-    );
+    assert_eq!(silence.kind(), ErrorKind::WouldBlock, "a timeout of the read: {silence}");
     assert!(server.is_running());
     server.resume();
-    wait_until("the server answers again", DEADLINE, || {
-        server.try_command(&["PING"]).is_ok()
-    });
+    wait_until("the server answers again", DEADLINE, || server.try_command(&["PING"]).is_ok());
 }
 
 #[test]
@@ -32,10 +26,7 @@ fn a_killed_server_refuses_connections_and_comes_back_empty_on_the_same_port() {
     let (address, pid) = (server.address(), server.pid());
     server.kill();
     assert!(!server.is_running());
-    assert_eq!(
-        TcpStream::connect(&address).unwrap_err().kind(),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(TcpStream::connect(&address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     server.restart();
     assert_ne!(server.pid(), pid);
     assert!(TcpStream::connect(&address).is_ok());

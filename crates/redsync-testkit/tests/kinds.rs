@@ -29,17 +29,7 @@ fn speaks_tls(port: u16) -> bool {
     let extensions: &[u8] = &[0, 10, 0, 4, 0, 2, 0, 23, 0, 13, 0, 4, 0, 2, 4, 3];
     let mut hello = vec![3, 3];
     hello.extend([7; 32]);
-    hello.extend([
-        0,
-        0,
-        2,
-        0xC0,
-        0x2B,
-        1,
-        0,
-        0,
-        u8::try_from(extensions.len()).unwrap(),
-    ]);
+    hello.extend([0, 0, 2, 0xC0, 0x2B, 1, 0, 0, u8::try_from(extensions.len()).unwrap()]);
     hello.extend(extensions);
     let length = u8::try_from(hello.len()).unwrap();
     let mut record = vec![0x16, 3, 1, 0, length + 4, 1, 0, 0, length];
@@ -51,10 +41,7 @@ fn speaks_tls(port: u16) -> bool {
 }
 
 fn message_of_panic(action: impl FnOnce() + panic::UnwindSafe) -> String {
-    *panic::catch_unwind(action)
-        .unwrap_err()
-        .downcast::<String>()
-        .unwrap()
+    *panic::catch_unwind(action).unwrap_err().downcast::<String>().unwrap()
 }
 
 #[test]
@@ -78,19 +65,10 @@ fn replies_of_every_kind_are_understood() {
     let server = RedisServer::start();
     let script = "return {1, 'two\\r\\nlines', false, redis.status_reply('FINE'), {}}";
     let reply = server.command(&["EVAL", script, "0"]);
-    assert_eq!(
-        reply.to_string(),
-        r#"[(integer) 1, "two\r\nlines", (nil), FINE, []]"#
-    );
+    assert_eq!(reply.to_string(), r#"[(integer) 1, "two\r\nlines", (nil), FINE, []]"#);
     assert_eq!(reply.array()[0].int(), 1);
     assert!(reply.array()[2].is_nil());
-    assert!(
-        server
-            .command(&["NONSENSE"])
-            .error()
-            .unwrap()
-            .starts_with("ERR unknown command")
-    );
+    assert!(server.command(&["NONSENSE"]).error().unwrap().starts_with("ERR unknown command"));
 }
 
 #[test]
@@ -109,19 +87,14 @@ fn a_password_is_needed_by_all_but_the_kit() {
     let server = RedisServer::builder().password("a \"b\\c").start();
     assert!(ask_as_stranger(&server, "PING").starts_with("-NOAUTH"));
     assert_eq!(server.command(&["PING"]), Reply::Status("PONG".into()));
-    assert_eq!(
-        server.url(),
-        format!("redis://:a%20%22b%5Cc@127.0.0.1:{}", server.port())
-    );
+    assert_eq!(server.url(), format!("redis://:a%20%22b%5Cc@127.0.0.1:{}", server.port()));
     assert!(server.unix_url().ends_with("/redis.sock?password=a%20%22b%5Cc"));
 }
 
 #[test]
 fn a_user_may_do_what_the_rules_say() {
-    let server = RedisServer::builder()
-        .user("ann", "secret", "~ann:* +set")
-        .user("default", "none", "off")
-        .start();
+    let server =
+        RedisServer::builder().user("ann", "secret", "~ann:* +set").user("default", "none", "off").start();
     assert!(ask_as_stranger(&server, "PING").starts_with("-NOAUTH"));
     assert_eq!(ask_as_stranger(&server, "AUTH ann secret; SET ann:key 1"), "+OK");
     assert!(ask_as_stranger(&server, "AUTH ann secret; SET other 1").starts_with("-NOPERM"));
@@ -133,37 +106,21 @@ fn a_user_may_do_what_the_rules_say() {
 fn a_tls_server_speaks_tls_on_a_port_of_its_own() {
     let server = RedisServer::builder().tls().start();
     let port = server.tls_port();
-    assert_eq!(
-        server.command(&["CONFIG", "GET", "tls-port"]).array()[1].text(),
-        port.to_string()
-    );
+    assert_eq!(server.command(&["CONFIG", "GET", "tls-port"]).array()[1].text(), port.to_string());
     assert_ne!(port, server.port());
     assert!(speaks_tls(port));
-    assert_eq!(
-        server.tls_url(),
-        format!("rediss://localhost:{port}?ca={}/ca.pem", server.dir().display())
-    );
+    assert_eq!(server.tls_url(), format!("rediss://localhost:{port}?ca={}/ca.pem", server.dir().display()));
 }
 
 #[test]
 fn a_mutual_tls_server_wants_the_clients_certificate() {
     let server = RedisServer::builder().tls_mutual().start();
-    assert_eq!(
-        server.command(&["CONFIG", "GET", "tls-auth-clients"]).array()[1].text(),
-        "yes"
-    );
+    assert_eq!(server.command(&["CONFIG", "GET", "tls-auth-clients"]).array()[1].text(), "yes");
     assert!(speaks_tls(server.tls_port()));
-    let (_, query) = server
-        .tls_url()
-        .split_once('?')
-        .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        .unwrap();
+    let (_, query) = server.tls_url().split_once('?').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     for parameter in query.split('&') {
         let (_, file) = parameter.split_once('=').unwrap();
-        assert!(
-            std::fs::read_to_string(file).unwrap().starts_with("-----BEGIN "),
-            "{parameter}"
-        );
+        assert!(std::fs::read_to_string(file).unwrap().starts_with("-----BEGIN "), "{parameter}");
     }
 }
 
@@ -171,26 +128,14 @@ fn a_mutual_tls_server_wants_the_clients_certificate() {
 fn a_unix_socket_only_server_has_no_port() {
     let server = RedisServer::builder().unix_socket_only().start();
     assert_eq!(server.command(&["CONFIG", "GET", "port"]).array()[1].text(), "0");
-    assert_eq!(
-        server.unix_url(),
-        format!("redis+unix://{}/redis.sock", server.dir().display())
-    );
+    assert_eq!(server.unix_url(), format!("redis+unix://{}/redis.sock", server.dir().display()));
 }
 
 #[test]
 fn any_directive_can_be_given() {
-    let server = RedisServer::builder()
-        .config("maxmemory", "1mb")
-        .config("save", "3600 1")
-        .start();
-    assert_eq!(
-        server.command(&["CONFIG", "GET", "maxmemory"]).array()[1].text(),
-        "1048576"
-    );
-    assert_eq!(
-        server.command(&["CONFIG", "GET", "save"]).array()[1].text(),
-        "3600 1"
-    );
+    let server = RedisServer::builder().config("maxmemory", "1mb").config("save", "3600 1").start();
+    assert_eq!(server.command(&["CONFIG", "GET", "maxmemory"]).array()[1].text(), "1048576");
+    assert_eq!(server.command(&["CONFIG", "GET", "save"]).array()[1].text(), "3600 1");
 }
 
 #[test]
@@ -199,27 +144,16 @@ fn a_replica_has_the_primarys_data_and_refuses_writes() {
     primary.set("before", "1", None);
     let replica = RedisServer::builder().replica_of(&primary).start();
     assert_eq!(replica.get("before").as_deref(), Some("1"));
-    assert!(
-        replica
-            .command(&["SET", "key", "1"])
-            .error()
-            .unwrap()
-            .starts_with("READONLY")
-    );
+    assert!(replica.command(&["SET", "key", "1"]).error().unwrap().starts_with("READONLY"));
     primary.set("after", "1", None);
-    wait_until("the replica has the key", DEADLINE, || {
-        replica.get("after").is_some()
-    });
+    wait_until("the replica has the key", DEADLINE, || replica.get("after").is_some());
 }
 
 #[test]
 fn a_missing_binary_is_named_together_with_its_remedy() {
     let message = message_of_panic(|| drop(RedisServer::builder().binary("/no/such/server").start()));
     assert!(message.contains("`/no/such/server`"), "{message}");
-    assert!(
-        message.contains("install it with: apt-get install redis-server"),
-        "{message}"
-    );
+    assert!(message.contains("install it with: apt-get install redis-server"), "{message}");
 }
 
 #[test]

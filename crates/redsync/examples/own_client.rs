@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Kept small: it does not reconnect. It keeps the two promises that matter, though: nothing is sent twice, and a caller
 /// who gives up does not shift the replies of the others.
 #[derive(Debug)]
-pub struct PlainClient {
+pub(crate) struct PlainClient {
     address: String,
     requests: mpsc::UnboundedSender<Request>,
 }
@@ -39,7 +39,7 @@ type Request = (Vec<u8>, oneshot::Sender<Result<Reply, NodeFault>>);
 
 impl PlainClient {
     /// Connects to `host:port`.
-    pub async fn connect(address: &str) -> std::io::Result<Self> {
+    pub(crate) async fn connect(address: &str) -> std::io::Result<Self> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
         let (requests, queue) = mpsc::unbounded_channel();

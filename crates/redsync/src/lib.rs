@@ -44,10 +44,10 @@
 //!
 //! | feature | adds | default |
 //! | --- | --- | --- |
-//! | `redis` | [`RedisNode`]: Redis and Valkey | yes |
+//! | `redis` | `RedisNode`: Redis and Valkey | yes |
 //! | `tls` | `rediss://`, by rustls | |
-//! | `sqlite` | [`SqliteNode`]: one machine, many processes | |
-//! | `blocking` | [`blocking`]: the same without async | |
+//! | `sqlite` | `SqliteNode`: one machine, many processes | |
+//! | `blocking` | the module `blocking`: the same without async | |
 //! | `serde` | [`Lease`] as a serialisable value | |
 //!
 //! # Where things are

@@ -1,7 +1,7 @@
 //! The Node contract: what a store must do to grant leases, and no more.
 //!
-//! Everything else — quorum, validity, retries, undo — is built on top of it. [`MemoryNode`], [`SqliteNode`] and
-//! [`RedisNode`] implement it; bring your own by implementing [`Node`], and hold it against the
+//! Everything else — quorum, validity, retries, undo — is built on top of it. [`MemoryNode`], `SqliteNode` and
+//! `RedisNode` implement it; bring your own by implementing [`Node`], and hold it against the
 //! `redsync-conformance` suite.
 
 mod fault;
@@ -102,6 +102,7 @@ pub enum IfFree {
 
 /// The answer to [`Node::extend`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the plain outcome has the plain name")]
 pub enum Extended {
     /// The token's lease lasts for the expiry that was asked for.
     Extended,
@@ -115,6 +116,7 @@ pub enum Extended {
 
 /// The answer to [`Node::release`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the plain outcome has the plain name")]
 pub enum Released {
     /// The token had the lease, and has it no longer.
     Released,

@@ -115,10 +115,9 @@ mod tests {
                 let mut tally = Tally::new(quorum);
                 let mut decided = None;
                 for node in 0..n {
-                    if votes & (1 << node) != 0 {
-                        tally.agree()
-                    } else {
-                        tally.decline()
+                    match votes & (1 << node) {
+                        0 => tally.decline(),
+                        _ => tally.agree(),
                     }
                     match (decided, tally.verdict()) {
                         (None, Verdict::Open) => {}

@@ -187,7 +187,7 @@ fn connect_fault(error: RedisError) -> NodeFault {
     if let Some(code) = error.code()
         && !matches!(error.kind(), ErrorKind::Io)
     {
-        return refused(&code.to_owned(), error.detail().unwrap_or_default(), error.clone());
+        return refused(code, error.detail().unwrap_or_default(), error.clone());
     }
     if matches!(error.kind(), ErrorKind::AuthenticationFailed) {
         let said = error.detail().unwrap_or("no reason given").to_owned();
