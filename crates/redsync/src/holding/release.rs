@@ -57,18 +57,19 @@ impl Holding {
     /// may have been out of reach, or a request of ours may arrive late.
     pub(crate) async fn chase(self: &Arc<Self>) {
         let mut pause = Duration::ZERO;
-        loop {
-            // What was granted late is there for certain; what is only suspected is given time to show.
-            if self.marked(|mark| mark == Mark::Granted).is_empty() {
+        // What was granted late is there for certain; what is only suspected is given time to show.
+        let mut is_urgent = !self.marked(|mark| mark == Mark::Granted).is_empty();
+        while self.may_be_somewhere() && self.core.clock.now() < self.state().horizon {
+            if !std::mem::take(&mut is_urgent) {
                 pause = (pause * 2).clamp(CHASE_LEAST, CHASE_MOST);
                 self.core.clock.sleep_until(self.core.clock.now() + pause).await;
             }
             let mut release = Release::begin(self, |mark| mark != Mark::None);
-            if release.outstanding() == 0 || self.core.clock.now() >= self.state().horizon {
+            if release.outstanding() == 0 {
+                // Nothing is left, or others are asking, who will go on.
                 return;
             }
             release.finish().await;
-            pause = pause.max(CHASE_LEAST);
         }
     }
 
