@@ -10,7 +10,7 @@ use crate::ballot::{Ballot, Count, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::guard::Guard;
 use crate::holding::{Core, Holding};
-use crate::node::{Acquired, Applied, Node, NodeFault};
+use crate::node::{Acquired, Node, NodeFault};
 use crate::options::Terms;
 use crate::protocol::Instant;
 
@@ -113,7 +113,7 @@ fn heard(
             Err(NodeError::Taken { node: holding.core.nodes[index].to_string(), holder })
         }
         Err(error) => {
-            if matches!(&error, NodeError::Failed { source, .. } if source.applied() == Applied::No) {
+            if error.is_certainly_unapplied() {
                 holding.refused(index);
             }
             Err(error)

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use crate::node::{Holder, InvalidUrl, NodeFault};
+use crate::node::{Applied, Holder, InvalidUrl, NodeFault};
 use crate::protocol::{InvalidOption, LockName};
 
 /// Why a lock could not be taken, extended, released or looked at.
@@ -174,6 +174,11 @@ impl NodeError {
             | Self::Timeout { node, .. }
             | Self::Failed { node, .. } => node,
         }
+    }
+
+    /// Whether the node certainly did not do what it was asked for.
+    pub(crate) fn is_certainly_unapplied(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if source.applied() == Applied::No)
     }
 
     /// Whether the node answered at all. One that says "taken" did; one that failed or was silent did not.

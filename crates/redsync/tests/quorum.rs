@@ -15,6 +15,7 @@ use redsync::{
 };
 use redsync_testkit::{RedisServer, servers, wait_until};
 use support::{DEADLINE, connect, keys_on, timed};
+use tokio::sync::Barrier;
 
 const STRANGER: &str = "a-stranger";
 const STRANGERS_MILLIS: u64 = 600_000;
@@ -214,8 +215,9 @@ async fn an_even_split_of_two_nodes_is_taken_at_once() {
 async fn rivals_who_hold_one_of_two_nodes_each_both_give_way() {
     let servers = servers(2);
     let (first, second) = (&servers[0], &servers[1]);
-    let ann = Redsync::new([free_for_all(first), after_the_rival(second)]).unwrap();
-    let bob = Redsync::new([after_the_rival(first), free_for_all(second)]).unwrap();
+    let both = Arc::new(Barrier::new(2));
+    let ann = Redsync::new([free_for_all(first), after_the_rival(second, &both)]).unwrap();
+    let bob = Redsync::new([after_the_rival(first, &both), free_for_all(second)]).unwrap();
     let (ann, bob) = (ann.mutex("name"), bob.mutex("name"));
 
     let (took, (ann, bob)) = timed(async { tokio::join!(ann.try_lock(), bob.try_lock()) }).await;
@@ -247,24 +249,29 @@ fn free_for_all(server: &RedisServer) -> Arc<dyn Node> {
     Arc::new(RedisNode::open(&server.url()).unwrap())
 }
 
-fn after_the_rival(server: &RedisServer) -> Arc<dyn Node> {
-    Arc::new(AfterTheRival(RedisNode::open(&server.url()).unwrap()))
+fn after_the_rival(server: &RedisServer, both_are_refused: &Arc<Barrier>) -> Arc<dyn Node> {
+    let node = RedisNode::open(&server.url()).unwrap();
+    Arc::new(AfterTheRival { node, both_are_refused: Arc::clone(both_are_refused) })
 }
 
-/// A node that a rival is always the first to ask.
+/// A node that a rival is the first to ask, and which answers when the rival has got its refusal elsewhere too.
 #[derive(Debug)]
-struct AfterTheRival(RedisNode);
+struct AfterTheRival {
+    node: RedisNode,
+    both_are_refused: Arc<Barrier>,
+}
 
 impl Node for AfterTheRival {
     fn identity(&self) -> Answer<'_, String> {
-        self.0.identity()
+        self.node.identity()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         Box::pin(async move {
             loop {
-                // The answer of the very instant: by the next, the rival may have given way already.
-                if let Some(rival) = self.0.inspect(&claim.name).await? {
+                if let Some(rival) = self.node.inspect(&claim.name).await? {
+                    // Until both have met their rival, neither may give way.
+                    self.both_are_refused.wait().await;
                     return Ok(Acquired::Taken(rival));
                 }
             }
@@ -272,20 +279,20 @@ impl Node for AfterTheRival {
     }
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
-        self.0.extend(claim, if_free)
+        self.node.extend(claim, if_free)
     }
 
     fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
-        self.0.release(name, token)
+        self.node.release(name, token)
     }
 
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
-        self.0.inspect(name)
+        self.node.inspect(name)
     }
 }
 
 impl fmt::Display for AfterTheRival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.node.fmt(f)
     }
 }

@@ -38,10 +38,19 @@ impl Holding {
         // SAFETY RULE (design §3): every bound starts before the first byte is sent.
         let sent = self.core.clock.now();
         let end = LeaseEnds::end(sent, terms.claim.expiry, terms.drift);
+        let mut retaking = Vec::new();
         {
             let mut state = self.state();
             state.ends.cap(end);
             state.horizon = state.horizon.max(sent + terms.claim.expiry.as_duration());
+            // Where the lease may be taken again, it may come to be from here on, and must be released with the others.
+            if if_free == IfFree::Retake {
+                voters
+                    .iter()
+                    .filter(|&&index| state.marks[index] == Mark::None)
+                    .for_each(|&index| retaking.push(index));
+                retaking.iter().for_each(|&index| state.marks[index] = Mark::Asked);
+            }
         }
         let mut count = Count::new(Operation::Extend, &self.core.nodes, self.core.quorum, &voters);
         let timeout = terms.request_timeout.as_duration();
@@ -55,13 +64,13 @@ impl Holding {
             let Some((index, returned)) = ballot.next().await else {
                 break;
             };
-            count.add(self.extended(index, end, returned));
+            count.add(self.extended(index, end, &retaking, returned));
         }
         if ballot.outstanding() > 0 {
             let holding = Arc::clone(self);
             self.core.reaper.run(async move {
                 while let Some((index, returned)) = ballot.next().await {
-                    if holding.extended(index, end, returned).is_ok() && holding.is_released() {
+                    if holding.extended(index, end, &retaking, returned).is_ok() && holding.is_released() {
                         holding.chase().await;
                     }
                 }
@@ -74,19 +83,32 @@ impl Holding {
         }
     }
 
-    fn extended(&self, index: usize, end: Instant, returned: Returned<Extended>) -> Result<(), NodeError> {
-        match returned? {
-            Extended::Extended | Extended::Retaken => {
+    /// Records one node's answer. Nodes in `retaking` had no lease when they were asked.
+    fn extended(
+        &self,
+        index: usize,
+        end: Instant,
+        retaking: &[usize],
+        returned: Returned<Extended>,
+    ) -> Result<(), NodeError> {
+        match returned {
+            Ok(Extended::Extended | Extended::Retaken) => {
                 self.stands(index, end);
                 Ok(())
             }
-            Extended::NotHeld => {
+            Ok(Extended::NotHeld) => {
                 self.refused(index);
                 Err(NodeError::NotHeld { node: self.node_name(index) })
             }
-            Extended::HeldByAnother(holder) => {
+            Ok(Extended::HeldByAnother(holder)) => {
                 self.refused(index);
                 Err(NodeError::Taken { node: self.node_name(index), holder })
+            }
+            Err(error) => {
+                if retaking.contains(&index) && error.is_certainly_unapplied() {
+                    self.refused(index);
+                }
+                Err(error)
             }
         }
     }
