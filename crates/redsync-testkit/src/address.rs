@@ -2,7 +2,7 @@
 
 use crate::RedisServer;
 use crate::builder::ClientCertificates;
-use crate::server::TlsEndpoint;
+use crate::configuration::TlsEndpoint;
 
 /// Addresses. They stay the same across restarts, and nobody else gets them while the server is down.
 impl RedisServer {

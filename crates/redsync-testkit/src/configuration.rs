@@ -4,8 +4,17 @@ use std::fmt::Display;
 use std::path::Path;
 
 use crate::builder::{ClientCertificates, ServerBuilder};
+use crate::certificates::Certificates;
 use crate::directory::ServerDirectory;
-use crate::server::TlsEndpoint;
+use crate::port::ReservedPort;
+
+/// Where and how a server speaks TLS.
+#[derive(Debug)]
+pub(crate) struct TlsEndpoint {
+    pub(crate) port: ReservedPort,
+    pub(crate) certificates: Certificates,
+    pub(crate) client_certificates: ClientCertificates,
+}
 
 /// The text of the file. A port of 0 means that the server does not listen on TCP.
 pub(crate) fn configuration(

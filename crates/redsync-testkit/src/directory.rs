@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::place;
 use crate::watchdog::{Notice, notify};
 
 /// A directory known to the watchdog, removed on drop.
@@ -14,19 +15,14 @@ pub(crate) struct ServerDirectory {
 impl ServerDirectory {
     pub(crate) fn create() -> Self {
         let path = tempfile::Builder::new()
-            .prefix(NAME_PREFIX)
-            .tempdir_in(Self::parent())
+            .prefix(place::NAME_PREFIX)
+            .tempdir_in(place::parent())
             .unwrap_or_else(|error| {
-                panic!("cannot make a directory in {}: {error}", Self::parent().display())
+                panic!("cannot make a directory in {}: {error}", place::parent().display())
             })
             .keep();
         notify(&Notice::DirectoryMade(&path));
         Self { path }
-    }
-
-    /// What the path of every server directory begins with.
-    pub(crate) fn prefix() -> PathBuf {
-        Self::parent().join(NAME_PREFIX)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -59,16 +55,6 @@ impl ServerDirectory {
         let lines: Vec<&str> = written.lines().collect();
         lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
     }
-
-    /// The system's temporary directory, unless a unix socket in it would have too long a path.
-    fn parent() -> PathBuf {
-        let configured = std::env::temp_dir();
-        if configured.is_absolute() && configured.as_os_str().len() <= LONGEST_PARENT {
-            configured
-        } else {
-            PathBuf::from("/tmp")
-        }
-    }
 }
 
 impl Drop for ServerDirectory {
@@ -79,10 +65,5 @@ impl Drop for ServerDirectory {
         }
     }
 }
-
-const NAME_PREFIX: &str = "redsync-testkit-";
-
-/// Linux allows 107 bytes for the path of a unix socket; the names below the parent need some 35.
-const LONGEST_PARENT: usize = 70;
 
 const LOG_TAIL_LINES: usize = 20;

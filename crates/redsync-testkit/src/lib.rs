@@ -35,6 +35,7 @@ mod certificates;
 mod configuration;
 mod control;
 mod directory;
+mod place;
 mod port;
 mod process;
 mod resp;

@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::builder::{ClientCertificates, ServerBuilder};
+use crate::builder::ServerBuilder;
 use crate::certificates::Certificates;
-use crate::configuration::configuration;
+use crate::configuration::{TlsEndpoint, configuration};
 use crate::control::Credentials;
 use crate::directory::ServerDirectory;
 use crate::port::ReservedPort;
@@ -230,14 +230,6 @@ impl RedisServer {
         // A panic in one thread of a test must not hide the server from the clean-up in another.
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Where and how a server speaks TLS.
-#[derive(Debug)]
-pub(crate) struct TlsEndpoint {
-    pub(crate) port: ReservedPort,
-    pub(crate) certificates: Certificates,
-    pub(crate) client_certificates: ClientCertificates,
 }
 
 #[track_caller]

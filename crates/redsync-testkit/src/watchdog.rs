@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::directory::ServerDirectory;
+use crate::place;
 
 /// What the watchdog is told: a server's directory and process, each from its beginning to its end.
 pub(crate) enum Notice<'a> {
@@ -38,7 +38,7 @@ pub(crate) fn notify(notice: &Notice<'_>) {
 fn start() -> ChildStdin {
     let mut watchdog = Command::new("sh")
         .args(["-c", include_str!("watchdog.sh"), "redsync-testkit-watchdog"])
-        .arg(ServerDirectory::prefix())
+        .arg(place::prefix())
         .current_dir("/")
         .stdin(Stdio::piped())
         // A test runner waits for the end of its tests' output: the watchdog must not hold it open.

@@ -29,7 +29,7 @@ use crate::inspection::Inspection;
 use crate::lease::Lease;
 use crate::mutex::Mutex as AsyncMutex;
 use crate::node::Node;
-use crate::options::LockOptions;
+use crate::options::{LockOptions, option_methods};
 use crate::protocol::{Expiry, Instant, LockName, Token};
 use crate::redsync::{Builder, Redsync as AsyncRedsync};
 
@@ -126,6 +126,8 @@ pub struct Mutex {
     pub(crate) mutex: AsyncMutex,
     thread: Arc<RuntimeThread>,
 }
+
+option_methods!(Mutex, mutex.options);
 
 impl Mutex {
     /// The lock's name, as given.
@@ -294,6 +296,7 @@ impl RuntimeThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::Runtime { reason: error.to_string() })?;
         let handle = runtime.handle().clone();
+        redsync.live_in(handle.clone());
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("redsync".into()).spawn(move || {
             runtime.block_on(async move {

@@ -93,7 +93,8 @@ impl Guard {
     /// Releases the lock, and says whether it was held until now. Go's redsync: `Mutex.Unlock`.
     ///
     /// Completes as soon as a majority has released; slow nodes finish in the background, and a node that is out of
-    /// reach is asked again until its lease would be over anyway.
+    /// reach is asked again until its lease would be over anyway. A program that is about to end gives the background
+    /// its time with [`Redsync::drain`](crate::Redsync::drain).
     ///
     /// # Errors
     ///

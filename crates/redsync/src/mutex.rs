@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind};
 use crate::guard::Guard;
 use crate::holding::{Core, Holding};
 use crate::lease::Lease;
-use crate::options::{LockOptions, Patience, Settings};
+use crate::options::{LockOptions, Patience, Settings, option_methods};
 use crate::protocol::{Instant, InvalidOption, OwnerLabel};
 
 /// A lock by name, with its options: what [`Redsync::mutex`](crate::Redsync::mutex) gives. Nothing is asked of any
@@ -24,6 +24,8 @@ pub struct Mutex {
     name: String,
     pub(crate) options: LockOptions,
 }
+
+option_methods!(Mutex, options);
 
 impl Mutex {
     pub(crate) fn new(core: Arc<Core>, process: OwnerLabel, name: String) -> Self {
@@ -97,7 +99,6 @@ impl Mutex {
                 unreachable_since = None;
                 verdict = Some(error);
             }
-            let pause_end = now + settings.delay.after(tries);
             let is_last = match settings.patience {
                 Patience::Tries(most) => tries >= most,
                 Patience::UpTo(_) => is_over,
@@ -106,6 +107,7 @@ impl Mutex {
             if is_last && let Some(error) = verdict {
                 return Err(error);
             }
+            let pause_end = now + settings.delay.after(tries);
             match end {
                 // No new try is begun at the very end; it could not be answered.
                 Some(end) if pause_end >= end => {

@@ -25,16 +25,16 @@ use crate::protocol::{
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct LockOptions {
-    expiry: Option<Duration>,
-    drift_factor: Option<f64>,
-    timeout_factor: Option<f64>,
-    patience: Option<Patience>,
-    delay: Option<Delay>,
-    token_fn: Option<TokenFn>,
-    owner: Option<String>,
-    wait_for_all: bool,
-    shuffle_nodes: bool,
-    repair_on_extend: bool,
+    pub(crate) expiry: Option<Duration>,
+    pub(crate) drift_factor: Option<f64>,
+    pub(crate) timeout_factor: Option<f64>,
+    pub(crate) patience: Option<Patience>,
+    pub(crate) delay: Option<Delay>,
+    pub(crate) token_fn: Option<TokenFn>,
+    pub(crate) owner: Option<String>,
+    pub(crate) wait_for_all: bool,
+    pub(crate) shuffle_nodes: bool,
+    pub(crate) repair_on_extend: bool,
 }
 
 /// How long `lock` goes on trying.
@@ -46,13 +46,13 @@ pub(crate) enum Patience {
 }
 
 #[derive(Clone, Debug)]
-enum Delay {
+pub(crate) enum Delay {
     Fixed(Duration),
     Function(RetryDelay),
 }
 
 #[derive(Clone)]
-struct TokenFn(Arc<dyn Fn() -> String + Send + Sync>);
+pub(crate) struct TokenFn(pub(crate) Arc<dyn Fn() -> String + Send + Sync>);
 
 impl fmt::Debug for TokenFn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,7 +189,7 @@ macro_rules! option_methods {
             ///
             /// Go's redsync: `WithExpiry`, `SetExpiry`.
             #[must_use]
-            pub fn expiry(mut self, expiry: Duration) -> Self {
+            pub fn expiry(mut self, expiry: std::time::Duration) -> Self {
                 self $(.$options)* .expiry = Some(expiry);
                 self
             }
@@ -200,7 +200,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithTries`, `SetTries`.
             #[must_use]
             pub fn tries(mut self, tries: u32) -> Self {
-                self $(.$options)* .patience = Some(Patience::Tries(tries));
+                self $(.$options)* .patience = Some($crate::options::Patience::Tries(tries));
                 self
             }
 
@@ -210,8 +210,8 @@ macro_rules! option_methods {
             /// A taken lock is waited for until then. When no quorum of nodes could be reached for longer than the
             /// expiry, waiting ends before. Go: a context with a deadline.
             #[must_use]
-            pub fn wait_up_to(mut self, duration: Duration) -> Self {
-                self $(.$options)* .patience = Some(Patience::UpTo(duration));
+            pub fn wait_up_to(mut self, duration: std::time::Duration) -> Self {
+                self $(.$options)* .patience = Some($crate::options::Patience::UpTo(duration));
                 self
             }
 
@@ -220,7 +220,7 @@ macro_rules! option_methods {
             /// the expiry.
             #[must_use]
             pub fn wait_without_limit(mut self) -> Self {
-                self $(.$options)* .patience = Some(Patience::Unbounded);
+                self $(.$options)* .patience = Some($crate::options::Patience::Unbounded);
                 self
             }
 
@@ -229,8 +229,8 @@ macro_rules! option_methods {
             ///
             /// Go's redsync: `WithRetryDelay`, `SetRetryDelay`.
             #[must_use]
-            pub fn retry_delay(mut self, delay: Duration) -> Self {
-                self $(.$options)* .delay = Some(Delay::Fixed(delay));
+            pub fn retry_delay(mut self, delay: std::time::Duration) -> Self {
+                self $(.$options)* .delay = Some($crate::options::Delay::Fixed(delay));
                 self
             }
 
@@ -239,8 +239,8 @@ macro_rules! option_methods {
             ///
             /// Go's redsync: `WithRetryDelayFunc`, `SetRetryDelayFunc`, `DelayFunc`.
             #[must_use]
-            pub fn retry_delay_fn(mut self, function: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
-                self $(.$options)* .delay = Some(Delay::Function(RetryDelay::function(function)));
+            pub fn retry_delay_fn(mut self, function: impl Fn(u32) -> std::time::Duration + Send + Sync + 'static) -> Self {
+                self $(.$options)* .delay = Some($crate::options::Delay::Function($crate::protocol::RetryDelay::function(function)));
                 self
             }
 
@@ -271,7 +271,7 @@ macro_rules! option_methods {
             /// Go's redsync: `WithGenValueFunc`. For its `WithValue`, see [`Mutex::adopt`](crate::Mutex::adopt).
             #[must_use]
             pub fn token_fn(mut self, function: impl Fn() -> String + Send + Sync + 'static) -> Self {
-                self $(.$options)* .token_fn = Some(TokenFn(Arc::new(function)));
+                self $(.$options)* .token_fn = Some($crate::options::TokenFn(std::sync::Arc::new(function)));
                 self
             }
 
@@ -318,7 +318,6 @@ macro_rules! option_methods {
     };
 }
 
+pub(crate) use option_methods;
+
 option_methods!(LockOptions,);
-option_methods!(crate::mutex::Mutex, options);
-#[cfg(feature = "blocking")]
-option_methods!(crate::blocking::Mutex, mutex.options);

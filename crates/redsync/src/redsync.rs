@@ -174,6 +174,12 @@ impl Redsync {
         }
     }
 
+    /// Has all background work done in `runtime`.
+    #[cfg(feature = "blocking")]
+    pub(crate) fn live_in(&self, runtime: tokio::runtime::Handle) {
+        self.core.reaper.move_in(runtime);
+    }
+
     /// One question to every node; the answers in the nodes' order.
     async fn ask_all<T, Q, F>(&self, question: Q) -> Vec<Result<T, NodeError>>
     where
@@ -207,10 +213,18 @@ pub struct Builder {
     owner: Option<String>,
 }
 
-#[derive(Debug)]
 enum Listed {
     Url(String),
     Node(Arc<dyn Node>),
+}
+
+impl fmt::Debug for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => f.write_str(&node::redacted(url)),
+            Self::Node(node) => fmt::Debug::fmt(node, f),
+        }
+    }
 }
 
 impl Builder {

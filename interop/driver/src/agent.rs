@@ -3,6 +3,7 @@
 //! An agent is a child process that is there as long as its [`Agent`] is: [`Agent::end`] asks it to go, and dropping
 //! the agent, also by a panic, kills it.
 
+use std::error::Error;
 use std::process::Stdio;
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,8 +11,6 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
-
-use crate::claims::Failure;
 
 /// How one peer is started: `NAME=COMMAND`, the command split at blanks.
 pub(crate) struct Peer {
@@ -71,7 +70,7 @@ pub(crate) enum Told {
 
 impl Agent {
     /// Starts a peer on the servers at `urls`, and waits until it is ready.
-    pub(crate) async fn start(peer: &Peer, urls: &[String]) -> Result<Self, Failure> {
+    pub(crate) async fn start(peer: &Peer, urls: &[String]) -> Result<Self, Box<dyn Error>> {
         let mut child = Command::new(&peer.program)
             .args(&peer.arguments)
             .args(urls)
@@ -107,7 +106,7 @@ impl Agent {
     }
 
     /// One try to lock.
-    pub(crate) async fn lock(&mut self, name: &str, expiry: Duration) -> Result<Asked, Failure> {
+    pub(crate) async fn lock(&mut self, name: &str, expiry: Duration) -> Result<Asked, Box<dyn Error>> {
         let command = format!("lock {name} {}", expiry.as_millis());
         let answer = self.ask(&command).await?;
         match answer.split_once(' ') {
@@ -118,12 +117,12 @@ impl Agent {
     }
 
     /// Lets its lock last for `expiry` from now on.
-    pub(crate) async fn extend(&mut self, name: &str, expiry: Duration) -> Result<Told, Failure> {
+    pub(crate) async fn extend(&mut self, name: &str, expiry: Duration) -> Result<Told, Box<dyn Error>> {
         self.tell(&format!("extend {name} {}", expiry.as_millis())).await
     }
 
     /// Releases its lock.
-    pub(crate) async fn unlock(&mut self, name: &str) -> Result<Told, Failure> {
+    pub(crate) async fn unlock(&mut self, name: &str) -> Result<Told, Box<dyn Error>> {
         self.tell(&format!("unlock {name}")).await
     }
 
@@ -144,7 +143,7 @@ impl Agent {
         }
     }
 
-    async fn tell(&mut self, command: &str) -> Result<Told, Failure> {
+    async fn tell(&mut self, command: &str) -> Result<Told, Box<dyn Error>> {
         let answer = self.ask(command).await?;
         match answer.split_once(' ') {
             None if answer == "ok" => Ok(Told::Done),
@@ -154,7 +153,7 @@ impl Agent {
     }
 
     /// Sends one line and gives its answer. Not cancel safe: dropped midway, the agent is lost.
-    async fn ask(&mut self, command: &str) -> Result<String, Failure> {
+    async fn ask(&mut self, command: &str) -> Result<String, Box<dyn Error>> {
         if self.is_lost {
             return Err(format!("the {} agent was lost before", self.name).into());
         }
@@ -164,7 +163,7 @@ impl Agent {
         self.hear(command).await
     }
 
-    async fn hear(&mut self, command: &str) -> Result<String, Failure> {
+    async fn hear(&mut self, command: &str) -> Result<String, Box<dyn Error>> {
         self.is_lost = true;
         let agent = &self.name;
         match timeout(REPLY_DEADLINE, self.answers.next_line()).await {
@@ -184,7 +183,7 @@ impl Agent {
         }
     }
 
-    fn unexpected(&self, command: &str, answer: &str) -> Failure {
+    fn unexpected(&self, command: &str, answer: &str) -> Box<dyn Error> {
         format!("the {} agent answered {command:?} with {answer:?}", self.name).into()
     }
 }

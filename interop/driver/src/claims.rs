@@ -1,6 +1,5 @@
 //! What must hold where redsync and a peer use the same locks.
 
-use std::error::Error;
 use std::time::{Duration, Instant};
 
 use redsync::{ErrorKind, Guard, Lease, Mutex, Redsync};
@@ -10,12 +9,7 @@ use tokio::time::sleep;
 use crate::Report;
 use crate::agent::{Agent, Asked, Peer, Told};
 use crate::contention;
-
-/// Whether a claim holds, and what was seen instead.
-pub(crate) type Claim = Result<(), Failure>;
-
-/// What was seen instead, or went wrong on the way.
-pub(crate) type Failure = Box<dyn Error>;
+use crate::verdict::{Claim, EXPIRY, Failure, done, ensure};
 
 /// Redsync, one peer, and the servers they share. Each claim has a lock of its own, so that one that fails does not
 /// take others along.
@@ -305,20 +299,6 @@ struct Stored {
     ttl: i64,
 }
 
-pub(crate) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Claim {
-    match holds {
-        true => Ok(()),
-        false => Err(otherwise().into()),
-    }
-}
-
-pub(crate) fn done(told: Told) -> Claim {
-    match told {
-        Told::Done => Ok(()),
-        Told::Failed(why) => Err(format!("the peer failed: {why}").into()),
-    }
-}
-
 fn failed(what: &str, told: &Told) -> Claim {
     ensure(matches!(told, Told::Failed(_)), || format!("the peer {what} what it had lost"))
 }
@@ -345,9 +325,6 @@ async fn until(what: &str, condition: impl Fn() -> bool) -> Claim {
     }
     Ok(())
 }
-
-/// What leases last for where nobody waits for their end: longer than anything here takes.
-pub(crate) const EXPIRY: Duration = Duration::from_secs(30);
 
 /// What they are extended to, and what those who must be refused ask for.
 const LONGER: Duration = Duration::from_secs(60);

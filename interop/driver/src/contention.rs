@@ -9,7 +9,7 @@ use redsync::Redsync;
 use tokio::time::sleep;
 
 use crate::agent::{Agent, Asked};
-use crate::claims::{Claim, EXPIRY, Failure, done, ensure};
+use crate::verdict::{Claim, EXPIRY, Failure, done, ensure};
 
 /// Lets both sides have their turns at once, and looks at what became of the work.
 pub(crate) async fn check(redsync: &Redsync, peer: &mut Agent) -> Claim {

@@ -14,12 +14,14 @@
 mod agent;
 mod claims;
 mod contention;
+mod verdict;
 
 use std::process::ExitCode;
 use std::{env, io};
 
 use agent::Peer;
-use claims::{Claim, Fleet};
+use claims::Fleet;
+use verdict::Claim;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -28,16 +28,33 @@ impl fmt::Display for InvalidUrl {
 
 impl std::error::Error for InvalidUrl {}
 
-/// `url` without user, password and parameters, for messages.
+/// `url` without user, password and parameters, for messages. Where a careless password makes it doubtful what is
+/// what, nothing but the scheme is shown.
 pub fn redacted(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) if !scheme.contains('@') => (format!("{scheme}://"), rest),
+        Some((scheme, rest)) if !scheme.contains(['@', ':', '?']) => (format!("{scheme}://"), rest),
         _ => (String::new(), url),
     };
+    let parameters = rest.find(['?', '#']).unwrap_or(rest.len());
     // The last @ ends the password, whatever characters a careless one holds.
-    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    format!("{scheme}{rest}")
+    let shown = match rest.rfind('@') {
+        Some(at) if at > parameters => None,
+        Some(at) => Some(&rest[at + 1..parameters]),
+        None => Some(&rest[..parameters]),
+    };
+    // A host may be followed by a port; what else stands there could be the password of a URL that lacks its host.
+    let is_plain = |shown: &&str| {
+        let host = shown.split('/').next().unwrap_or_default();
+        let port = host.rsplit_once(']').map_or(host, |(_, port)| port).split_once(':');
+        port.is_none_or(|(host_or_none, port)| {
+            let has_host = !host_or_none.is_empty() || host.contains(']');
+            has_host && port.bytes().all(|byte| byte.is_ascii_digit())
+        })
+    };
+    match shown.filter(is_plain) {
+        Some(shown) => format!("{scheme}{shown}"),
+        None => format!("{scheme}…"),
+    }
 }
 
 /// The node that `url` names. Nothing is connected to yet.
@@ -126,11 +143,22 @@ mod tests {
             ":hunter2@db.example:6379",
             "redis://:hunter2@",
             "redis://:hunter2@db.example:notaport",
+            "redis://:hunter2",
+            "redis://user:hunter2",
+            "redis://user:hunter2/0",
+            "redis://ann:12/hunter2@127.0.0.1",
+            "redis://ann:12?hunter2@127.0.0.1",
+            "redis://ann:12#hunter2@127.0.0.1",
+            "redis+unix:///run/redis.sock?password=p@hunter2&colour=red",
         ] {
             let shown = redacted(url);
             assert!(!shown.contains("hunter2"), "{url} is shown as {shown}");
         }
         assert_eq!(redacted("redis://user:hunter2@db.example:7000/2"), "redis://db.example:7000/2");
+        assert_eq!(redacted("redis://u:p@[::1]:7000"), "redis://[::1]:7000");
+        assert_eq!(redacted("redis://[::1]"), "redis://[::1]");
+        assert_eq!(redacted("redis+unix:///run/redis.sock?password=p"), "redis+unix:///run/redis.sock");
+        assert_eq!(redacted("sqlite:///var/lib/locks.db"), "sqlite:///var/lib/locks.db");
     }
 
     #[test]
@@ -148,7 +176,11 @@ mod tests {
         assert!(refused("redis://").contains("names no host"), "{}", refused("redis://"));
         assert!(refused("redis://h:99999").contains("port"), "{}", refused("redis://h:99999"));
         assert!(refused("redis://h/first").contains("database number"), "{}", refused("redis://h/first"));
-        assert!(refused("redis://h/?colour=red").contains("colour"), "{}", refused("redis://h/?colour=red"));
+        assert!(
+            refused("redis://h/?colour=red").contains("takes no parameters"),
+            "{}",
+            refused("redis://h/?c=d")
+        );
         assert!(refused("rediss://h/?ca=/no/such/file").contains("/no/such/file"));
     }
 

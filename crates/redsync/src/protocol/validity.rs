@@ -81,7 +81,7 @@ impl LeaseEnds {
 
     /// The end of a lease that was asked for at `sent`.
     pub(crate) fn end(sent: Instant, expiry: Expiry, drift: Drift) -> Instant {
-        sent + expiry.as_duration() - drift.as_duration()
+        sent + expiry.as_duration().saturating_sub(drift.as_duration())
     }
 
     /// Records that node number `node` granted a lease that ends at `end`.

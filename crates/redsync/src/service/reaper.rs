@@ -15,7 +15,10 @@ use tokio::sync::Notify;
 /// works outside a runtime too, where the errand goes to the first runtime that a lock was asked for in; if that has
 /// ended, the errand is dropped, and may say so.
 pub(crate) struct Reaper {
-    runtime: OnceLock<Handle>,
+    /// The runtime that all errands go to, where it is known to outlive them.
+    home: OnceLock<Handle>,
+    /// The first runtime that a lock was asked for in.
+    first: OnceLock<Handle>,
     under_way: Arc<UnderWay>,
 }
 
@@ -27,22 +30,28 @@ struct UnderWay {
 
 impl Reaper {
     pub(crate) fn new() -> Self {
-        Self { runtime: OnceLock::new(), under_way: Arc::default() }
+        Self { home: OnceLock::new(), first: OnceLock::new(), under_way: Arc::default() }
+    }
+
+    /// Sends all errands to `runtime`, wherever they are given: a caller's own may stand still or end.
+    #[cfg(feature = "blocking")]
+    pub(crate) fn move_in(&self, runtime: Handle) {
+        let _ = self.home.set(runtime);
     }
 
     /// Remembers the runtime that the caller works in, for errands that are given outside of any.
     pub(crate) fn settle(&self) {
-        if self.runtime.get().is_none()
+        if self.first.get().is_none()
             && let Ok(current) = Handle::try_current()
         {
-            let _ = self.runtime.set(current);
+            let _ = self.first.set(current);
         }
     }
 
     /// Does `errand` in the background; drops it where there is no runtime to do it in.
     pub(crate) fn run(&self, errand: impl Future<Output = ()> + Send + 'static) {
         let current = Handle::try_current().ok();
-        if let Some(runtime) = current.as_ref().or(self.runtime.get()) {
+        if let Some(runtime) = self.home.get().or(current.as_ref()).or(self.first.get()) {
             let place = Place::take(&self.under_way);
             runtime.spawn(async move {
                 let _place = place;

@@ -90,12 +90,13 @@ impl<'a> Reading<'a> {
     fn tls(&mut self) -> Result<Address, InvalidUrl> {
         let (host, port) = self.host_and_port()?;
         let settings = self.login(self.database_in_path()?)?;
-        let root_cert = self.take("ca").map(|path| self.file(&path)).transpose()?;
+        let root_cert = self.take("ca").map(|path| self.certificates(&path)).transpose()?;
         let client_tls = match (self.take("cert"), self.take("key")) {
             (None, None) => None,
-            (Some(cert), Some(key)) => {
-                Some(redis::ClientTlsConfig { client_cert: self.file(&cert)?, client_key: self.file(&key)? })
-            }
+            (Some(cert), Some(key)) => Some(redis::ClientTlsConfig {
+                client_cert: self.certificates(&cert)?,
+                client_key: self.file(&key)?,
+            }),
             _ => return Err(self.refuse("a client certificate needs both, cert=FILE and key=FILE")),
         };
         self.refuse_other_parameters()?;
@@ -111,6 +112,17 @@ impl<'a> Reading<'a> {
         let client = redis::Client::build_with_tls(info, certificates)
             .map_err(|error| self.refuse(error.to_string()))?;
         Ok(Address { client, label: self.label() })
+    }
+
+    #[cfg(feature = "tls")]
+    fn certificates(&self, path: &str) -> Result<Vec<u8>, InvalidUrl> {
+        use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+        let pem = self.file(path)?;
+        match CertificateDer::pem_slice_iter(&pem).next() {
+            Some(Ok(_)) => Ok(pem),
+            _ => Err(self.refuse(format!("{path} holds no certificate in PEM form"))),
+        }
     }
 
     #[cfg(feature = "tls")]
@@ -163,7 +175,10 @@ impl<'a> Reading<'a> {
     fn database(&self, text: &str) -> Result<i64, InvalidUrl> {
         match text.parse::<u32>() {
             Ok(database) => Ok(i64::from(database)),
-            Err(_) => Err(self.refuse(format!("{text:?} is not a database number"))),
+            // Not quoted: it may be the rest of a password that holds a slash.
+            Err(_) => {
+                Err(self.refuse("what follows the host is not a database number (percent-encode a password)"))
+            }
         }
     }
 
@@ -179,11 +194,16 @@ impl<'a> Reading<'a> {
     }
 
     fn refuse_other_parameters(&self) -> Result<(), InvalidUrl> {
-        match self.parameters.first() {
-            None => Ok(()),
-            Some((key, _)) => {
-                Err(self.refuse(format!("{key:?} is not a parameter of {}:// URLs", self.url.scheme())))
-            }
+        // Not quoted: it may be the rest of a password that holds a question mark.
+        match (self.parameters.is_empty(), self.url.scheme()) {
+            (true, _) => Ok(()),
+            (false, scheme @ ("rediss" | "valkeys")) => Err(self.refuse(format!(
+                "{scheme}:// takes the parameters ca, cert and key, each once, and no others"
+            ))),
+            (false, scheme @ ("redis+unix" | "valkey+unix")) => Err(self.refuse(format!(
+                "{scheme}:// takes the parameters db, user and password, each once, and no others"
+            ))),
+            (false, scheme) => Err(self.refuse(format!("{scheme}:// takes no parameters"))),
         }
     }
 

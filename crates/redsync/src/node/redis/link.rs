@@ -194,7 +194,12 @@ fn connect_fault(error: RedisError) -> NodeFault {
         return NodeFault::refused("WRONGPASS", format!("wrong user or password ({said})"))
             .with_source(error);
     }
-    NodeFault::unreachable(format!("cannot connect: {}", cause_of(&error))).with_source(error)
+    let cause = cause_of(&error);
+    let hint = match cause.contains("CertificateRequired") {
+        true => "; give it a client certificate: cert=FILE&key=FILE",
+        false => "",
+    };
+    NodeFault::unreachable(format!("cannot connect: {cause}{hint}")).with_source(error)
 }
 
 fn disconnect_fault(error: RedisError) -> NodeFault {
