@@ -1,16 +1,15 @@
 //! One acquisition from its first byte to the verdict, with its undo.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
 
-use crate::ballot::{Ballot, Count, Returned};
+use crate::ballot::{Ballot, Count, Question, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::guard::Guard;
 use crate::holding::{Core, Holding};
-use crate::node::{Acquired, Node, NodeFault};
+use crate::node::{Acquired, Node};
 use crate::options::Terms;
 use crate::protocol::Instant;
 
@@ -36,7 +35,7 @@ pub(crate) async fn attempt(
     let holding = Holding::new(Arc::clone(core), terms);
     let guard = Guard::new(Arc::clone(&holding));
     let sent = holding.ask();
-    let question = |node: Arc<dyn Node>| -> Asked {
+    let question = |node: Arc<dyn Node>| -> Question<Acquired> {
         let holding = Arc::clone(&holding);
         Box::pin(async move { node.acquire(&holding.terms.claim).await })
     };
@@ -59,15 +58,13 @@ pub(crate) async fn attempt(
     Ok(guard)
 }
 
-type Asked = Pin<Box<dyn Future<Output = Result<Acquired, NodeFault>> + Send>>;
-
 /// The nodes being asked. Those that have not answered when this is dropped are heard in the background: what they
 /// grant counts for the guard, or is given back if there is none.
 struct Asking {
     holding: Arc<Holding>,
     sent: Instant,
     /// Taken when it is handed to the background.
-    ballot: Option<Ballot<Acquired, Asked>>,
+    ballot: Option<Ballot<Acquired>>,
 }
 
 impl Asking {

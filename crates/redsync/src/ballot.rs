@@ -18,20 +18,20 @@ pub(crate) type Nodes = Arc<[Arc<dyn Node>]>;
 /// What came back from one node.
 pub(crate) type Returned<T> = Result<T, NodeError>;
 
+/// A question to one node, on its way.
+pub(crate) type Question<T> = Pin<Box<dyn Future<Output = Result<T, NodeFault>> + Send>>;
+
 /// One question to several nodes at once, under one deadline. It borrows nothing, so that the stragglers of a decided
 /// ballot can be counted in the background.
-pub(crate) struct Ballot<T, F> {
+pub(crate) struct Ballot<T> {
     nodes: Nodes,
-    asked: Vec<(usize, Pin<Box<F>>)>,
+    asked: Vec<(usize, Question<T>)>,
     returned: VecDeque<(usize, Returned<T>)>,
     timeout: Duration,
     deadline: Sleep,
 }
 
-impl<T, F> Ballot<T, F>
-where
-    F: Future<Output = Result<T, NodeFault>> + Send,
-{
+impl<T> Ballot<T> {
     /// Puts the question to the nodes numbered `voters`; each may take `timeout` to answer. Nothing is sent until
     /// [`next`](Self::next) is polled.
     pub(crate) fn open(
@@ -39,9 +39,9 @@ where
         voters: impl IntoIterator<Item = usize>,
         clock: &Arc<dyn Clock>,
         timeout: Duration,
-        question: impl Fn(Arc<dyn Node>) -> F,
+        question: impl Fn(Arc<dyn Node>) -> Question<T>,
     ) -> Self {
-        let ask = |index: usize| (index, Box::pin(question(Arc::clone(&nodes[index]))));
+        let ask = |index: usize| (index, question(Arc::clone(&nodes[index])));
         Self {
             nodes: Arc::clone(nodes),
             asked: voters.into_iter().map(ask).collect(),

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ballot::Ballot;
+use crate::ballot::{Ballot, Question, Returned};
 use crate::clock::{Clock, SystemClock};
-use crate::error::{Error, NodeError, Operation};
+use crate::error::{Error, Operation};
 use crate::guard::Guard;
 use crate::holding::Core;
 use crate::inspection::{Inspection, NodeReport};
@@ -116,7 +116,7 @@ impl Redsync {
         let answers = self
             .ask_all(move |node| {
                 let name = name.clone();
-                async move { node.inspect(&name).await }
+                Box::pin(async move { node.inspect(&name).await })
             })
             .await;
         let reports = self.core.nodes.iter().zip(answers);
@@ -134,7 +134,7 @@ impl Redsync {
     ///
     /// May be dropped at any point; nothing is changed.
     pub async fn check_nodes(&self) -> Result<(), Error> {
-        let answers = self.ask_all(|node| async move { node.identity().await }).await;
+        let answers = self.ask_all(|node| Box::pin(async move { node.identity().await })).await;
         let mut known: Vec<(String, usize)> = Vec::new();
         let mut errors = Vec::new();
         for (index, answer) in answers.into_iter().enumerate() {
@@ -181,15 +181,10 @@ impl Redsync {
     }
 
     /// One question to every node; the answers in the nodes' order.
-    async fn ask_all<T, Q, F>(&self, question: Q) -> Vec<Result<T, NodeError>>
-    where
-        Q: Fn(Arc<dyn Node>) -> F,
-        F: Future<Output = Result<T, crate::node::NodeFault>> + Send,
-        T: Send,
-    {
+    async fn ask_all<T>(&self, question: impl Fn(Arc<dyn Node>) -> Question<T>) -> Vec<Returned<T>> {
         let everyone = 0..self.core.quorum.nodes();
         let mut ballot = Ballot::open(&self.core.nodes, everyone, &self.core.clock, Self::LOOK, question);
-        let mut answers: Vec<(usize, Result<T, NodeError>)> = Vec::with_capacity(self.core.quorum.nodes());
+        let mut answers: Vec<(usize, Returned<T>)> = Vec::with_capacity(self.core.quorum.nodes());
         while let Some(answer) = ballot.next().await {
             answers.push(answer);
         }

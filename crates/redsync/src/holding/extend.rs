@@ -58,7 +58,7 @@ impl Holding {
         let claim = Arc::new(terms.claim);
         let mut ballot = Ballot::open(&self.core.nodes, voters, &self.core.clock, timeout, move |node| {
             let claim = Arc::clone(&claim);
-            async move { node.extend(&claim, if_free).await }
+            Box::pin(async move { node.extend(&claim, if_free).await })
         });
         while !count.is_decided(ballot.outstanding(), wait_for_all) {
             let Some((index, returned)) = ballot.next().await else {

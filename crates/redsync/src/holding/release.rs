@@ -1,13 +1,12 @@
 //! Giving leases back: reported, undone, or left to the background.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Holding, Mark};
-use crate::ballot::{Ballot, Count};
+use crate::ballot::{Ballot, Count, Question};
 use crate::error::{Error, NodeError, Operation};
-use crate::node::{NodeFault, Released};
+use crate::node::Released;
 
 impl Holding {
     /// Releases the token wherever it may be, and says whether a majority had it until now. What is not answered goes
@@ -78,12 +77,10 @@ impl Holding {
     }
 }
 
-type Asking = Pin<Box<dyn Future<Output = Result<Released, NodeFault>> + Send>>;
-
 /// A release under way: the nodes it asks are its own until they have answered.
 struct Release {
     holding: Arc<Holding>,
-    ballot: Ballot<Released, Asking>,
+    ballot: Ballot<Released>,
     /// The nodes that have not answered, and what was known of the token there when they were asked.
     asked: Vec<(usize, Mark)>,
 }
@@ -103,7 +100,7 @@ impl Release {
         let core = &holding.core;
         let timeout = holding.terms.request_timeout.as_duration();
         let voters = asked.iter().map(|(index, _)| *index);
-        let ballot = Ballot::open(&core.nodes, voters, &core.clock, timeout, |node| -> Asking {
+        let ballot = Ballot::open(&core.nodes, voters, &core.clock, timeout, |node| -> Question<Released> {
             let holding = Arc::clone(holding);
             Box::pin(async move {
                 let claim = &holding.terms.claim;
