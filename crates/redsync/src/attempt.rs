@@ -8,10 +8,10 @@ use rand::seq::SliceRandom;
 use crate::ballot::{Ballot, Count, Question, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::guard::Guard;
-use crate::holding::{Core, Holding};
+use crate::holding::{Core, Holding, RequestNumber};
 use crate::node::{Acquired, Node};
 use crate::options::Terms;
-use crate::protocol::Instant;
+use crate::protocol::Verdict;
 
 /// Asks every node at once, and decides as soon as the verdict is certain.
 ///
@@ -22,6 +22,7 @@ pub(crate) async fn attempt(
     at_most: Duration,
     shuffle: bool,
 ) -> Result<Guard, Error> {
+    core.enter()?;
     let name = terms.claim.name.clone();
     let wait_for_all = terms.wait_for_all;
     let timeout = terms.request_timeout.as_duration().min(at_most);
@@ -34,17 +35,19 @@ pub(crate) async fn attempt(
     // The undo is armed before the first byte is sent: from here on, dropping this future releases.
     let holding = Holding::new(Arc::clone(core), terms);
     let guard = Guard::new(Arc::clone(&holding));
-    let sent = holding.ask();
+    let (number, sent) = holding.ask_to_acquire();
     let question = |node: Arc<dyn Node>| -> Question<Acquired> {
         let holding = Arc::clone(&holding);
         Box::pin(async move { node.acquire(&holding.terms.claim).await })
     };
     let ballot = Ballot::open(&core.nodes, voters, &core.clock, timeout, question);
-    let mut asking = Asking { holding: Arc::clone(&holding), sent, ballot: Some(ballot) };
+    let mut asking =
+        Asking { holding: Arc::clone(&holding), number, ballot: Some(ballot), is_reached: false };
     while !count.is_decided(asking.outstanding(), wait_for_all) {
         let Some(answer) = asking.next().await else { break };
         count.add(answer);
     }
+    asking.is_reached = count.verdict() == Verdict::Reached;
     drop(asking);
 
     if let Some(error) = count.into_error(name.clone()) {
@@ -62,7 +65,9 @@ pub(crate) async fn attempt(
 /// grant counts for the guard, or is given back if there is none.
 struct Asking {
     holding: Arc<Holding>,
-    sent: Instant,
+    number: RequestNumber,
+    /// The rest of the answers can wait a moment: they change nothing for the caller.
+    is_reached: bool,
     /// Taken when it is handed to the background.
     ballot: Option<Ballot<Acquired>>,
 }
@@ -74,22 +79,28 @@ impl Asking {
 
     async fn next(&mut self) -> Option<Result<(), NodeError>> {
         let (index, returned) = self.ballot.as_mut()?.next().await?;
-        Some(heard(&self.holding, index, self.sent, returned))
+        Some(heard(&self.holding, index, self.number, returned))
     }
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
         let Some(mut ballot) = self.ballot.take().filter(|ballot| ballot.outstanding() > 0) else { return };
-        let (holding, sent) = (Arc::clone(&self.holding), self.sent);
+        let (holding, number) = (Arc::clone(&self.holding), self.number);
         let core = Arc::clone(&holding.core);
-        core.reaper.run(async move {
+        let rest = async move {
+            let mut is_late = false;
             while let Some((index, returned)) = ballot.next().await {
-                if heard(&holding, index, sent, returned).is_ok() && holding.is_released() {
-                    holding.chase().await;
-                }
+                is_late |= heard(&holding, index, number, returned).is_ok();
             }
-        });
+            if is_late && holding.is_released() {
+                holding.chase().await;
+            }
+        };
+        match self.is_reached {
+            true => core.reaper.run_soon(&core.clock, rest),
+            false => core.reaper.run(rest),
+        }
     }
 }
 
@@ -97,21 +108,21 @@ impl Drop for Asking {
 fn heard(
     holding: &Holding,
     index: usize,
-    sent: Instant,
+    number: RequestNumber,
     returned: Returned<Acquired>,
 ) -> Result<(), NodeError> {
     match returned {
         Ok(Acquired::Granted) => {
-            holding.granted(index, sent);
+            holding.granted(index, number);
             Ok(())
         }
         Ok(Acquired::Taken(holder)) => {
-            holding.refused(index);
+            holding.refused(index, number);
             Err(NodeError::Taken { node: holding.core.nodes[index].to_string(), holder })
         }
         Err(error) => {
             if error.is_certainly_unapplied() {
-                holding.refused(index);
+                holding.refused(index, number);
             }
             Err(error)
         }

@@ -68,6 +68,7 @@ impl Mutex {
     /// May be dropped at any point. What may have been granted by then is released in the background.
     pub async fn lock(&self) -> Result<Guard, Error> {
         let settings = self.settings()?;
+        self.core.enter()?;
         let started = self.core.clock.now();
         let end = match settings.patience {
             Patience::UpTo(duration) => Some(started + duration),
@@ -85,7 +86,7 @@ impl Mutex {
             };
             let now = self.core.clock.now();
             let is_over = end.is_some_and(|end| now >= end);
-            if error.kind() == ErrorKind::NoQuorum {
+            if matches!(error.kind(), ErrorKind::NoQuorum | ErrorKind::ValidityExhausted) {
                 let since = *unreachable_since.get_or_insert(begun);
                 let is_bound_by_tries = matches!(settings.patience, Patience::Tries(_));
                 if !is_bound_by_tries && now.saturating_since(since) > settings.expiry() {
@@ -168,8 +169,8 @@ impl Mutex {
     pub async fn lock_unless(&self, cancel: impl Future<Output = ()> + Send) -> Result<Guard, Error> {
         tokio::select! {
             biased;
-            locked = self.lock() => locked,
             () = cancel => Err(Error::Cancelled { name: self.settings()?.name }),
+            locked = self.lock() => locked,
         }
     }
 

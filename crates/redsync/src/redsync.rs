@@ -32,6 +32,9 @@ impl Redsync {
     /// How long a node may take to answer when it is only looked at.
     const LOOK: Duration = Duration::from_secs(1);
 
+    /// How much longer the rest of the nodes may take to say who they are, when a majority has.
+    const MOMENT: Duration = Duration::from_millis(250);
+
     /// Connects to the nodes that `urls` name, and checks that a majority answers and none is listed twice.
     ///
     /// URLs: `redis://`, `rediss://`, `valkey://`, `valkeys://`, `redis+unix://` (see `RedisNode::open`),
@@ -113,6 +116,7 @@ impl Redsync {
     /// May be dropped at any point; nothing is changed.
     pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Inspection, Error> {
         let name = LockName::new(name)?;
+        self.core.enter()?;
         let answers = self
             .ask_all(move |node| {
                 let name = name.clone();
@@ -134,22 +138,36 @@ impl Redsync {
     ///
     /// May be dropped at any point; nothing is changed.
     pub async fn check_nodes(&self) -> Result<(), Error> {
-        let answers = self.ask_all(|node| Box::pin(async move { node.identity().await })).await;
+        self.core.enter()?;
+        let mut ballot = self.ballot(|node| Box::pin(async move { node.identity().await }));
         let mut known: Vec<(String, usize)> = Vec::new();
         let mut errors = Vec::new();
-        for (index, answer) in answers.into_iter().enumerate() {
+        let majority = self.core.quorum.majority();
+        loop {
+            // With a majority known, the others are given a moment more: enough for all that are not hung.
+            let answer = if known.len() < majority {
+                ballot.next().await
+            } else {
+                tokio::select! {
+                    biased;
+                    answer = ballot.next() => answer,
+                    () = self.core.clock.sleep_until(self.core.clock.now() + Self::MOMENT) => None,
+                }
+            };
             match answer {
-                Ok(identity) => {
-                    if let Some((_, first)) = known.iter().find(|(other, _)| *other == identity) {
+                None => break,
+                Some((_, Err(error))) => errors.push(error),
+                Some((index, Ok(identity))) => {
+                    if let Some((_, other)) = known.iter().find(|(other, _)| *other == identity) {
                         let name = |index: usize| self.core.nodes[index].to_string();
-                        return Err(Error::DuplicateNode { first: name(*first), second: name(index) });
+                        let (first, second) = (name(index.min(*other)), name(index.max(*other)));
+                        return Err(Error::DuplicateNode { first, second });
                     }
                     known.push((identity, index));
                 }
-                Err(error) => errors.push(error),
             }
         }
-        if known.len() < self.core.quorum.majority() {
+        if known.len() < majority {
             let total = self.core.quorum.nodes();
             return Err(Error::NoQuorum { name: None, operation: Operation::Connect, total, nodes: errors });
         }
@@ -182,14 +200,18 @@ impl Redsync {
 
     /// One question to every node; the answers in the nodes' order.
     async fn ask_all<T>(&self, question: impl Fn(Arc<dyn Node>) -> Question<T>) -> Vec<Returned<T>> {
-        let everyone = 0..self.core.quorum.nodes();
-        let mut ballot = Ballot::open(&self.core.nodes, everyone, &self.core.clock, Self::LOOK, question);
+        let mut ballot = self.ballot(question);
         let mut answers: Vec<(usize, Returned<T>)> = Vec::with_capacity(self.core.quorum.nodes());
         while let Some(answer) = ballot.next().await {
             answers.push(answer);
         }
         answers.sort_by_key(|(index, _)| *index);
         answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+
+    fn ballot<T>(&self, question: impl Fn(Arc<dyn Node>) -> Question<T>) -> Ballot<T> {
+        let everyone = 0..self.core.quorum.nodes();
+        Ballot::open(&self.core.nodes, everyone, &self.core.clock, Self::LOOK, question)
     }
 }
 

@@ -2,56 +2,43 @@
 
 use std::sync::Arc;
 
-use super::{Holding, Mark};
+use super::{Holding, RequestNumber};
 use crate::ballot::{Ballot, Count, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Extended, IfFree};
 use crate::options::Terms;
-use crate::protocol::{Expiry, Instant, LeaseEnds};
+use crate::protocol::Expiry;
 
 impl Holding {
     /// Lets the leases last for `expiry` from now on. Succeeds if a majority did; releases nothing if not.
     pub(crate) async fn extend(self: &Arc<Self>, expiry: Expiry) -> Result<(), Error> {
+        self.core.enter()?;
         // SAFETY RULE (design §9): extending cannot revive what is over; no node is even asked.
         if !self.is_valid() {
             return Err(self.expired());
         }
         let terms = self.terms.retimed(expiry)?;
         let if_free = if terms.repair_on_extend { IfFree::Retake } else { IfFree::Leave };
-        let voters = self.marked(|mark| if_free == IfFree::Retake || mark != Mark::None);
-        self.extend_on(voters, terms, if_free).await
+        self.extend_on(terms, if_free).await
     }
 
     /// Takes over leases that this token has from before, wherever it has them.
     pub(crate) async fn adopt(self: &Arc<Self>) -> Result<(), Error> {
+        self.core.enter()?;
         self.presume();
-        let everywhere = self.marked(|_| true);
-        self.extend_on(everywhere, self.terms.clone(), IfFree::Leave).await
+        self.extend_on(self.terms.clone(), IfFree::Leave).await
     }
 
-    async fn extend_on(
-        self: &Arc<Self>,
-        voters: Vec<usize>,
-        terms: Terms,
-        if_free: IfFree,
-    ) -> Result<(), Error> {
-        // SAFETY RULE (design §3): every bound starts before the first byte is sent.
-        let sent = self.core.clock.now();
-        let end = LeaseEnds::end(sent, terms.claim.expiry, terms.drift);
-        let mut retaking = Vec::new();
-        {
-            let mut state = self.state();
-            state.ends.cap(end);
-            state.horizon = state.horizon.max(sent + terms.claim.expiry.as_duration());
-            // Where the lease may be taken again, it may come to be from here on, and must be released with the others.
+    async fn extend_on(self: &Arc<Self>, terms: Terms, if_free: IfFree) -> Result<(), Error> {
+        let (number, _) = self.ask(&terms);
+        let voters = {
+            let mut ledger = self.ledger();
+            let voters = ledger.holders(if_free == IfFree::Retake);
             if if_free == IfFree::Retake {
-                voters
-                    .iter()
-                    .filter(|&&index| state.marks[index] == Mark::None)
-                    .for_each(|&index| retaking.push(index));
-                retaking.iter().for_each(|&index| state.marks[index] = Mark::Asked);
+                voters.iter().for_each(|&index| ledger.ask_to_retake(index));
             }
-        }
+            voters
+        };
         let mut count = Count::new(Operation::Extend, &self.core.nodes, self.core.quorum, &voters);
         let timeout = terms.request_timeout.as_duration();
         let wait_for_all = terms.wait_for_all;
@@ -61,18 +48,18 @@ impl Holding {
             Box::pin(async move { node.extend(&claim, if_free).await })
         });
         while !count.is_decided(ballot.outstanding(), wait_for_all) {
-            let Some((index, returned)) = ballot.next().await else {
-                break;
-            };
-            count.add(self.extended(index, end, &retaking, returned));
+            let Some((index, returned)) = ballot.next().await else { break };
+            count.add(self.extended(index, number, if_free, returned));
         }
         if ballot.outstanding() > 0 {
             let holding = Arc::clone(self);
-            self.core.reaper.run(async move {
+            self.core.reaper.run_soon(&self.core.clock, async move {
+                let mut is_late = false;
                 while let Some((index, returned)) = ballot.next().await {
-                    if holding.extended(index, end, &retaking, returned).is_ok() && holding.is_released() {
-                        holding.chase().await;
-                    }
+                    is_late |= holding.extended(index, number, if_free, returned).is_ok();
+                }
+                if is_late && holding.is_released() {
+                    holding.chase().await;
                 }
             });
         }
@@ -83,33 +70,28 @@ impl Holding {
         }
     }
 
-    /// Records one node's answer. Nodes in `retaking` had no lease when they were asked.
     fn extended(
         &self,
         index: usize,
-        end: Instant,
-        retaking: &[usize],
+        number: RequestNumber,
+        if_free: IfFree,
         returned: Returned<Extended>,
     ) -> Result<(), NodeError> {
-        match returned {
-            Ok(Extended::Extended | Extended::Retaken) => {
-                self.stands(index, end);
-                Ok(())
-            }
-            Ok(Extended::NotHeld) => {
-                self.refused(index);
-                Err(NodeError::NotHeld { node: self.node_name(index) })
-            }
-            Ok(Extended::HeldByAnother(holder)) => {
-                self.refused(index);
-                Err(NodeError::Taken { node: self.node_name(index), holder })
-            }
+        let was_retaking = if_free == IfFree::Retake;
+        let extended = match returned {
+            Ok(extended) => extended,
             Err(error) => {
-                if retaking.contains(&index) && error.is_certainly_unapplied() {
-                    self.refused(index);
+                if was_retaking && error.is_certainly_unapplied() {
+                    self.ledger().not_retaken(index);
                 }
-                Err(error)
+                return Err(error);
             }
+        };
+        self.ledger().extended(index, number, &extended, was_retaking, self.core.clock.now());
+        match extended {
+            Extended::Extended | Extended::Retaken => Ok(()),
+            Extended::NotHeld => Err(NodeError::NotHeld { node: self.node_name(index) }),
+            Extended::HeldByAnother(holder) => Err(NodeError::Taken { node: self.node_name(index), holder }),
         }
     }
 

@@ -3,29 +3,34 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Holding, Mark};
+use super::Holding;
+use super::ledger::KnownBefore;
 use crate::ballot::{Ballot, Count, Question};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::Released;
+use crate::protocol::Verdict;
 
 impl Holding {
     /// Releases the token wherever it may be, and says whether a majority had it until now. What is not answered goes
     /// on in the background.
     pub(crate) async fn release(self: &Arc<Self>) -> Result<(), Error> {
-        let mut release = Release::begin(self, |mark| mark != Mark::None);
+        self.core.enter()?;
+        let mut release = Release::begin(self, false);
         let mut count = Count::new(Operation::Unlock, &self.core.nodes, self.core.quorum, &release.voters());
         while !count.is_decided(release.outstanding(), self.terms.wait_for_all) {
-            let Some(released) = release.next().await else {
-                break;
-            };
+            let Some(released) = release.next().await else { break };
             count.add(released);
         }
-        if self.may_be_somewhere() {
+        if self.ledger().is_open() {
             let holding = Arc::clone(self);
-            self.core.reaper.run(async move {
+            let rest = async move {
                 release.finish().await;
                 holding.chase().await;
-            });
+            };
+            match count.verdict() {
+                Verdict::Reached => self.core.reaper.run_soon(&self.core.clock, rest),
+                Verdict::Open | Verdict::OutOfReach => self.core.reaper.run(rest),
+            }
         }
         count.into_error(self.name()).map_or(Ok(()), Err)
     }
@@ -33,20 +38,24 @@ impl Holding {
     /// Takes back what an attempt that failed was granted: a refusal must not leave leases behind that block others.
     /// Where the answer is not known, that goes on in the background.
     pub(crate) async fn undo(self: &Arc<Self>) {
-        Release::begin(self, |mark| mark == Mark::Granted).finish().await;
+        Release::begin(self, true).finish().await;
         self.abandon();
     }
 
     /// Releases without a caller, for guards and attempts that were dropped. Never blocks.
     pub(crate) fn abandon(self: &Arc<Self>) {
-        self.state().is_released = true;
-        if !self.may_be_somewhere() {
+        let is_open = {
+            let mut ledger = self.ledger();
+            ledger.give_back();
+            ledger.is_open()
+        };
+        if !is_open {
             return;
         }
         let mut unsent = Unsent { holding: Arc::clone(self), was_sent: false };
         // Where it cannot be done, it is dropped, and says so.
         self.core.reaper.run(async move {
-            Release::begin(&unsent.holding, |mark| mark != Mark::None).finish().await;
+            Release::begin(&unsent.holding, false).finish().await;
             unsent.was_sent = true;
             unsent.holding.chase().await;
         });
@@ -55,15 +64,17 @@ impl Holding {
     /// Asks again where it is not certain that the token is gone, until its last lease would be over anyway: a node
     /// may have been out of reach, or a request of ours may arrive late.
     pub(crate) async fn chase(self: &Arc<Self>) {
+        // With so many under way, a node has been out of reach for long; what is not chased expires.
+        let Some(_place) = self.core.reaper.begin_chase() else { return };
         let mut pause = Duration::ZERO;
         // What was granted late is there for certain; what is only suspected is given time to show.
-        let mut is_urgent = !self.marked(|mark| mark == Mark::Granted).is_empty();
-        while self.may_be_somewhere() && self.core.clock.now() < self.state().horizon {
+        let mut is_urgent = self.ledger().is_granted_somewhere();
+        while self.is_worth_chasing() {
             if !std::mem::take(&mut is_urgent) {
                 pause = (pause * 2).clamp(CHASE_LEAST, CHASE_MOST);
                 self.core.clock.sleep_until(self.core.clock.now() + pause).await;
             }
-            let mut release = Release::begin(self, |mark| mark != Mark::None);
+            let mut release = Release::begin(self, false);
             if release.outstanding() == 0 {
                 // Nothing is left, or others are asking, who will go on.
                 return;
@@ -72,8 +83,9 @@ impl Holding {
         }
     }
 
-    fn may_be_somewhere(&self) -> bool {
-        self.state().marks.iter().any(|mark| *mark != Mark::None)
+    fn is_worth_chasing(&self) -> bool {
+        let ledger = self.ledger();
+        ledger.is_open() && self.core.clock.now() < ledger.horizon()
     }
 }
 
@@ -82,20 +94,16 @@ struct Release {
     holding: Arc<Holding>,
     ballot: Ballot<Released>,
     /// The nodes that have not answered, and what was known of the token there when they were asked.
-    asked: Vec<(usize, Mark)>,
+    asked: Vec<(usize, KnownBefore)>,
 }
 
 impl Release {
-    /// Asks the nodes whose mark is `wanted` and which nobody else is asking. The token is given back from here on.
-    fn begin(holding: &Arc<Holding>, wanted: impl Fn(Mark) -> bool) -> Self {
-        // SAFETY RULE (design §4): a node that answered "taken" is never sent a release: it has no mark.
-        let asked: Vec<(usize, Mark)> = {
-            let mut state = holding.state();
-            state.is_released = true;
-            let free = |index: &usize| wanted(state.marks[*index]) && !state.releasing[*index];
-            let asked: Vec<usize> = (0..state.marks.len()).filter(free).collect();
-            asked.iter().for_each(|&index| state.releasing[index] = true);
-            asked.into_iter().map(|index| (index, state.marks[index])).collect()
+    /// Asks the nodes that may have the token, or only those known to. The token is given back from here on.
+    fn begin(holding: &Arc<Holding>, only_granted: bool) -> Self {
+        let asked = {
+            let mut ledger = holding.ledger();
+            ledger.give_back();
+            ledger.take(only_granted)
         };
         let core = &holding.core;
         let timeout = holding.terms.request_timeout.as_duration();
@@ -122,21 +130,21 @@ impl Release {
     async fn next(&mut self) -> Option<Result<(), NodeError>> {
         let (index, returned) = self.ballot.next().await?;
         let at = self.asked.iter().position(|(asked, _)| *asked == index)?;
-        let (_, mark) = self.asked.swap_remove(at);
-        self.holding.state().releasing[index] = false;
-        let released = match returned {
-            Ok(released) => released,
-            Err(error) => return Some(Err(error)),
-        };
-        // Where the answer to the lease had not been seen, "not held" may only mean "not yet".
-        if mark == Mark::Granted || released != Released::NotHeld {
-            self.holding.refused(index);
-        }
+        let (_, before) = self.asked.swap_remove(at);
         let node = || self.holding.node_name(index);
-        Some(match released {
-            Released::Released => Ok(()),
-            Released::NotHeld => Err(NodeError::NotHeld { node: node() }),
-            Released::HeldByAnother(holder) => Err(NodeError::Taken { node: node(), holder }),
+        Some(match returned {
+            Err(error) => {
+                self.holding.ledger().leave(index);
+                Err(error)
+            }
+            Ok(released) => {
+                self.holding.ledger().released(index, before, &released);
+                match released {
+                    Released::Released => Ok(()),
+                    Released::NotHeld => Err(NodeError::NotHeld { node: node() }),
+                    Released::HeldByAnother(holder) => Err(NodeError::Taken { node: node(), holder }),
+                }
+            }
         })
     }
 
@@ -148,10 +156,8 @@ impl Release {
 /// Dropped midway, the nodes that have not answered are for others to ask again.
 impl Drop for Release {
     fn drop(&mut self) {
-        let mut state = self.holding.state();
-        for (index, _) in &self.asked {
-            state.releasing[*index] = false;
-        }
+        let mut ledger = self.holding.ledger();
+        self.asked.iter().for_each(|(index, _)| ledger.leave(*index));
     }
 }
 

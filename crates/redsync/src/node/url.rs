@@ -35,7 +35,11 @@ pub fn redacted(url: &str) -> String {
         Some((scheme, rest)) if !scheme.contains(['@', ':', '?']) => (format!("{scheme}://"), rest),
         _ => (String::new(), url),
     };
-    let parameters = rest.find(['?', '#']).unwrap_or(rest.len());
+    // After a # nothing is certain, not even the host: it may be part of a password that was not encoded.
+    if rest.contains('#') {
+        return format!("{scheme}…");
+    }
+    let parameters = rest.find('?').unwrap_or(rest.len());
     // The last @ ends the password, whatever characters a careless one holds.
     let shown = match rest.rfind('@') {
         Some(at) if at > parameters => None,

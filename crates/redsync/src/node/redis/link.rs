@@ -7,12 +7,12 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, RedisError, Value};
+use redis::{ErrorKind, PushKind, RedisError, Value};
 use tokio::sync::watch;
 
 use super::address::Address;
@@ -42,6 +42,12 @@ pub(super) struct Link {
 struct Shared {
     address: Address,
     state: Mutex<State>,
+}
+
+/// A connection that stands, as far as is known.
+struct Live {
+    connection: MultiplexedConnection,
+    /// Requests in a row that were given up unanswered.
     silent_requests: AtomicU32,
 }
 
@@ -50,10 +56,7 @@ enum State {
     Idle,
     /// A task connects. The receiver learns when it is done.
     Connecting(watch::Receiver<()>),
-    Up {
-        connection: MultiplexedConnection,
-        epoch: u64,
-    },
+    Up(Arc<Live>),
     Down {
         fault: NodeFault,
         failures: u32,
@@ -63,17 +66,16 @@ enum State {
 
 impl Link {
     pub(super) fn new(address: Address) -> Self {
-        let shared = Shared { address, state: Mutex::new(State::Idle), silent_requests: AtomicU32::new(0) };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(Shared { address, state: Mutex::new(State::Idle) }) }
     }
 
     /// The connection as it is; made first if there is none.
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64), NodeFault> {
+    async fn connection(&self) -> Result<Arc<Live>, NodeFault> {
         loop {
             let mut connecting = {
                 let mut state = self.shared.state();
                 match &*state {
-                    State::Up { connection, epoch } => return Ok((connection.clone(), *epoch)),
+                    State::Up(live) => return Ok(Arc::clone(live)),
                     State::Down { fault, retry_at, .. } if Instant::now() < *retry_at => {
                         return Err(fault.clone());
                     }
@@ -96,16 +98,24 @@ impl Link {
 
 impl Shared {
     async fn connect(self: Arc<Self>, failures: u32, finished: watch::Sender<()>) {
+        let (gone, is_gone) = watch::channel(false);
         // The caller's deadline is the only one for a request; the redis crate must not add its own.
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
+            .set_pipeline_buffer_size(QUEUE)
+            .set_push_sender(move |push: redis::PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    gone.send_replace(true);
+                }
+                Ok::<(), redis::aio::SendError>(())
+            });
         let connecting = self.address.client.get_multiplexed_async_connection_with_config(&config);
         let state = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => {
-                self.silent_requests.store(0, Ordering::Relaxed);
-                State::Up { connection, epoch: next_epoch() }
+                let live = Arc::new(Live { connection, silent_requests: AtomicU32::new(0) });
+                tokio::spawn(watch_over(Arc::downgrade(&self), Arc::downgrade(&live), is_gone));
+                State::Up(live)
             }
             Ok(Err(error)) => down(connect_fault(error), failures),
             Err(_) => {
@@ -116,10 +126,10 @@ impl Shared {
         drop(finished);
     }
 
-    /// Gives the connection of `epoch` up; the next caller makes a new one.
-    fn replace(&self, epoch: u64) {
+    /// Gives a connection up; the next caller makes a new one.
+    fn replace(&self, gone: &Arc<Live>) {
         let mut state = self.state();
-        if matches!(&*state, State::Up { epoch: current, .. } if *current == epoch) {
+        if matches!(&*state, State::Up(live) if Arc::ptr_eq(live, gone)) {
             *state = State::Idle;
         }
     }
@@ -132,22 +142,33 @@ impl Shared {
 impl Link {
     /// Sends `command` once; see [`Client::execute`](super::client::Client::execute).
     pub(super) async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
-        let (mut connection, epoch) = self.connection().await?;
-        let mut unanswered = Unanswered { shared: &self.shared, epoch, since: Some(Instant::now()) };
+        let live = self.connection().await?;
+        let mut connection = live.connection.clone();
+        let mut unanswered = Unanswered { shared: &self.shared, live: &live, since: Some(Instant::now()) };
         let reply = connection.send_packed_command(command.as_redis()).await;
         unanswered.since = None;
         match reply {
             Ok(value) => {
-                if self.shared.silent_requests.load(Ordering::Relaxed) > 0 {
-                    self.shared.silent_requests.store(0, Ordering::Relaxed);
+                if live.silent_requests.load(Ordering::Relaxed) > 0 {
+                    live.silent_requests.store(0, Ordering::Relaxed);
                 }
                 reply_from(value)
             }
             Err(error) => {
-                self.shared.replace(epoch);
+                self.shared.replace(&live);
                 Err(disconnect_fault(error))
             }
         }
+    }
+}
+
+/// Gives a connection up as soon as the server has closed it, so that no request is wasted on finding out: servers and
+/// balancers close idle connections. Ends with the connection.
+async fn watch_over(shared: Weak<Shared>, live: Weak<Live>, mut is_gone: watch::Receiver<bool>) {
+    // An error means that the connection's own task is gone, which comes to the same.
+    let _ = is_gone.wait_for(|gone| *gone).await;
+    if let (Some(shared), Some(live)) = (shared.upgrade(), live.upgrade()) {
+        shared.replace(&live);
     }
 }
 
@@ -155,25 +176,19 @@ impl Link {
 /// half-open one would otherwise time out for ever and never be replaced.
 struct Unanswered<'a> {
     shared: &'a Shared,
-    epoch: u64,
+    live: &'a Arc<Live>,
     since: Option<Instant>,
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if self.since.is_some_and(|since| since.elapsed() >= SILENCE) {
-            let silent = self.shared.silent_requests.fetch_add(1, Ordering::Relaxed) + 1;
+            let silent = self.live.silent_requests.fetch_add(1, Ordering::Relaxed) + 1;
             if silent >= SILENT_REQUESTS {
-                self.shared.silent_requests.store(0, Ordering::Relaxed);
-                self.shared.replace(self.epoch);
+                self.shared.replace(self.live);
             }
         }
     }
-}
-
-fn next_epoch() -> u64 {
-    static EPOCH: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-    EPOCH.fetch_add(1, Ordering::Relaxed)
 }
 
 fn down(fault: NodeFault, failures: u32) -> State {
@@ -187,12 +202,17 @@ fn connect_fault(error: RedisError) -> NodeFault {
     if let Some(code) = error.code()
         && !matches!(error.kind(), ErrorKind::Io)
     {
-        return refused(code, error.detail().unwrap_or_default(), error.clone());
+        // A server may quote what it was sent, the password too: only what is known not to is passed on.
+        const HARMLESS: [&str; 6] = ["WRONGPASS", "NOAUTH", "NOPERM", "LOADING", "MASTERDOWN", "DENIED"];
+        if HARMLESS.contains(&code) {
+            return refused(code, error.detail().unwrap_or_default(), error.clone());
+        }
+        let message =
+            "the server refused the first words of the conversation; Redis 6 or later is needed, with HELLO";
+        return NodeFault::refused(code, format!("{message} ({code})"));
     }
     if matches!(error.kind(), ErrorKind::AuthenticationFailed) {
-        let said = error.detail().unwrap_or("no reason given").to_owned();
-        return NodeFault::refused("WRONGPASS", format!("wrong user or password ({said})"))
-            .with_source(error);
+        return NodeFault::refused("WRONGPASS", "wrong user or password");
     }
     let cause = cause_of(&error);
     let hint = match cause.contains("CertificateRequired") {
@@ -255,8 +275,14 @@ fn reply_from(value: Value) -> Result<Reply, NodeFault> {
         }
         Value::ServerError(error) => {
             let code = error.code().to_owned();
-            let detail = error.details().unwrap_or_default().to_owned();
-            Err(refused(&code, &detail, RedisError::from(error)))
+            // Some errors quote the whole command, and with it the token.
+            let detail = error.details().unwrap_or_default();
+            match detail.split_once(", with args") {
+                Some((said, _)) => {
+                    Err(NodeFault::refused(&*code, format!("the server refused ({code} {said})")))
+                }
+                None => Err(refused(&code, &detail.to_owned(), RedisError::from(error))),
+            }
         }
         other => Err(NodeFault::nonsense(format!("the server sent {other:?}"))),
     }

@@ -13,7 +13,8 @@ use crate::protocol::{LockName, Token};
 /// The file at a path, opened when it is needed.
 pub(super) struct Store {
     path: PathBuf,
-    boot: String,
+    /// What sets this boot of the machine apart from others.
+    boot: Result<String, NodeFault>,
     opened: Option<Opened>,
 }
 
@@ -77,7 +78,7 @@ impl Store {
     }
 
     pub(super) fn inspect(&mut self, name: &LockName) -> Result<Option<Holder>, NodeFault> {
-        let boot = self.boot.clone();
+        let boot = self.boot.clone()?;
         self.read(|connection| Ok(standing(connection, name, &boot)?.map(Standing::holder)))
     }
 
@@ -89,7 +90,7 @@ impl Store {
     /// One transaction, which has the file for itself from its beginning: time is read inside, so that what it decides
     /// stands when it is written.
     fn change<T>(&mut self, step: impl FnOnce(&Change<'_>) -> rusqlite::Result<T>) -> Result<T, NodeFault> {
-        let (path, boot) = (self.path.clone(), self.boot.clone());
+        let (path, boot) = (self.path.clone(), self.boot.clone()?);
         let connection = self.connection()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let change = Change { transaction: transaction.map_err(|error| fault(&path, error))?, boot };
@@ -112,6 +113,7 @@ impl Store {
     }
 
     fn open(&self) -> Result<Opened, NodeFault> {
+        let boot = self.boot.clone()?;
         if let Some(directory) = self.path.parent().filter(|directory| !directory.is_dir()) {
             return Err(NodeFault::unreachable(format!("there is no directory {}", directory.display())));
         }
@@ -137,7 +139,7 @@ impl Store {
             }
             // What has run out is skipped wherever it is met; here it is swept up.
             let run_out = "DELETE FROM redsync_leases WHERE ends <= ?1 OR boot <> ?2";
-            transaction.execute(run_out, (now_nanos(), &self.boot))?;
+            transaction.execute(run_out, (now_nanos(), &boot))?;
             transaction.commit()?;
             Ok((connection, version))
         };
@@ -216,10 +218,21 @@ fn now_nanos() -> i64 {
     i64::try_from(SystemClock.now().as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// What sets this boot of the machine apart from others; empty where the system does not say.
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    id.map(|id| id.trim().to_owned()).unwrap_or_default()
+/// A process that cannot tell this boot from others would take standing leases for those of an earlier one.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn boot_id() -> Result<String, NodeFault> {
+    const FILE: &str = "/proc/sys/kernel/random/boot_id";
+    let id = std::fs::read_to_string(FILE).map_err(|error| {
+        NodeFault::refused("BOOT", format!("the store needs {FILE} to know old leases, and cannot read it"))
+            .with_source(error)
+    })?;
+    Ok(id.trim().to_owned())
+}
+
+/// Systems that do not name their boots have the clock alone, which starts anew with each.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn boot_id() -> Result<String, NodeFault> {
+    Ok(String::new())
 }
 
 #[cfg(unix)]
