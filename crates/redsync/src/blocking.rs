@@ -1,7 +1,8 @@
 //! The same interface for programs without async.
 //!
 //! One thread runs the connections and the background work; the calls here hand it their question and wait. They may be
-//! used anywhere, inside of an async runtime too, though there they block the thread they are called on.
+//! used anywhere, inside of an async runtime too, though there they block the thread they are called on. All is here that
+//! the async interface has but `lock_unless`: a thread that must be able to give up says so with `wait_up_to`.
 //!
 //! ```
 //! use redsync::blocking::Redsync;
@@ -101,6 +102,13 @@ impl Redsync {
     pub fn inspect(&self, name: impl AsRef<str>) -> Result<Inspection, Error> {
         let (redsync, name) = (self.redsync.clone(), name.as_ref().to_owned());
         self.thread.wait_for(async move { redsync.inspect(name).await })
+    }
+
+    /// Waits until the background has finished what was given to it before; see
+    /// [`redsync::Redsync::drain`](crate::Redsync::drain).
+    pub fn drain(&self, within: Duration) -> bool {
+        let redsync = self.redsync.clone();
+        self.thread.wait_for(async move { Ok(redsync.drain(within).await) }).unwrap_or(false)
     }
 
     /// Asks every node who it is; see [`redsync::Redsync::check_nodes`](crate::Redsync::check_nodes).

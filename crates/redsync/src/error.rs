@@ -203,10 +203,14 @@ impl fmt::Display for Error {
                 }
                 let needed = total / 2 + 1;
                 let failed = nodes.iter().filter(|node| !node.is_answer()).count();
-                match total {
-                    1 => write!(f, ": the only node failed{}", Nodes(nodes)),
-                    _ => {
+                let agreed = total - nodes.len().min(*total);
+                match (total, operation) {
+                    (1, _) => write!(f, ": the only node failed{}", Nodes(nodes)),
+                    (_, Operation::Lock | Operation::Connect) => {
                         write!(f, ": {failed} of {total} nodes failed, {needed} must answer{}", Nodes(nodes))
+                    }
+                    (_, Operation::Extend | Operation::Unlock) => {
+                        write!(f, ": {needed} of {total} nodes must confirm, {agreed} did{}", Nodes(nodes))
                     }
                 }
             }

@@ -185,7 +185,8 @@ impl Terms {
 macro_rules! option_methods {
     ($carrier:ty, $($options:ident).*) => {
         impl $carrier {
-            /// How long a lease lasts unless it is extended: 1 ms to 2⁵³ ms, less the drift allowance. Default 8 s.
+            /// How long a lease lasts unless it is extended: up to 2⁵³ ms, and at least 3 ms, since less than that is
+            /// eaten up by the allowance for clock drift. Default 8 s.
             ///
             /// Go's redsync: `WithExpiry`, `SetExpiry`.
             #[must_use]
@@ -255,7 +256,8 @@ macro_rules! option_methods {
             }
 
             /// The share of the expiry that one node may take to answer, connecting included, between 0 and 1.
-            /// Default 0.05. The time is clamped to 50 ms to 2 s, and never longer than the expiry.
+            /// Default 0.05. The time is clamped to 50 ms to 2 s, and never longer than the expiry. On busy machines,
+            /// locks of a second or less may want a larger share than the 50 ms that they get.
             ///
             /// Go's redsync: `WithTimeoutFactor`.
             #[must_use]

@@ -38,7 +38,8 @@ impl Redsync {
     /// Connects to the nodes that `urls` name, and checks that a majority answers and none is listed twice.
     ///
     /// URLs: `redis://`, `rediss://`, `valkey://`, `valkeys://`, `redis+unix://` (see `RedisNode::open`),
-    /// `sqlite:///path`, `memory:` (a store of its own) and `memory:NAME` (one store for the process).
+    /// `sqlite:///path` (the path as it stands, nothing is decoded), `memory:` (a store of its own) and `memory:NAME` (one
+    /// store for the process).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), redsync::Error> {

@@ -281,7 +281,7 @@ fn reply_from(value: Value) -> Result<Reply, NodeFault> {
                 Some((said, _)) => {
                     Err(NodeFault::refused(&*code, format!("the server refused ({code} {said})")))
                 }
-                None => Err(refused(&code, &detail.to_owned(), RedisError::from(error))),
+                None => Err(refused(&code, detail, RedisError::from(error.clone()))),
             }
         }
         other => Err(NodeFault::nonsense(format!("the server sent {other:?}"))),
