@@ -42,6 +42,13 @@ impl Command {
         self
     }
 
+    /// The command with a number for one more argument, in decimal.
+    #[must_use]
+    pub fn number(mut self, number: u64) -> Self {
+        self.0.arg(number);
+        self
+    }
+
     /// The command's name and its arguments, as they are sent.
     pub fn parts(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.0.args_iter().map(|argument| match argument {

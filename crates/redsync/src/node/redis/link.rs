@@ -69,7 +69,15 @@ impl Link {
         Self { shared: Arc::new(Shared { address, state: Mutex::new(State::Idle) }) }
     }
 
-    /// The connection as it is; made first if there is none.
+    /// The connection, if there is one.
+    fn live(&self) -> Option<Arc<Live>> {
+        match &*self.shared.state() {
+            State::Up(live) => Some(Arc::clone(live)),
+            State::Idle | State::Connecting(_) | State::Down { .. } => None,
+        }
+    }
+
+    /// The connection; made first where there is none.
     async fn connection(&self) -> Result<Arc<Live>, NodeFault> {
         loop {
             let mut connecting = {
@@ -142,7 +150,11 @@ impl Shared {
 impl Link {
     /// Sends `command` once; see [`Client::execute`](super::client::Client::execute).
     pub(super) async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
-        let live = self.connection().await?;
+        // Boxed, since it is rare: a request's future is moved about, and stays small.
+        let live = match self.live() {
+            Some(live) => live,
+            None => Box::pin(self.connection()).await?,
+        };
         let mut connection = live.connection.clone();
         let mut unanswered = Unanswered { shared: &self.shared, live: &live, since: Some(Instant::now()) };
         let reply = connection.send_packed_command(command.as_redis()).await;

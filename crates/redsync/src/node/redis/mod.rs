@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use self::client::{Client, Command, Reply};
 use self::link::Link;
-use self::scripts::Script;
+use self::scripts::{Call, Script};
 use super::{
     Acquired, Answer, Claim, Extended, Holder, IfFree, InvalidUrl, Node, NodeFault, Released, TimeLeft,
 };
@@ -70,26 +70,33 @@ impl RedisNode {
     }
 
     /// EVALSHA; and where the server does not know the script, one plain EVAL, which also teaches it.
-    async fn run(&self, script: &Script, name: &LockName, arguments: &[&str]) -> Result<Reply, NodeFault> {
-        match self.execute(script.by_hash(name, arguments)).await {
+    async fn run(&self, script: &'static Script, call: Call<'_>) -> Result<Reply, NodeFault> {
+        match self.execute(script.by_hash(&call)).await {
             // Not a replay: a server that does not know the script has run nothing.
             Err(fault) if fault.code() == Some("NOSCRIPT") => {
-                self.execute(script.by_source(name, arguments)).await
+                Box::pin(self.execute(script.by_source(&call))).await
             }
             other => other,
         }
     }
 
-    /// Free and uncontended, the whole acquisition is one plain command.
-    async fn acquire_by_set(&self, claim: &Claim, expiry: &str) -> Result<Option<Acquired>, NodeFault> {
-        let set = Command::new("SET")
-            .arg(claim.name.as_str())
-            .arg(claim.token.as_str())
-            .arg("NX")
-            .arg("GET")
-            .arg("PX")
-            .arg(expiry);
-        match self.execute(set).await {
+    async fn acquire_by_script(&self, claim: &Claim) -> Result<Acquired, NodeFault> {
+        let call =
+            Call { name: &claim.name, token: Some(&claim.token), expiry: Some(claim.expiry), retake: None };
+        match self.run(&scripts::ACQUIRE, call).await? {
+            Reply::Nil => Ok(Acquired::Granted),
+            Reply::Array(holder) => Ok(Acquired::Taken(holder_with_time(&holder)?)),
+            reply => Err(unexpected("the acquire script", &reply)),
+        }
+    }
+
+    /// Free and uncontended, the whole acquisition is one plain command. `None` where it takes the script.
+    fn acquired_by_set(
+        &self,
+        claim: &Claim,
+        reply: Result<Reply, NodeFault>,
+    ) -> Result<Option<Acquired>, NodeFault> {
+        match reply {
             Ok(Reply::Nil) => Ok(Some(Acquired::Granted)),
             // This token has it already: the script lets its expiry start anew, which SET NX did not.
             Ok(Reply::Text(holder)) if holder == claim.token.as_str().as_bytes() => Ok(None),
@@ -118,31 +125,33 @@ impl Node for RedisNode {
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
+        if !self.set_takes_nx_and_get.load(Ordering::Relaxed) {
+            return Box::pin(self.acquire_by_script(claim));
+        }
         Box::pin(async move {
-            let expiry = claim.expiry.as_millis().to_string();
-            if self.set_takes_nx_and_get.load(Ordering::Relaxed)
-                && let Some(acquired) = self.acquire_by_set(claim, &expiry).await?
-            {
-                return Ok(acquired);
-            }
-            let arguments = [claim.token.as_str(), &expiry];
-            match self.run(&scripts::ACQUIRE, &claim.name, &arguments).await? {
-                Reply::Nil => Ok(Acquired::Granted),
-                Reply::Array(holder) => Ok(Acquired::Taken(holder_with_time(&holder)?)),
-                reply => Err(unexpected("the acquire script", &reply)),
+            let set = Command::new("SET")
+                .arg(claim.name.as_str())
+                .arg(claim.token.as_str())
+                .arg("NX")
+                .arg("GET")
+                .arg("PX")
+                .number(claim.expiry.as_millis());
+            match self.acquired_by_set(claim, self.execute(set).await)? {
+                Some(acquired) => Ok(acquired),
+                None => Box::pin(self.acquire_by_script(claim)).await,
             }
         })
     }
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
         Box::pin(async move {
-            let expiry = claim.expiry.as_millis().to_string();
-            let retake = match if_free {
-                IfFree::Leave => "0",
-                IfFree::Retake => "1",
+            let call = Call {
+                name: &claim.name,
+                token: Some(&claim.token),
+                expiry: Some(claim.expiry),
+                retake: Some(if_free == IfFree::Retake),
             };
-            let arguments = [claim.token.as_str(), &expiry, retake];
-            match self.run(&scripts::EXTEND, &claim.name, &arguments).await? {
+            match self.run(&scripts::EXTEND, call).await? {
                 Reply::Int(2) => Ok(Extended::Retaken),
                 Reply::Int(1) => Ok(Extended::Extended),
                 Reply::Int(0) => Ok(Extended::NotHeld),
@@ -154,7 +163,8 @@ impl Node for RedisNode {
 
     fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
         Box::pin(async move {
-            match self.run(&scripts::RELEASE, name, &[token.as_str()]).await? {
+            let call = Call { name, token: Some(token), expiry: None, retake: None };
+            match self.run(&scripts::RELEASE, call).await? {
                 Reply::Int(1) => Ok(Released::Released),
                 Reply::Int(0) => Ok(Released::NotHeld),
                 Reply::Array(holder) => Ok(Released::HeldByAnother(holder_with_time(&holder)?)),
@@ -165,7 +175,8 @@ impl Node for RedisNode {
 
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
         Box::pin(async move {
-            match self.run(&scripts::INSPECT, name, &[]).await? {
+            let call = Call { name, token: None, expiry: None, retake: None };
+            match self.run(&scripts::INSPECT, call).await? {
                 Reply::Nil => Ok(None),
                 Reply::Array(holder) => Ok(Some(holder_with_time(&holder)?)),
                 reply => Err(unexpected("the inspect script", &reply)),

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::client::Command;
-use crate::protocol::LockName;
+use crate::protocol::{Expiry, LockName, Token};
 
 /// A script: its source, and the hash that the server knows it by.
 pub(super) struct Script {
@@ -21,16 +21,35 @@ impl Script {
         Self { source, hash: redis::Script::new(source).get_hash().to_owned() }
     }
 
-    pub(super) fn by_hash(&self, name: &LockName, arguments: &[&str]) -> Command {
-        call("EVALSHA", &self.hash, name, arguments)
+    pub(super) fn by_hash(&self, call: &Call<'_>) -> Command {
+        call.with("EVALSHA", &self.hash)
     }
 
-    pub(super) fn by_source(&self, name: &LockName, arguments: &[&str]) -> Command {
-        call("EVAL", self.source, name, arguments)
+    pub(super) fn by_source(&self, call: &Call<'_>) -> Command {
+        call.with("EVAL", self.source)
     }
 }
 
-fn call(verb: &str, script: &str, name: &LockName, arguments: &[&str]) -> Command {
-    let command = Command::new(verb).arg(script).arg("1").arg(name.as_str());
-    arguments.iter().fold(command, Command::arg)
+/// A script's key and arguments, in the order that all scripts have them in; each takes those it needs.
+pub(super) struct Call<'a> {
+    pub(super) name: &'a LockName,
+    pub(super) token: Option<&'a Token>,
+    pub(super) expiry: Option<Expiry>,
+    pub(super) retake: Option<bool>,
+}
+
+impl Call<'_> {
+    fn with(&self, verb: &str, script: &str) -> Command {
+        let mut command = Command::new(verb).arg(script).arg("1").arg(self.name.as_str());
+        if let Some(token) = self.token {
+            command = command.arg(token.as_str());
+        }
+        if let Some(expiry) = self.expiry {
+            command = command.number(expiry.as_millis());
+        }
+        if let Some(retake) = self.retake {
+            command = command.number(retake.into());
+        }
+        command
+    }
 }
