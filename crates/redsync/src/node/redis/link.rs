@@ -14,6 +14,7 @@ use rand::RngExt;
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, PushKind, RedisError, Value};
 use tokio::sync::watch;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::address::Address;
 use super::client::{Command, Reply};
@@ -29,6 +30,9 @@ const BACKOFF_MOST: Duration = Duration::from_millis(500);
 /// How many requests may be queued for the connection before the next has to wait for its turn to be queued.
 const QUEUE: usize = 1024;
 
+/// How many boxes of requests are kept, of some 1.3 kB each.
+const BOXES: usize = 128;
+
 /// A request that is given up unanswered after this long counts as a sign of a dead connection.
 const SILENCE: Duration = Duration::from_millis(40);
 
@@ -42,7 +46,12 @@ pub(super) struct Link {
 struct Shared {
     address: Address,
     state: Mutex<State>,
+    boxes: Mutex<Vec<Sending>>,
 }
+
+/// A request's way through the redis crate. Its future is over a kilobyte large, which allocators do not hand out as
+/// quickly as small ones, so the boxes are kept and used again.
+type Sending = ReusableBoxFuture<'static, redis::RedisResult<Value>>;
 
 /// A connection that stands, as far as is known.
 struct Live {
@@ -66,7 +75,7 @@ enum State {
 
 impl Link {
     pub(super) fn new(address: Address) -> Self {
-        Self { shared: Arc::new(Shared { address, state: Mutex::new(State::Idle) }) }
+        Self { shared: Arc::new(Shared { address, state: Mutex::new(State::Idle), boxes: Mutex::default() }) }
     }
 
     /// The connection, if there is one.
@@ -142,6 +151,24 @@ impl Shared {
         }
     }
 
+    fn boxed(&self, request: impl Future<Output = redis::RedisResult<Value>> + Send + 'static) -> Sending {
+        let kept = self.boxes.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match kept {
+            Some(mut sending) => {
+                sending.set(request);
+                sending
+            }
+            None => Sending::new(request),
+        }
+    }
+
+    fn keep(&self, sending: Sending) {
+        let mut boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if boxes.len() < BOXES {
+            boxes.push(sending);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,9 +182,15 @@ impl Link {
             Some(live) => live,
             None => Box::pin(self.connection()).await?,
         };
-        let mut connection = live.connection.clone();
+        let connection = live.connection.clone();
         let mut unanswered = Unanswered { shared: &self.shared, live: &live, since: Some(Instant::now()) };
-        let reply = connection.send_packed_command(command.as_redis()).await;
+        let mut sending = self.shared.boxed(async move {
+            // Moved in, so that a box that is kept keeps no connection.
+            let (mut connection, command) = (connection, command);
+            connection.send_packed_command(command.as_redis()).await
+        });
+        let reply = sending.get_pin().await;
+        self.shared.keep(sending);
         unanswered.since = None;
         match reply {
             Ok(value) => {
