@@ -25,6 +25,8 @@ struct Timed {
     script: Mutex<Script>,
     releases: AtomicUsize,
     tokens: Mutex<Vec<String>>,
+    /// Acquisitions pass one at a time through here before they are applied.
+    gate: tokio::sync::Semaphore,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,6 +44,7 @@ impl Timed {
             script: Mutex::default(),
             releases: AtomicUsize::new(0),
             tokens: Mutex::default(),
+            gate: tokio::sync::Semaphore::new(1_000),
         })
     }
 
@@ -86,7 +89,10 @@ impl Node for Timed {
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         self.tokens.lock().unwrap().push(claim.token.to_string());
-        self.around(self.node.acquire(claim))
+        Box::pin(async move {
+            self.gate.acquire().await.unwrap().forget();
+            self.around(self.node.acquire(claim)).await
+        })
     }
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
@@ -244,6 +250,25 @@ async fn a_refused_attempt_is_undone_wherever_it_was_granted() {
     let node = Arc::clone(&nodes[2]);
     let held = std::thread::spawn(move || node.lease_is_held()).join().unwrap();
     assert!(!held, "the third node's lease was left behind");
+}
+
+#[tokio::test]
+async fn what_is_granted_after_the_release_is_released_at_once() {
+    let (clock, nodes, redsync) = over(3);
+    let slow = &nodes[2];
+    slow.gate.forget_permits(1_000);
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    guard.unlock().await.unwrap();
+    clock.advance(5 * MILLIS);
+    settle().await;
+    assert_eq!(slow.releases.load(Ordering::SeqCst), 1, "it was asked, and had nothing yet");
+
+    slow.gate.add_permits(1);
+    settle().await;
+
+    let node = Arc::clone(slow);
+    let held = std::thread::spawn(move || node.lease_is_held()).join().unwrap();
+    assert!(!held, "the late lease was left behind");
 }
 
 #[tokio::test]

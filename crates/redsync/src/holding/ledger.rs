@@ -53,13 +53,6 @@ pub(super) enum Mark {
     Released,
 }
 
-/// What was known of a node when it was asked to release.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct KnownBefore {
-    mark: Mark,
-    is_retaking: bool,
-}
-
 impl Entry {
     /// Whether there may be something to release.
     const fn is_open(&self) -> bool {
@@ -213,7 +206,7 @@ impl Ledger {
     /// Takes the nodes that are to be asked to release, and that nobody else is asking: those that may have the token,
     /// or only those that are known to. They are the caller's until each has been [answered](Self::released) or
     /// [left](Self::leave).
-    pub(super) fn take(&mut self, only_granted: bool) -> Vec<(usize, KnownBefore)> {
+    pub(super) fn take(&mut self, only_granted: bool) -> Vec<(usize, Mark)> {
         // SAFETY RULE (design §4): a node that answered "taken" is never sent a release: it has no mark.
         let wanted = |entry: &Entry| match only_granted {
             true => entry.mark == Mark::Granted,
@@ -223,7 +216,7 @@ impl Ledger {
             self.nodes.iter_mut().enumerate().filter(|(_, entry)| wanted(entry) && !entry.is_releasing);
         free.map(|(node, entry)| {
             entry.is_releasing = true;
-            (node, KnownBefore { mark: entry.mark, is_retaking: entry.retaking > 0 })
+            (node, entry.mark)
         })
         .collect()
     }
@@ -233,17 +226,15 @@ impl Ledger {
         self.nodes[node].is_releasing = false;
     }
 
-    /// Records `node`'s answer to a release that was asked when `before` was known of it.
-    pub(super) fn released(&mut self, node: usize, before: KnownBefore, released: &Released) {
+    /// Records `node`'s answer to a release that was asked when its mark was `before`.
+    pub(super) fn released(&mut self, node: usize, before: Mark, released: &Released) {
         self.leave(node);
         self.ends.lose(node);
         let entry = &mut self.nodes[node];
         match released {
-            // What may still be taken again may come after the release.
-            Released::Released if before.is_retaking => entry.mark = Mark::None,
             Released::Released => entry.mark = Mark::Released,
             // Where the answer to acquiring had not been seen, "not held" may only mean "not yet".
-            Released::NotHeld if before.mark == Mark::Asked => {}
+            Released::NotHeld if before == Mark::Asked => {}
             Released::NotHeld | Released::HeldByAnother(_) => entry.mark = Mark::None,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Holding;
-use super::ledger::KnownBefore;
+use super::ledger::Mark;
 use crate::ballot::{Ballot, Count, Question};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::Released;
@@ -94,7 +94,7 @@ struct Release {
     holding: Arc<Holding>,
     ballot: Ballot<Released>,
     /// The nodes that have not answered, and what was known of the token there when they were asked.
-    asked: Vec<(usize, KnownBefore)>,
+    asked: Vec<(usize, Mark)>,
 }
 
 impl Release {
