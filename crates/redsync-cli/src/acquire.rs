@@ -38,12 +38,14 @@ pub(crate) async fn acquire(
         None => mutex.wait_without_limit(),
     };
     let began = Instant::now();
-    tokio::select! {
-        biased;
-        signal = signals.next() => Err(Failure::silent(Exit::Signal(signal))),
-        locked = mutex.lock() => locked.map_err(|error| refused(error, began)),
-        never = show_wait(&fleet.redsync, name, began, report) => match never {},
-    }
+    let locked = async {
+        tokio::select! {
+            biased;
+            locked = mutex.lock() => locked.map_err(|error| refused(error, began)),
+            never = show_wait(&fleet.redsync, name, began, report) => match never {},
+        }
+    };
+    signals.unless_one_comes(locked).await
 }
 
 fn refused(error: Error, began: Instant) -> Failure {

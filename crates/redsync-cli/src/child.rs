@@ -1,44 +1,36 @@
 //! The command's process and its group.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use redsync::Guard;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::process::{self, Command};
 use tokio::time::sleep;
 
 /// The command, from its start until it is reaped.
 pub(crate) struct Child {
     process: process::Child,
-    pid: Pid,
-    /// Whether the command leads a process group of its own.
-    ///
-    /// It does, so that signals reach all that it starts, unless our stdin is a terminal: only the terminal's
-    /// foreground group may read from it, and that is ours. A command in another group would be stopped (SIGTTIN)
-    /// when it asks its first question. It then stays in our group, and gets INT and QUIT from the terminal as we do.
-    leads_group: bool,
+    pub(crate) group: Group,
 }
 
 impl Child {
     /// Starts the command, which finds the lock in its environment.
+    ///
+    /// It leads a process group of its own, so that signals reach all that it starts and nobody else.
     pub(crate) fn spawn(command: &[OsString], guard: &Guard) -> io::Result<Self> {
         let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let leads_group = !io::stdin().is_terminal();
-        let mut command = Command::new(program);
-        command
+        let process = Command::new(program)
             .args(arguments)
             .env("REDSYNC_NAME", guard.name().as_str())
-            .env("REDSYNC_TOKEN", guard.token().as_str());
-        if leads_group {
-            command.process_group(0);
-        }
-        let process = command.spawn()?;
-        let pid =
+            .env("REDSYNC_TOKEN", guard.token().as_str())
+            .process_group(0)
+            .spawn()?;
+        let leader =
             process.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { process, pid, leads_group })
+        Ok(Self { process, group: Group { leader } })
     }
 
     /// Waits until the command has ended, and reaps it. Cancel safe.
@@ -46,32 +38,26 @@ impl Child {
         self.process.wait().await
     }
 
-    /// Sends on a signal that came to us.
-    pub(crate) fn forward(&self, signal: Signal) {
-        // In our own group, the terminal has delivered these to the command already.
-        if self.leads_group || ![Signal::INT, Signal::QUIT].contains(&signal) {
-            self.send(signal);
-        }
-    }
-
-    /// Sends a signal to all that the command started, where that can be told apart from what we were started with.
-    pub(crate) fn send(&self, signal: Signal) {
-        // Fails only where nobody is left.
-        let _ = match self.process.id() {
-            _ if self.leads_group => kill_process_group(self.pid, signal),
-            Some(_) => kill_process(self.pid, signal),
-            // Reaped: the number may be another's by now.
-            None => Ok(()),
-        };
-    }
-
     /// Waits until the command has ended and nobody is left in its group, which may be later. Cancel safe.
     pub(crate) async fn all_gone(&mut self) -> io::Result<()> {
         self.ended().await?;
-        while self.leads_group && test_kill_process_group(self.pid).is_ok() {
+        while test_kill_process_group(self.group.leader).is_ok() {
             sleep(GROUP_POLL).await;
         }
         Ok(())
+    }
+}
+
+/// The command, which leads it, and all that it started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Group {
+    pub(crate) leader: Pid,
+}
+
+impl Group {
+    pub(crate) fn send(self, signal: Signal) {
+        // Fails only where nobody is left.
+        let _ = kill_process_group(self.leader, signal);
     }
 }
 

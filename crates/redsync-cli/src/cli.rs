@@ -35,7 +35,8 @@ pub(crate) struct Global {
     /// A node to lock on; repeat it for each. A majority of them must agree
     ///
     /// redis://HOST, rediss://HOST (TLS), valkey://HOST, redis+unix:///PATH or sqlite:///PATH. Name the same nodes
-    /// everywhere. A password in a URL shows in the list of processes; REDSYNC_NODES keeps it out of there.
+    /// everywhere. A password in a URL shows in the list of processes; REDSYNC_NODES keeps it out of there. In a
+    /// password, special characters are percent-encoded: a comma is %2C, an @ is %40.
     #[arg(long = "node", value_name = "URL", global = true)]
     pub(crate) nodes: Vec<String>,
     /// Print results on stdout, and errors on stderr, as JSON
@@ -50,8 +51,16 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run a command while holding the lock, and end as it does
     ///
-    /// The lock is extended while the command runs. If it is lost all the same, the command gets SIGTERM, and SIGKILL
-    /// before another can have the lock. The command finds REDSYNC_NAME and REDSYNC_TOKEN in its environment.
+    /// The lock is extended while the command runs. When it cannot be extended in time, the command gets SIGTERM, and
+    /// SIGKILL before another can have the lock. When it turns out to be lost already, SIGKILL follows SIGTERM at
+    /// once. The command finds REDSYNC_NAME and REDSYNC_TOKEN in its environment.
+    ///
+    /// Signals are sent on to the command and all that it started. What stops redsync (Ctrl-Z, SIGTSTP) stops the
+    /// command too, and the lock is not extended meanwhile; if it is lost by the time redsync is continued, the
+    /// command is ended before it goes on.
+    ///
+    /// What this cannot do: when redsync itself is killed by SIGKILL, nobody ends the command, and it goes on without
+    /// the lock. What the command leaves running in the background when it ends is outside the lock.
     Run(RunArgs),
     /// Take the lock and print its lease, for `extend` and `unlock`
     ///
@@ -157,23 +166,35 @@ pub(crate) fn explain(error: &clap::Error) -> Exit {
 
 /// clap's message without its layout, and without the passwords of URLs that stand in the wrong place.
 fn message(error: &clap::Error) -> String {
-    let text = error.render().to_string();
+    let text = masked(error.render().to_string());
     let text = text.split("\n\nUsage:").next().unwrap_or_default();
     let text = text.split("\n\nFor more information").next().unwrap_or_default();
     let text = text.strip_prefix("error: ").unwrap_or(text).replace("\n  tip: ", "\n\ntip: ");
     let paragraphs =
         text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
     let paragraphs: Vec<String> = paragraphs.filter(|paragraph| !paragraph.is_empty()).collect();
-    let mut message = paragraphs.join("; ");
+    format!("{} (redsync --help tells more)", paragraphs.join("; "))
+}
+
+/// Without what may be a password in any argument, wherever it stands.
+fn masked(mut text: String) -> String {
     for argument in env::args_os().skip(1) {
         let argument = argument.to_string_lossy();
         let value = argument.split_once('=').map_or("", |(_, value)| value);
-        for secret in [argument.as_ref(), value].into_iter().filter(|text| text.contains('@')) {
-            message = message.replace(secret, &redacted(secret));
+        for suspect in [argument.as_ref(), value] {
+            if ["@", "://", PARAMETER].iter().any(|sign| suspect.contains(sign)) {
+                // What is left of a URL has no parameters; this is none.
+                let shown = redacted(suspect);
+                let shown = if shown.contains(PARAMETER) { "…" } else { &shown };
+                text = text.replace(suspect, shown);
+            }
         }
     }
-    format!("{message} (redsync --help tells more)")
+    text
 }
+
+/// The password of a URL that has no other place for it.
+const PARAMETER: &str = "password=";
 
 fn after_help() -> String {
     format!("{EXAMPLES}\n\n{}\n\n{ENVIRONMENT}", exit::HELP)
@@ -188,8 +209,9 @@ Examples:
 
 const ENVIRONMENT: &str = "\
 Environment:
-  REDSYNC_NODES   the nodes, separated by commas, where no --node is given. Without either,
-                  locks are kept in $XDG_STATE_HOME/redsync and hold on this machine only
+  REDSYNC_NODES   the nodes, separated by commas, where no --node is given; a comma in a URL
+                  is written %2C. Without either, locks are kept in $XDG_STATE_HOME/redsync
+                  and hold on this machine only
   REDSYNC_NAME, REDSYNC_TOKEN
                   what a command that is run finds: the lock's name, and the holder's token";
 

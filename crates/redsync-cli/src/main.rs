@@ -9,6 +9,8 @@
 //! | `acquire` | waiting for a lock, leaving in order, and what a person sees meanwhile |
 //! | `run` | a command that runs while the lock is held, and no longer |
 //! | `child` | the command's process and its group |
+//! | `job` | the command stops and goes on together with this process |
+//! | `terminal` | whose turn it is at the terminal |
 //! | `lease_commands` | `lock`, `extend`, `unlock` |
 //! | `status` | who holds |
 //! | `pages` | completions and the manual page |
@@ -20,6 +22,7 @@ mod child;
 mod cli;
 mod duration;
 mod exit;
+mod job;
 mod lease_commands;
 mod nodes;
 mod pages;
@@ -27,6 +30,7 @@ mod report;
 mod run;
 mod signals;
 mod status;
+mod terminal;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -75,7 +79,11 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
         Command::Lock(lock) => lock.acquire.owner.as_deref(),
         _ => None,
     };
-    let fleet = nodes::open(&cli.global.nodes, owner, report).await?;
+    let opened = nodes::open(&cli.global.nodes, owner, report);
+    let fleet = match &mut signals {
+        Some(signals) => signals.unless_one_comes(opened).await?,
+        None => opened.await?,
+    };
     let outcome = match (command, &mut signals) {
         (Command::Run(args), Some(signals)) => run::run(&fleet, args, signals, report).await,
         (Command::Lock(args), Some(signals)) => lease_commands::lock(&fleet, args, signals, report).await,
@@ -89,10 +97,17 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
     // Undo of an attempt that was left, and releases on slow nodes, before the runtime that does them is gone. Where
     // `unlock` found nothing to release, there is nothing to finish either.
     if !matches!((command, &outcome), (Command::Unlock(_), Err(_))) {
-        fleet.redsync.drain(LAST_WORDS).await;
+        let within = match &outcome {
+            Err(failure) if matches!(failure.exit, Exit::Signal(_)) => LAST_WORDS_AT_A_SIGNAL,
+            _ => LAST_WORDS,
+        };
+        fleet.redsync.drain(within).await;
     }
     outcome
 }
 
 /// How long unfinished releases may delay the end of the command. What is not released by then expires.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// After a signal, somebody waits for the end. Enough to write every release to its socket; only answers are missed.
+const LAST_WORDS_AT_A_SIGNAL: Duration = Duration::from_millis(100);

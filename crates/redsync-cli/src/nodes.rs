@@ -5,7 +5,6 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use redsync::{Error, Mutex, Redsync, SqliteNode, redacted};
 
@@ -67,15 +66,14 @@ impl Fleet {
         if self.size == 1 {
             return Ok(());
         }
-        match tokio::time::timeout(IDENTITY_TIMEOUT, self.redsync.check_nodes()).await {
-            Ok(Err(error @ Error::DuplicateNode { .. })) => Err(error.into()),
+        // To its own end, however long that takes: what a node that hangs leaves unsaid could be that the others are
+        // one and the same.
+        match self.redsync.check_nodes().await {
+            Err(error @ Error::DuplicateNode { .. }) => Err(error.into()),
             _ => Ok(()),
         }
     }
 }
-
-/// How long one hung node may delay the first attempt.
-const IDENTITY_TIMEOUT: Duration = Duration::from_millis(400);
 
 fn from_environment() -> Result<Vec<String>, Failure> {
     match env::var(VARIABLE) {

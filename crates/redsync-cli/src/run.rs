@@ -15,9 +15,10 @@ use crate::acquire::acquire;
 use crate::child::Child;
 use crate::cli::RunArgs;
 use crate::exit::Exit;
+use crate::job::{Job, Turn};
 use crate::nodes::Fleet;
 use crate::report::{Failure, Report};
-use crate::signals::Signals;
+use crate::signals::{JobSignals, Signals};
 
 pub(crate) async fn run(
     fleet: &Fleet,
@@ -27,8 +28,12 @@ pub(crate) async fn run(
 ) -> Result<Exit, Failure> {
     let guard = acquire(fleet, &args.name, &args.acquire, signals, report).await?;
     let pace = Pace::of(args.acquire.expiry());
+    let job_signals = JobSignals::listen()?;
     let ended = match Child::spawn(&args.command, &guard) {
-        Ok(child) => supervise(child, &guard, pace, signals, report).await,
+        Ok(child) => {
+            let job = Job::new(child.group, job_signals);
+            supervise(child, job, &guard, pace, signals, report).await
+        }
         Err(error) => Err(not_started(&args.command, &error)),
     };
     // The command is reaped; only now may another begin.
@@ -101,46 +106,72 @@ impl Pace {
 /// Sees the command to its end, which comes before the lock's in any case.
 async fn supervise(
     mut child: Child,
+    mut job: Job,
     guard: &Guard,
     pace: Pace,
     signals: &mut Signals,
     report: &Report,
 ) -> Result<Ended, Failure> {
     let broken = |error: io::Error| Failure::system("cannot wait for the command", &error);
-    let mut kept = pin!(keep(guard, pace));
+    let mut kept = pin!(keep(guard, pace, Due::InTime));
     let why = loop {
         tokio::select! {
             biased;
-            status = child.ended() => return status.map(Ended::ByItself).map_err(broken),
-            signal = signals.next() => child.forward(signal),
+            status = child.ended() => {
+                let status = status.map_err(broken)?;
+                job.ended(status);
+                return Ok(Ended::ByItself(status));
+            }
+            signal = signals.next() => job.forward(signal),
+            turn = job.next() => {
+                if turn == Turn::Stop {
+                    job.stop(until_left(guard, pace.terminate_at)).await;
+                }
+                // Before the command does anything: nobody extended the lock while we stood still.
+                if !is_held_still(guard, pace).await {
+                    break None;
+                }
+                job.go_on();
+                kept.set(keep(guard, pace, Due::Now));
+            }
             why = &mut kept => break why,
         }
     };
-    report.warning("lost", &lost_message(guard, why.as_ref()));
-    child.send(Signal::TERM);
+    let message = lost_message(guard, why.as_ref());
+    child.group.send(Signal::TERM);
+    // Where it is stopped, it hears of that first.
+    child.group.send(Signal::CONT);
     let mut grace = pin!(grace(guard, pace));
     loop {
         tokio::select! {
             biased;
-            gone = child.all_gone() => return gone.map(|()| Ended::Lost).map_err(broken),
-            signal = signals.next() => child.forward(signal),
-            () = &mut grace => break,
+            gone = child.all_gone() => {
+                gone.map_err(broken)?;
+                break;
+            }
+            signal = signals.next() => job.forward(signal),
+            () = &mut grace => {
+                child.group.send(Signal::KILL);
+                child.ended().await.map_err(broken)?;
+                break;
+            }
         }
     }
-    child.send(Signal::KILL);
-    child.ended().await.map_err(broken)?;
+    // Not earlier: a terminal or a pipe that takes nothing would delay the end of the command.
+    report.warning("lost", &message);
     Ok(Ended::Lost)
 }
 
 /// Extends the lock again and again. Completes when it is lost, or so nearly that the command has to end now, and
 /// says what the last extension failed with.
-async fn keep(guard: &Guard, pace: Pace) -> Option<Error> {
+async fn keep(guard: &Guard, pace: Pace, mut due: Due) -> Option<Error> {
     let mut failed: Option<Error> = None;
     loop {
         let is_due = async {
-            match failed {
-                None => until_left(guard, pace.extend_at).await,
-                Some(_) => sleep(pace.retry_after).await,
+            match due {
+                Due::Now => {}
+                Due::InTime => until_left(guard, pace.extend_at).await,
+                Due::Again => sleep(pace.retry_after).await,
             }
         };
         tokio::select! {
@@ -153,7 +184,31 @@ async fn keep(guard: &Guard, pace: Pace) -> Option<Error> {
             extended = guard.extend() => failed = extended.err(),
             () = until_left(guard, pace.terminate_at) => return failed,
         }
+        due = if failed.is_some() { Due::Again } else { Due::InTime };
     }
+}
+
+/// When the lock is to be extended.
+#[derive(Clone, Copy)]
+enum Due {
+    Now,
+    InTime,
+    /// After an extension that failed.
+    Again,
+}
+
+/// Whether the lock lives long enough for a command that was stopped to go on. Where little is left, it is extended
+/// first.
+async fn is_held_still(guard: &Guard, pace: Pace) -> bool {
+    if guard.remaining() <= pace.terminate_at {
+        tokio::select! {
+            biased;
+            () = until_left(guard, pace.kill_at) => {}
+            // Whatever it says, the guard knows.
+            _ = guard.extend() => {}
+        }
+    }
+    guard.remaining() > pace.terminate_at
 }
 
 /// The time that a command has from SIGTERM to SIGKILL.
@@ -161,8 +216,8 @@ async fn grace(guard: &Guard, pace: Pace) {
     if guard.is_valid() {
         until_left(guard, pace.kill_at).await;
     } else {
-        // Too late to be in time; others may hold the lock already.
-        sleep(pace.terminate_at).await;
+        // Too late to be in time: another may hold the lock already.
+        sleep(LAST_MOMENT).await;
     }
 }
 
@@ -211,3 +266,6 @@ fn not_started(command: &[OsString], error: &io::Error) -> Failure {
         _ => Failure::system(&cannot, error),
     }
 }
+
+/// What a command has between the signals when its lock is over: enough for a line in a log, not for work.
+const LAST_MOMENT: Duration = Duration::from_millis(20);

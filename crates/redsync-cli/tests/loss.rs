@@ -5,14 +5,14 @@ mod support;
 use std::time::{Duration, Instant};
 
 use redsync_testkit::{RedisServer, servers, wait_until};
+use rustix::process::Signal;
 use support::{Machine, SOON, is_alive};
 
 #[test]
-fn a_command_whose_lock_a_stranger_took_gets_term_and_the_stranger_keeps_it() {
+fn a_command_whose_lock_a_stranger_took_is_ended_and_the_stranger_keeps_it() {
     let server = RedisServer::start();
     let machine = Machine::with_nodes([&server]);
-    let script = "trap 'echo term > term; exit 0' TERM; echo $$ > pid; while :; do sleep 0.02; done";
-    let running = machine.start_sh("--expiry 1s backup", script);
+    let running = machine.start_sh("--expiry 1s backup", "echo $$ > pid; exec sleep 60");
     machine.wait_for_file("pid");
     server.set("backup", "a stranger's token", None);
     let outcome = running.outcome();
@@ -21,8 +21,38 @@ fn a_command_whose_lock_a_stranger_took_gets_term_and_the_stranger_keeps_it() {
         outcome.stderr.contains("redsync: lock \"backup\" was lost, so the command is ended"),
         "{outcome}"
     );
-    assert_eq!(machine.wait_for_file("term"), "term");
     assert_eq!(server.get("backup").as_deref(), Some("a stranger's token"));
+}
+
+#[test]
+fn a_command_that_will_not_end_gets_no_more_time_while_a_stranger_holds() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script = "trap '' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+    let running = machine.start_sh("--expiry 1h backup", script);
+    let pid = machine.wait_for_file("pid");
+    server.set("backup", "a stranger's token", None);
+    // Who is continued looks at once whether the lock is still held.
+    let looked = Instant::now();
+    running.signal(Signal::CONT);
+    wait_until("the command is gone", SOON, || !is_alive(&pid));
+    let took = looked.elapsed();
+    assert!(took < Duration::from_secs(1), "the command lived for {took:?}; {}", running.stderr());
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+}
+
+#[test]
+fn a_command_that_can_still_be_in_time_is_asked_to_end_first() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script = "trap 'echo term > term; exit 0' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+    let running = machine.start_sh("--expiry 3s backup", script);
+    machine.wait_for_file("pid");
+    server.pause();
+    assert_eq!(machine.wait_for_file("term"), "term");
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(74), "{outcome}");
 }
 
 #[test]

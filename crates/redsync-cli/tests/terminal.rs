@@ -10,8 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use redsync_testkit::wait_until;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use support::{Machine, SOON};
+use support::{Machine, SOON, is_stopped};
 
 /// A terminal with a shell script in its foreground.
 struct Terminal {
@@ -67,6 +68,10 @@ impl Terminal {
 
     fn press(&mut self, keys: &str) {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.script), signal).unwrap();
     }
 
     #[track_caller]
@@ -147,8 +152,121 @@ fn the_interrupt_key_reaches_the_command_once() {
     terminal.wait_for("ready");
     terminal.press("\u{3}");
     terminal.wait_for("interrupt 1");
-    let pid = rustix::process::Pid::from_child(&terminal.script);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    terminal.signal(Signal::TERM);
     assert_eq!(terminal.exit_code(), Some(9));
     assert!(!terminal.screen().contains("interrupt 2"), "{}", terminal.screen());
+}
+
+#[test]
+fn a_signal_to_run_reaches_the_command_at_a_terminal_too() {
+    let machine = Machine::new();
+    let script = "trap \"echo heard it; exit 4\" INT; echo ready; while :; do sleep 0.02; done";
+    let mut terminal = Terminal::start(&machine, &format!("exec $redsync run backup -- sh -c '{script}'"));
+    terminal.wait_for("ready");
+    terminal.signal(Signal::INT);
+    terminal.wait_for("heard it");
+    assert_eq!(terminal.exit_code(), Some(4));
+}
+
+#[test]
+fn the_interrupt_key_ends_the_script_around_it_too() {
+    let machine = Machine::new();
+    let mut terminal =
+        Terminal::start(&machine, "$redsync run backup -- sh -c 'echo ready; exec sleep 60'; echo went on");
+    terminal.wait_for("ready");
+    terminal.press("\u{3}");
+    assert_eq!(terminal.exit_code(), None);
+    assert!(!terminal.screen().contains("went on"), "{}", terminal.screen());
+}
+
+#[test]
+fn a_command_can_ask_at_the_terminal_while_its_stdin_is_a_pipe() {
+    let machine = Machine::new();
+    let script = "read first; echo name?; read name < /dev/tty; echo hello $name, $first";
+    let mut terminal = Terminal::start(
+        &machine,
+        &format!("echo piped | $redsync run backup -- sh -c '{script}'; echo over"),
+    );
+    terminal.wait_for("name?");
+    terminal.press("Ada\n");
+    terminal.wait_for("hello Ada, piped");
+    terminal.wait_for("over");
+    assert_eq!(terminal.exit_code(), Some(0));
+}
+
+#[test]
+fn a_command_that_asks_nothing_leaves_the_terminal_to_the_rest_of_its_pipe() {
+    let machine = Machine::new();
+    machine.fifo("go");
+    let pager = "read first; echo $first; read key < /dev/tty; echo key $key; echo > go";
+    let mut terminal = Terminal::start(
+        &machine,
+        &format!("$redsync run backup -- sh -c 'echo output; read line < go' | sh -c '{pager}'; echo over"),
+    );
+    terminal.wait_for("output");
+    terminal.press("q\n");
+    terminal.wait_for("key q");
+    terminal.wait_for("over");
+    assert_eq!(terminal.exit_code(), Some(0));
+}
+
+#[test]
+fn the_suspend_key_stops_both_and_the_shell_brings_both_back() {
+    let machine = Machine::new();
+    let command = "echo $$ > pid; echo $PPID > parent; echo ready; read name; echo hello $name";
+    let mut terminal = Terminal::start(
+        &machine,
+        &format!(
+            "set -m; $redsync run --expiry 1m backup -- sh -c '{command}'; echo stopped; \
+             read back; fg; echo stopped again; read back; fg; echo over $?"
+        ),
+    );
+    terminal.wait_for("ready");
+    let processes = [machine.wait_for_file("pid"), machine.wait_for_file("parent")];
+    for shown in ["stopped", "stopped again"] {
+        terminal.press("\u{1a}");
+        terminal.wait_for(shown);
+        assert!(processes.iter().all(|pid| is_stopped(pid)));
+        terminal.press("back\n");
+        wait_until("both go on", SOON, || !processes.iter().any(|pid| is_stopped(pid)));
+    }
+    terminal.press("Ada\n");
+    terminal.wait_for("hello Ada");
+    terminal.wait_for("over 0");
+    assert_eq!(terminal.exit_code(), Some(0));
+}
+
+#[test]
+fn the_suspend_key_stops_a_script_around_it_too() {
+    let machine = Machine::new();
+    let inner = "$redsync run backup -- sh -c \"echo ready; read name; echo hello \\$name\"; echo went on";
+    let mut terminal = Terminal::start(
+        &machine,
+        &format!("set -m; sh -c '{inner}'; echo stopped; read back; fg; echo over"),
+    );
+    terminal.wait_for("ready");
+    terminal.press("\u{1a}");
+    terminal.wait_for("stopped");
+    assert!(!terminal.screen().contains("went on"), "{}", terminal.screen());
+    terminal.press("back\n");
+    terminal.press("Ada\n");
+    terminal.wait_for("hello Ada");
+    terminal.wait_for("went on");
+    terminal.wait_for("over");
+    assert_eq!(terminal.exit_code(), Some(0));
+}
+
+#[test]
+fn the_suspend_key_stops_nothing_where_no_shell_could_bring_it_back() {
+    let machine = Machine::new();
+    let mut terminal = Terminal::start(
+        &machine,
+        "exec $redsync run backup -- sh -c 'echo ready; read name; echo hello $name'",
+    );
+    terminal.wait_for("ready");
+    terminal.press("\u{1a}");
+    terminal.wait_for("^Z");
+    terminal.press("Ada\n");
+    terminal.wait_for("hello Ada");
+    assert_eq!(terminal.exit_code(), Some(0));
 }

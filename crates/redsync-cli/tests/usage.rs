@@ -121,20 +121,54 @@ fn no_password_is_ever_shown() {
 #[test]
 fn a_password_in_the_wrong_place_is_not_shown_either() {
     let machine = Machine::new();
-    let url = "redis://:hunter2@127.0.0.1";
-    let option = format!("--nod={url}");
-    for arguments in [
-        vec![url],
-        vec!["run", "backup", url],
-        vec!["run", &option, "backup", "--", "true"],
-        vec!["run", "--expiry", url, "backup", "--", "true"],
-        vec!["completions", url],
-        vec!["unlock", url],
-        vec!["--json", url],
+    for url in [
+        "redis://:hunter2@127.0.0.1",
+        "redis+unix:///s?password=hunter2",
+        "password=hunter2",
+        "redis://:an  hunter2@x",
     ] {
+        let option = format!("--nod={url}");
+        for arguments in [
+            vec![url],
+            vec!["run", "backup", url],
+            vec!["run", "backup", url, "--", "true"],
+            vec!["run", &option, "backup", "--", "true"],
+            vec!["run", "--expiry", url, "backup", "--", "true"],
+            vec!["completions", url],
+            vec!["unlock", url],
+            vec!["--json", url],
+        ] {
+            let outcome = machine.redsync(&arguments);
+            assert_eq!(outcome.code, Some(64), "{outcome}");
+            assert!(!outcome.stderr.contains("hunter2"), "{arguments:?}: {outcome}");
+        }
+    }
+}
+
+#[test]
+fn a_comma_in_a_password_is_percent_encoded() {
+    let server = RedisServer::builder().password("a,b@c").start();
+    assert!(server.url().contains(":a%2Cb%40c@"), "{}", server.url());
+    let outcome = Machine::with_nodes([&server]).run_sh("--try backup", "exit 3");
+    assert_eq!(outcome.code, Some(3), "{outcome}");
+    let help = Machine::new().redsync(["--help"]);
+    assert_eq!(help.stdout.matches("%2C").count(), 2, "{help}");
+}
+
+#[test]
+fn the_help_and_the_manual_say_what_a_run_cannot_do() {
+    let machine = Machine::new();
+    for arguments in [vec!["run", "--help"], vec!["man"]] {
         let outcome = machine.redsync(&arguments);
-        assert_eq!(outcome.code, Some(64), "{outcome}");
-        assert!(!outcome.stderr.contains("hunter2"), "{arguments:?}: {outcome}");
+        // Wherever the lines break.
+        let text = outcome.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in [
+            "SIGKILL follows SIGTERM at once",
+            "when redsync itself is killed by SIGKILL, nobody ends the command",
+            "What the command leaves running in the background when it ends is outside the lock",
+        ] {
+            assert!(text.contains(part), "{arguments:?}: no {part:?} in {outcome}");
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod support;
 
-use std::time::Duration;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use redsync_testkit::{RedisServer, servers, wait_until};
 use rustix::process::Signal;
@@ -104,28 +106,75 @@ fn a_signal_ends_the_wait_at_once_and_nothing_stays_behind() {
 fn a_signal_ends_the_wait_for_servers_that_hang_and_the_lock_is_not_left_behind() {
     let server = RedisServer::start();
     let machine = Machine::with_nodes([&server]);
-    server.pause();
+    // From this the server knows the script that releases.
+    assert_eq!(machine.run_sh("backup", "true").code, Some(0));
+    let (stranger_holds, began) = (Duration::from_secs(3), Instant::now());
+    server.set("backup", "a stranger's token", Some(3000));
+    let sets = server.command_count("set");
     let waiter = machine.start_sh("--expiry 1h backup", "true");
-    // The attempt is in the paused server's queue, and will be granted.
-    wait_until("the waiter is connected", SOON, || waiter_is_connected(server.port()));
+    wait_until("the waiter has tried", SOON, || server.command_count("set") > sets);
+    server.pause();
+    wait_until("the next attempt is in the paused server's queue", SOON, || queued_at(server.port()) > 0);
     waiter.signal(Signal::TERM);
     let outcome = waiter.outcome();
     assert_eq!(outcome.code, Some(143), "{outcome}");
-    assert!(outcome.took < Duration::from_secs(5), "{outcome}");
+    // From now on it will be granted, for an hour. The server stands still, so no event tells of it.
+    thread::sleep((stranger_holds + Duration::from_millis(100)).saturating_sub(began.elapsed()));
     server.resume();
+    wait_until("the server has read what was sent", SOON, || queued_at(server.port()) == 0);
     wait_until("the attempt is undone", SOON, || server.keys().is_empty());
 }
 
-/// Whether somebody has a connection to this port, as the kernel says.
-fn waiter_is_connected(port: u16) -> bool {
-    const ESTABLISHED: &str = "01";
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let remote = format!(":{port:04X}");
-    table.lines().any(|line| {
+/// The bytes that the server at this port has been sent and has not read, as the kernel says.
+fn queued_at(port: u16) -> u64 {
+    const LISTENING: &str = "0A";
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!(":{port:04X}");
+    let queues = table.lines().filter_map(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
-        columns.get(2).is_some_and(|address| address.ends_with(&remote))
-            && columns.get(3) == Some(&ESTABLISHED)
-    })
+        let is_connection =
+            columns.get(1)?.ends_with(&local) && columns.get(3).is_some_and(|state| *state != LISTENING);
+        let (_, received) = columns.get(4)?.split_once(':')?;
+        is_connection.then(|| u64::from_str_radix(received, 16).unwrap())
+    });
+    queues.sum()
+}
+
+#[test]
+fn a_signal_is_obeyed_at_once_while_it_is_asked_who_the_servers_are() {
+    let servers = servers(2);
+    servers.iter().for_each(RedisServer::pause);
+    let limit = Duration::from_millis(250);
+    let took = time_to_end_at_term(&Machine::with_nodes(&servers), servers[0].port(), limit);
+    assert!(took < limit, "it took {took:?}");
+}
+
+#[test]
+fn a_signal_is_obeyed_at_once_while_an_attempt_hangs() {
+    let server = RedisServer::start();
+    server.pause();
+    let limit = Duration::from_millis(300);
+    let took = time_to_end_at_term(&Machine::with_nodes([&server]), server.port(), limit);
+    assert!(took < limit, "it took {took:?}");
+}
+
+/// From TERM to the end, in the best of some tries: a machine that is busy only adds to it.
+fn time_to_end_at_term(machine: &Machine, port: u16, good_enough: Duration) -> Duration {
+    let mut best = Duration::MAX;
+    for _ in 0..5 {
+        let queued = queued_at(port);
+        let waiter = machine.start_sh("--expiry 1h backup", "true");
+        wait_until("the waiter has asked", SOON, || queued_at(port) > queued);
+        let asked = Instant::now();
+        waiter.signal(Signal::TERM);
+        let outcome = waiter.outcome();
+        best = best.min(asked.elapsed());
+        assert_eq!(outcome.code, Some(143), "{outcome}");
+        if best < good_enough {
+            break;
+        }
+    }
+    best
 }
 
 #[test]
@@ -141,4 +190,35 @@ fn a_server_that_is_named_twice_is_refused() {
     assert_eq!(outcome.code, Some(64), "{outcome}");
     assert!(outcome.stderr.contains("are the same server"), "{outcome}");
     assert_eq!(server.keys(), Vec::<String>::new());
+}
+
+#[test]
+fn a_server_that_hangs_does_not_hide_that_another_is_named_twice() {
+    let servers = servers(2);
+    servers[1].pause();
+    let twice = format!(
+        "{},{},{}",
+        servers[0].url(),
+        servers[0].url().replace("127.0.0.1", "localhost"),
+        servers[1].url()
+    );
+    let outcome = Machine::with_urls(&twice).run_sh("--try backup", "true");
+    assert_eq!(outcome.code, Some(64), "{outcome}");
+    assert!(outcome.stderr.contains("are the same server"), "{outcome}");
+    assert_eq!(servers[0].keys(), Vec::<String>::new());
+}
+
+#[test]
+fn a_server_that_is_slow_to_say_who_it_is_is_waited_for() {
+    let server = RedisServer::start();
+    server.pause();
+    let twice = format!("{},{}", server.url(), server.url().replace("127.0.0.1", "localhost"));
+    let running = Machine::with_urls(&twice).start_sh("--try backup", "true");
+    wait_until("the server is asked", SOON, || queued_at(server.port()) > 0);
+    // Well within the second that a server has for it.
+    thread::sleep(Duration::from_millis(550));
+    server.resume();
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(64), "{outcome}");
+    assert!(outcome.stderr.contains("are the same server"), "{outcome}");
 }

@@ -17,7 +17,8 @@ use crate::protocol::{Expiry, InvalidOption, LockName, Token};
 /// `redsync:8000:orders%3A42:5f1c…@web-2%3A311`: expiry in milliseconds, name, token, percent-encoded. With the
 /// feature `serde` it is (de)serialised as that line.
 ///
-/// A lease is as good as the lock: keep it from those who should not release it.
+/// A lease is as good as the lock: keep it from those who should not release it. It has one user at a time: where one
+/// holder goes on with its guard while another extends by the lease, each believes only what it asked for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     name: LockName,

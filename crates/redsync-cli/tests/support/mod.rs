@@ -73,7 +73,7 @@ impl Machine {
         // A test runner that was started with `&` ignores INT and QUIT, and so would all that it starts.
         let mut command = Command::new("env");
         command
-            .arg("--default-signal=INT,QUIT,HUP,TERM,USR1,USR2")
+            .arg("--default-signal=INT,QUIT,HUP,TERM,USR1,USR2,TSTP,TTIN,TTOU,CONT")
             .current_dir(self.directory.path())
             .env("HOME", self.directory.path())
             .env("XDG_STATE_HOME", self.directory.path().join("state"))
@@ -247,9 +247,20 @@ impl Drop for Running {
 
 /// Whether there is such a process. A zombie is none.
 pub(crate) fn is_alive(pid: &str) -> bool {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
-    let state = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
-    !state.is_empty() && !state.starts_with(['Z', 'X'])
+    state(pid).is_some_and(|state| !['Z', 'X'].contains(&state))
+}
+
+/// Whether there is such a process, and it is stopped.
+pub(crate) fn is_stopped(pid: &str) -> bool {
+    state(pid) == Some('T')
+}
+
+/// The state letter of proc(5).
+fn state(pid: &str) -> Option<char> {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat")).ok()?;
+    // The second field is the command's name in parentheses, which may hold anything.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.trim_start().chars().next()
 }
 
 /// The signal that ended it, if one did.
