@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::node::Claim;
 use crate::protocol::{
-    Drift, DriftFactor, Expiry, InvalidOption, LockName, OwnerLabel, RequestTimeout, RetryDelay,
+    Drift, DriftFactor, Expiry, InvalidOption, LeaseEnds, LockName, OwnerLabel, RequestTimeout, RetryDelay,
     TimeoutFactor, Token,
 };
 
@@ -171,6 +171,11 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
+    /// How long after it was asked for a lease is certain to stand: the expiry less the drift allowance.
+    pub(crate) fn trusted(&self) -> Duration {
+        LeaseEnds::trusted(self.claim.expiry, self.drift)
+    }
+
     /// The same terms for leases of another expiry.
     pub(crate) fn retimed(&self, expiry: Expiry) -> Result<Self, Error> {
         let mut terms = self.clone();

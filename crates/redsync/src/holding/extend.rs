@@ -34,8 +34,8 @@ impl Holding {
         let voters = {
             let mut ledger = self.ledger();
             let voters = ledger.holders(if_free == IfFree::Retake);
-            if if_free == IfFree::Retake {
-                voters.iter().for_each(|&index| ledger.ask_to_retake(index));
+            for &index in &voters {
+                ledger.ask_to_extend(index, terms.trusted(), if_free == IfFree::Retake);
             }
             voters
         };
@@ -81,8 +81,8 @@ impl Holding {
         let extended = match returned {
             Ok(extended) => extended,
             Err(error) => {
-                if was_retaking && error.is_certainly_unapplied() {
-                    self.ledger().not_retaken(index);
+                if error.is_certainly_unapplied() {
+                    self.ledger().not_extended(index, was_retaking);
                 }
                 return Err(error);
             }

@@ -1,13 +1,17 @@
 //! What is known of one token on each node. No I/O and no clock: requests and answers go in, in whatever order they
 //! come, and validity comes out.
 //!
-//! Requests are numbered in the order in which they are sent. Answers may come in any other: a slow node's answer to an
-//! old request may arrive after the answers to newer ones, and must not be taken for news.
+//! Requests are numbered in the order in which they are asked. Nodes may apply them in another order, and answers may come in
+//! yet another: by two connections, by a second trip, by threads that were held up. So an answer to an old request is no news
+//! after those to newer ones; and an answer is worth no more than *any* request that the node may have applied after it,
+//! older ones that are still unanswered among them.
+
+use std::time::Duration;
 
 use crate::node::{Extended, Released};
 use crate::protocol::{Instant, LeaseEnds, Quorum};
 
-/// The number of a request, in the order of sending.
+/// The number of a request, in the order of asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RequestNumber(u32);
 
@@ -16,8 +20,8 @@ pub(crate) struct RequestNumber(u32);
 pub(super) struct Ledger {
     ends: LeaseEnds,
     nodes: Box<[Entry]>,
-    /// For recent requests, oldest first: the earliest end that it or any later one asked for. Ends ascend.
-    asked_ends: Vec<(RequestNumber, Instant)>,
+    /// Recent requests, oldest first.
+    asked: Vec<Asked>,
     requests: u32,
     /// When the last lease that was ever asked for is over for certain, granted or not.
     horizon: Instant,
@@ -29,12 +33,27 @@ pub(super) struct Ledger {
 }
 
 #[derive(Clone, Copy, Debug)]
+struct Asked {
+    number: RequestNumber,
+    /// Before its first byte was sent.
+    sent: Instant,
+    /// The earliest end that it or any later one asked for.
+    earliest_end: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Entry {
     mark: Mark,
     /// The newest request that this node has answered.
     heard: RequestNumber,
+    /// How many requests the node has not answered, and the shortest that any of them lets a lease last, counted from when
+    /// it is applied. A lost one counts for ever: nobody knows when it arrives.
+    unanswered: u32,
+    shortest_unanswered: Duration,
     /// How many requests are under way, or were lost, that may take the lease again.
     retaking: u8,
+    /// Such a request was answered while the node was being asked to release: which came first is not known.
+    stood_meanwhile: bool,
     /// Whether the node is being asked to release right now. One at a time asks and hears what comes of it; two would
     /// each hear "not held" of what the other had released.
     is_releasing: bool,
@@ -54,6 +73,21 @@ pub(super) enum Mark {
 }
 
 impl Entry {
+    fn ask(&mut self, trusted: Duration) {
+        self.unanswered += 1;
+        self.shortest_unanswered = self.shortest_unanswered.min(trusted);
+    }
+
+    /// Takes a request off those that are not answered, and gives the shortest that any of them lets a lease last.
+    fn hear(&mut self) -> Duration {
+        let shortest = self.shortest_unanswered;
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if self.unanswered == 0 {
+            self.shortest_unanswered = Duration::MAX;
+        }
+        shortest
+    }
+
     /// Whether there may be something to release.
     const fn is_open(&self) -> bool {
         matches!(self.mark, Mark::Asked | Mark::Granted) || self.retaking > 0
@@ -66,11 +100,19 @@ impl Ledger {
 
     /// A token on no node.
     pub(super) fn new(quorum: Quorum) -> Self {
-        let entry = Entry { mark: Mark::None, heard: RequestNumber(0), retaking: 0, is_releasing: false };
+        let entry = Entry {
+            mark: Mark::None,
+            heard: RequestNumber(0),
+            unanswered: 0,
+            shortest_unanswered: Duration::MAX,
+            retaking: 0,
+            stood_meanwhile: false,
+            is_releasing: false,
+        };
         Self {
             ends: LeaseEnds::none(quorum),
             nodes: vec![entry; quorum.nodes()].into(),
-            asked_ends: Vec::with_capacity(1),
+            asked: Vec::with_capacity(1),
             requests: 0,
             horizon: Instant::default(),
             was_held: false,
@@ -79,25 +121,36 @@ impl Ledger {
         }
     }
 
-    /// Records that leases that end at `end`, and on the nodes for certain at `horizon`, are about to be asked for
-    /// anywhere. From here on nothing later than `end` is believed of any lease: the request may be applied, whether or
-    /// not its answer is ever seen.
-    pub(super) fn ask(&mut self, end: Instant, horizon: Instant) -> RequestNumber {
+    /// Records that leases are about to be asked for, by a request that is sent after `sent`; each is believed to last for
+    /// `trusted` after that, and is over for certain at `horizon`. From here on nothing later is believed of any lease:
+    /// the request may be applied, whether or not its answer is ever seen.
+    pub(super) fn ask(&mut self, sent: Instant, trusted: Duration, horizon: Instant) -> RequestNumber {
         self.requests += 1;
         let number = RequestNumber(self.requests);
+        let end = sent + trusted;
         self.ends.cap(end);
-        self.asked_ends.iter_mut().for_each(|(_, earliest)| *earliest = (*earliest).min(end));
-        if self.asked_ends.len() == Self::MEMORY {
-            self.asked_ends.remove(0);
+        self.asked.iter_mut().for_each(|older| older.earliest_end = older.earliest_end.min(end));
+        if self.asked.len() == Self::MEMORY {
+            self.asked.remove(0);
         }
-        self.asked_ends.push((number, end));
+        self.asked.push(Asked { number, sent, earliest_end: end });
         self.horizon = self.horizon.max(horizon);
         number
     }
 
     /// Records that every node is about to be asked to acquire.
-    pub(super) fn ask_to_acquire(&mut self) {
-        self.nodes.iter_mut().for_each(|entry| entry.mark = Mark::Asked);
+    pub(super) fn ask_to_acquire(&mut self, trusted: Duration) {
+        for entry in &mut self.nodes {
+            entry.mark = Mark::Asked;
+            entry.ask(trusted);
+        }
+    }
+
+    /// Records that `node` is about to be asked to extend; `may_retake` if the lease may come to be there by that.
+    pub(super) fn ask_to_extend(&mut self, node: usize, trusted: Duration, may_retake: bool) {
+        let entry = &mut self.nodes[node];
+        entry.ask(trusted);
+        entry.retaking = entry.retaking.saturating_add(may_retake.into());
     }
 
     /// Records that the token, made elsewhere, may stand on any node. Nothing of it is under way.
@@ -105,22 +158,18 @@ impl Ledger {
         self.nodes.iter_mut().for_each(|entry| entry.mark = Mark::Granted);
     }
 
-    /// Records that `node` is about to be asked for a lease that it may not have: it may come to have it.
-    pub(super) fn ask_to_retake(&mut self, node: usize) {
-        let entry = &mut self.nodes[node];
-        entry.retaking = entry.retaking.saturating_add(1);
-    }
-
     /// Records that `node` granted what request `number` asked for.
     pub(super) fn granted(&mut self, node: usize, number: RequestNumber, now: Instant) {
+        let shortest = self.nodes[node].hear();
         // The release that found it came after: it is gone.
         if self.nodes[node].mark != Mark::Released {
-            self.stands(node, number, now);
+            self.stands(node, number, shortest, now);
         }
     }
 
     /// Records that `node` refused what request `number` asked for: another has the lease, or nothing was applied.
     pub(super) fn refused(&mut self, node: usize, number: RequestNumber, now: Instant) {
+        self.nodes[node].hear();
         if self.is_news(node, number) {
             self.nodes[node].mark = Mark::None;
             self.ends.lose(node);
@@ -137,11 +186,13 @@ impl Ledger {
         was_retaking: bool,
         now: Instant,
     ) {
-        if was_retaking {
-            self.not_retaken(node);
-        }
+        let shortest = self.not_extended(node, was_retaking);
         match extended {
-            Extended::Extended | Extended::Retaken => self.stands(node, number, now),
+            Extended::Extended | Extended::Retaken => {
+                let entry = &mut self.nodes[node];
+                entry.stood_meanwhile |= was_retaking && entry.is_releasing;
+                self.stands(node, number, shortest, now);
+            }
             Extended::NotHeld | Extended::HeldByAnother(_) => {
                 if self.is_news(node, number) {
                     // Where the answer to acquiring was never seen, "not held" may only mean "not yet".
@@ -155,10 +206,11 @@ impl Ledger {
         }
     }
 
-    /// Records that a request that might have taken `node`'s lease again was answered, or certainly not applied.
-    pub(super) fn not_retaken(&mut self, node: usize) {
+    /// Records that a request to extend will not be applied by `node` any more: it was answered, or never was sent.
+    pub(super) fn not_extended(&mut self, node: usize, was_retaking: bool) -> Duration {
         let entry = &mut self.nodes[node];
-        entry.retaking = entry.retaking.saturating_sub(1);
+        entry.retaking = entry.retaking.saturating_sub(was_retaking.into());
+        entry.hear()
     }
 
     /// Which nodes may have the token, or, with `everywhere`, all.
@@ -216,6 +268,7 @@ impl Ledger {
             self.nodes.iter_mut().enumerate().filter(|(_, entry)| wanted(entry) && !entry.is_releasing);
         free.map(|(node, entry)| {
             entry.is_releasing = true;
+            entry.stood_meanwhile = false;
             (node, entry.mark)
         })
         .collect()
@@ -237,15 +290,20 @@ impl Ledger {
             Released::NotHeld if before == Mark::Asked => {}
             Released::NotHeld | Released::HeldByAnother(_) => entry.mark = Mark::None,
         }
+        if entry.stood_meanwhile {
+            entry.mark = Mark::Granted;
+        }
     }
 
-    fn stands(&mut self, node: usize, number: RequestNumber, now: Instant) {
+    fn stands(&mut self, node: usize, number: RequestNumber, shortest: Duration, now: Instant) {
         self.nodes[node].mark = Mark::Granted;
         if !self.is_news(node, number) {
             return;
         }
-        // The end that this request asked for, or an earlier one that a later request may have set meanwhile.
-        let end = self.asked_ends.iter().find(|(asked, _)| *asked == number).map(|(_, end)| *end);
+        // No later than any later request asked for, and no longer than any lets it last that may be applied after this
+        // one: that is after this one was sent.
+        let asked = self.asked.iter().find(|asked| asked.number == number);
+        let end = asked.map(|asked| asked.earliest_end.min(asked.sent + shortest));
         // SAFETY RULE (design §9): loss is final. A late answer adds nothing to a guard whose time was over.
         if let Some(end) = end.filter(|_| !self.is_past(now)) {
             self.ends.grant(node, end);
@@ -264,13 +322,22 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::node::{Holder, TimeLeft};
 
     fn at(millis: u64) -> Instant {
         Instant::default() + Duration::from_millis(millis)
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// Asks all nodes at `sent` to extend for so long.
+    fn extend(ledger: &mut Ledger, sent: u64, trusted: u64, may_retake: bool) -> RequestNumber {
+        let number = ledger.ask(at(sent), millis(trusted), at(sent + trusted));
+        (0..ledger.nodes.len()).for_each(|node| ledger.ask_to_extend(node, millis(trusted), may_retake));
+        number
     }
 
     fn over(nodes: usize) -> Ledger {
@@ -280,8 +347,8 @@ mod tests {
     /// A ledger whose first request, to acquire until `end`, was granted by `granted`.
     fn acquired(nodes: usize, granted: &[usize], end: u64) -> (Ledger, RequestNumber) {
         let mut ledger = over(nodes);
-        let number = ledger.ask(at(end), at(end));
-        ledger.ask_to_acquire();
+        let number = ledger.ask(at(0), millis(end), at(end));
+        ledger.ask_to_acquire(millis(end));
         granted.iter().for_each(|&node| ledger.granted(node, number, at(0)));
         (ledger, number)
     }
@@ -289,8 +356,8 @@ mod tests {
     #[test]
     fn a_late_answer_does_not_override_a_newer_and_shorter_end() {
         let (mut ledger, _) = acquired(1, &[0], 8000);
-        let longer = ledger.ask(at(8000), at(8000));
-        let shorter = ledger.ask(at(100), at(8000));
+        let longer = extend(&mut ledger, 0, 8000, false);
+        let shorter = extend(&mut ledger, 0, 100, false);
         ledger.extended(0, shorter, &Extended::Extended, false, at(1));
         ledger.extended(0, longer, &Extended::Extended, false, at(2));
         assert_eq!(ledger.valid_until(), Some(at(100)));
@@ -299,14 +366,61 @@ mod tests {
     #[test]
     fn an_answer_is_worth_no_more_than_the_shortest_end_asked_for_since() {
         let (mut ledger, acquire) = acquired(3, &[0, 1], 8000);
-        let shorter = ledger.ask(at(100), at(8000));
+        let shorter = extend(&mut ledger, 0, 100, false);
         ledger.extended(0, shorter, &Extended::Extended, false, at(1));
         ledger.extended(1, shorter, &Extended::Extended, false, at(1));
         // The third node's old answer comes now; whether it has heard of the shorter end is not known.
         ledger.granted(2, acquire, at(2));
-        let longer = ledger.ask(at(9000), at(9000));
+        let longer = extend(&mut ledger, 1000, 8000, false);
         ledger.extended(0, longer, &Extended::Extended, false, at(3));
         assert_eq!(ledger.valid_until(), Some(at(100)));
+    }
+
+    #[test]
+    fn an_older_and_shorter_request_may_be_applied_after_a_newer_and_longer_one() {
+        let (mut ledger, _) = acquired(1, &[0], 8000);
+        let shorter = extend(&mut ledger, 10, 100, false);
+        let longer = extend(&mut ledger, 20, 8000, false);
+        ledger.extended(0, longer, &Extended::Extended, false, at(30));
+        assert_eq!(
+            ledger.valid_until(),
+            Some(at(120)),
+            "the shorter may be applied any time after the longer was sent"
+        );
+        ledger.extended(0, shorter, &Extended::Extended, false, at(40));
+        let newer = extend(&mut ledger, 50, 8000, false);
+        ledger.extended(0, newer, &Extended::Extended, false, at(60));
+        assert_eq!(ledger.valid_until(), Some(at(8050)), "all are answered");
+    }
+
+    #[test]
+    fn a_lost_request_that_is_shorter_bounds_all_that_come_after() {
+        let (mut ledger, _) = acquired(1, &[0], 8000);
+        extend(&mut ledger, 10, 100, false);
+        for sent in [20, 60, 90] {
+            let longer = extend(&mut ledger, sent, 8000, false);
+            ledger.extended(0, longer, &Extended::Extended, false, at(sent + 1));
+            assert_eq!(ledger.valid_until(), Some(at(sent + 100)));
+        }
+    }
+
+    #[test]
+    fn a_lost_request_of_the_same_length_costs_nothing() {
+        let (mut ledger, _) = acquired(1, &[0], 8000);
+        extend(&mut ledger, 1000, 8000, false);
+        let number = extend(&mut ledger, 2000, 8000, false);
+        ledger.extended(0, number, &Extended::Extended, false, at(2001));
+        assert_eq!(ledger.valid_until(), Some(at(10_000)));
+    }
+
+    #[test]
+    fn what_stood_again_while_it_was_released_is_released_again() {
+        let (mut ledger, _) = acquired(1, &[0], 8000);
+        let number = extend(&mut ledger, 1000, 8000, true);
+        let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
+        ledger.extended(0, number, &Extended::Retaken, true, at(1));
+        ledger.released(0, before, &Released::NotHeld);
+        assert_eq!(ledger.holders(false), [0]);
     }
 
     #[test]
@@ -315,7 +429,7 @@ mod tests {
         let mut last = 8000;
         for _ in 0..20 {
             last += 1000;
-            let number = ledger.ask(at(last), at(last));
+            let number = extend(&mut ledger, last - 8000, 8000, false);
             ledger.extended(0, number, &Extended::Extended, false, at(0));
             ledger.extended(2, number, &Extended::Extended, false, at(0));
             assert_eq!(ledger.valid_until(), Some(at(last)));
@@ -325,7 +439,7 @@ mod tests {
     #[test]
     fn not_held_is_not_certain_where_the_answer_to_acquiring_was_never_seen() {
         let (mut ledger, _) = acquired(3, &[0, 1], 8000);
-        let number = ledger.ask(at(9000), at(9000));
+        let number = extend(&mut ledger, 1000, 8000, false);
         ledger.extended(2, number, &Extended::NotHeld, false, at(1));
         assert_eq!(ledger.holders(false), [0, 1, 2], "the request may still arrive there");
     }
@@ -333,8 +447,7 @@ mod tests {
     #[test]
     fn what_may_be_taken_again_is_released_until_that_is_answered() {
         let (mut ledger, _) = acquired(1, &[0], 8000);
-        let number = ledger.ask(at(9000), at(9000));
-        ledger.ask_to_retake(0);
+        let number = extend(&mut ledger, 1000, 8000, true);
         ledger.give_back();
         let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
         ledger.released(0, before, &Released::NotHeld);
@@ -349,8 +462,7 @@ mod tests {
     #[test]
     fn an_old_refusal_does_not_undo_a_newer_grant() {
         let (mut ledger, acquire) = acquired(3, &[0, 1], 8000);
-        let number = ledger.ask(at(9000), at(9000));
-        ledger.ask_to_retake(2);
+        let number = extend(&mut ledger, 1000, 8000, true);
         ledger.extended(2, number, &Extended::Retaken, true, at(1));
         ledger.refused(2, acquire, at(2));
         assert_eq!(ledger.holders(false), [0, 1, 2]);
@@ -377,7 +489,7 @@ mod tests {
     #[test]
     fn what_is_over_stays_over() {
         let (mut ledger, _) = acquired(1, &[0], 8000);
-        let number = ledger.ask(at(20_000), at(20_000));
+        let number = extend(&mut ledger, 7000, 13_000, false);
         assert!(ledger.is_past(at(8000)));
         ledger.extended(0, number, &Extended::Extended, false, at(8001));
         assert!(ledger.is_past(at(8002)));

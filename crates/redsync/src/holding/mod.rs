@@ -17,7 +17,7 @@ use crate::ballot::Nodes;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::options::Terms;
-use crate::protocol::{Instant, LeaseEnds, LockName, Quorum};
+use crate::protocol::{Instant, LockName, Quorum};
 use crate::service::Reaper;
 
 /// What all locks of one [`Redsync`](crate::Redsync) share.
@@ -58,7 +58,7 @@ impl Holding {
     /// Records that the lease is about to be asked for on all nodes: what may come of it must be undone from here on.
     pub(crate) fn ask_to_acquire(&self) -> (RequestNumber, Instant) {
         let (number, sent) = self.ask(&self.terms);
-        self.ledger().ask_to_acquire();
+        self.ledger().ask_to_acquire(self.terms.trusted());
         (number, sent)
     }
 
@@ -108,9 +108,8 @@ impl Holding {
     fn ask(&self, terms: &Terms) -> (RequestNumber, Instant) {
         // SAFETY RULE (design §3): every bound starts before the first byte is sent.
         let sent = self.core.clock.now();
-        let expiry = terms.claim.expiry;
-        let end = LeaseEnds::end(sent, expiry, terms.drift);
-        (self.ledger().ask(end, sent + expiry.as_duration()), sent)
+        let horizon = sent + terms.claim.expiry.as_duration();
+        (self.ledger().ask(sent, terms.trusted(), horizon), sent)
     }
 
     fn name(&self) -> LockName {

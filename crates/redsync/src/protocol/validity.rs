@@ -79,9 +79,9 @@ impl LeaseEnds {
         Self { quorum, ends: vec![None; quorum.nodes()].into() }
     }
 
-    /// The end of a lease that was asked for at `sent`.
-    pub(crate) fn end(sent: Instant, expiry: Expiry, drift: Drift) -> Instant {
-        sent + expiry.as_duration().saturating_sub(drift.as_duration())
+    /// How long after it was asked for a lease is certain to stand.
+    pub(crate) fn trusted(expiry: Expiry, drift: Drift) -> Duration {
+        expiry.as_duration().saturating_sub(drift.as_duration())
     }
 
     /// Records that node number `node` granted a lease that ends at `end`.
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_lease_is_trusted_from_before_it_was_asked_for_and_not_to_its_end() {
         let drift = Drift::of(expiry(8000), DriftFactor::default()).unwrap();
-        assert_eq!(LeaseEnds::end(at(1000), expiry(8000), drift), at(1000 + 8000 - 82));
+        assert_eq!(at(1000) + LeaseEnds::trusted(expiry(8000), drift), at(1000 + 8000 - 82));
     }
 
     #[test]

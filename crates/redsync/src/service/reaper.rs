@@ -1,5 +1,6 @@
 //! Finishes what callers left: releases of dropped guards, undo of abandoned attempts, answers of slow nodes.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Sleep};
@@ -26,7 +27,7 @@ pub(crate) struct Reaper {
     first: OnceLock<Handle>,
     under_way: Arc<UnderWay>,
     chasing: Arc<UnderWay>,
-    batch: Arc<Batch>,
+    batches: Arc<Batches>,
 }
 
 /// Work that goes on without a caller.
@@ -45,7 +46,7 @@ impl Reaper {
             first: OnceLock::new(),
             under_way: Arc::default(),
             chasing: Arc::default(),
-            batch: Arc::default(),
+            batches: Arc::default(),
         }
     }
 
@@ -69,8 +70,7 @@ impl Reaper {
 
     /// Does `errand` in the background; drops it where there is no runtime to do it in.
     pub(crate) fn run(&self, errand: impl Future<Output = ()> + Send + 'static) {
-        let current = Handle::try_current().ok();
-        if let Some(runtime) = self.home.get().or(current.as_ref()).or(self.first.get()) {
+        if let Some(runtime) = self.runtime() {
             let place = Place::take(&self.under_way);
             runtime.spawn(async move {
                 let _place = place;
@@ -79,18 +79,25 @@ impl Reaper {
         }
     }
 
-    /// Does `errand` a moment later, in one task with others: for answers that are all but there. Under load this
-    /// spares a task for each.
+    /// Does `errand` a moment later, in one task with others of the same runtime: for answers that are all but there.
+    /// Under load this spares a task for each.
     pub(crate) fn run_soon(&self, clock: &Arc<dyn Clock>, errand: impl Future<Output = ()> + Send + 'static) {
+        let Some(runtime) = self.runtime() else { return };
         let place = Place::take(&self.under_way);
         let errand: Errand = Box::pin(async move {
             let _place = place;
             errand.await;
         });
-        if self.batch.add(errand) {
+        if self.batches.add(runtime.id(), errand) {
             let moment = clock.sleep_until(clock.now() + MOMENT);
-            self.run(Departing { batch: Some(Arc::clone(&self.batch)) }.depart(moment));
+            let departing = Departing { batches: Some(Arc::clone(&self.batches)), runtime: runtime.id() };
+            runtime.spawn(departing.depart(moment));
         }
+    }
+
+    /// Where errands that are given here are done.
+    fn runtime(&self) -> Option<Handle> {
+        self.home.get().cloned().or_else(|| Handle::try_current().ok()).or_else(|| self.first.get().cloned())
     }
 
     /// A place among those who ask again and again; none when there are too many.
@@ -101,7 +108,8 @@ impl Reaper {
 
     /// Completes when no errand is under way.
     pub(crate) async fn drain(&self) {
-        self.batch.is_urgent.notify_one();
+        self.batches.is_urgent.notify_waiters();
+        self.batches.is_urgent.notify_one();
         loop {
             // Listens before it looks, so that the last errand cannot end in between unheard.
             let all_done = self.under_way.all_done.notified();
@@ -113,41 +121,45 @@ impl Reaper {
     }
 }
 
-/// Errands that wait to be done together.
+/// Errands that wait to be done together: for each runtime its own, since one that stands still must not keep the others
+/// waiting.
 #[derive(Default)]
-struct Batch {
-    errands: Mutex<Vec<Errand>>,
+struct Batches {
+    errands: Mutex<HashMap<runtime::Id, Vec<Errand>>>,
     is_urgent: Notify,
 }
 
-impl Batch {
-    /// Adds an errand, and says whether it is the first, so that somebody has to see to the batch.
-    fn add(&self, errand: Errand) -> bool {
-        let mut errands = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
-        errands.push(errand);
-        errands.len() == 1
+impl Batches {
+    /// Adds an errand, and says whether it is its runtime's first, so that somebody has to see to the batch.
+    fn add(&self, runtime: runtime::Id, errand: Errand) -> bool {
+        let mut batches = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
+        let batch = batches.entry(runtime).or_default();
+        batch.push(errand);
+        batch.len() == 1
     }
 
-    fn take(&self) -> Vec<Errand> {
-        std::mem::take(&mut *self.errands.lock().unwrap_or_else(PoisonError::into_inner))
+    fn take(&self, runtime: runtime::Id) -> Vec<Errand> {
+        let mut batches = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
+        batches.remove(&runtime).unwrap_or_default()
     }
 }
 
-/// Sees to one batch. Dropped before that, with its runtime, it drops the errands, so that the next one is the first
-/// again.
+/// Sees to one batch. Dropped before that, with its runtime, it drops the errands.
 struct Departing {
-    batch: Option<Arc<Batch>>,
+    /// Taken when it is done.
+    batches: Option<Arc<Batches>>,
+    runtime: runtime::Id,
 }
 
 impl Departing {
     async fn depart(mut self, moment: Sleep) {
-        if let Some(batch) = &self.batch {
+        if let Some(batches) = &self.batches {
             tokio::select! {
                 () = moment => {}
-                () = batch.is_urgent.notified() => {}
+                () = batches.is_urgent.notified() => {}
             }
         }
-        let errands = self.batch.take().map(|batch| batch.take()).unwrap_or_default();
+        let errands = self.batches.take().map(|batches| batches.take(self.runtime)).unwrap_or_default();
         // Most are done by being looked at once; without a budget, or those after the first hundred would look undone.
         tokio::task::coop::unconstrained(async {
             for mut errand in errands {
@@ -162,8 +174,8 @@ impl Departing {
 
 impl Drop for Departing {
     fn drop(&mut self) {
-        if let Some(batch) = &self.batch {
-            drop(batch.take());
+        if let Some(batches) = &self.batches {
+            drop(batches.take(self.runtime));
         }
     }
 }

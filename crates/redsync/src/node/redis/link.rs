@@ -18,6 +18,7 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use super::address::Address;
 use super::client::{Command, Reply};
+use super::scripts;
 use crate::node::NodeFault;
 
 /// How long connecting may take before it is given up and tried anew. Callers have shorter deadlines of their own.
@@ -88,6 +89,7 @@ impl Link {
 
     /// The connection; made first where there is none.
     async fn connection(&self) -> Result<Arc<Live>, NodeFault> {
+        let mut has_tried = false;
         loop {
             let mut connecting = {
                 let mut state = self.shared.state();
@@ -98,9 +100,15 @@ impl Link {
                     }
                     // A runtime that ended takes its connecting task with it; its sender is gone then.
                     State::Connecting(done) if done.has_changed().is_ok() => done.clone(),
+                    // One that ends drops what it is given, this task's own attempt too.
+                    State::Connecting(_) if has_tried => {
+                        *state = State::Idle;
+                        return Err(NodeFault::unreachable("the runtime is ending"));
+                    }
                     State::Idle | State::Down { .. } | State::Connecting(_) => {
                         let failures = if let State::Down { failures, .. } = &*state { *failures } else { 0 };
                         let (finished, done) = watch::channel(());
+                        has_tried = true;
                         *state = State::Connecting(done.clone());
                         tokio::spawn(Arc::clone(&self.shared).connect(failures, finished));
                         done
@@ -127,11 +135,20 @@ impl Shared {
                 }
                 Ok::<(), redis::aio::SendError>(())
             });
-        let connecting = self.address.client.get_multiplexed_async_connection_with_config(&config);
+        let connecting = async {
+            let mut connection =
+                self.address.client.get_multiplexed_async_connection_with_config(&config).await?;
+            // Undo must not need a second trip to teach the server how: a client that is about to end, or that the
+            // server answers only after a pause, would not be there to make it. Where the user may not load scripts,
+            // EVAL still teaches them.
+            let _ = connection.send_packed_command(scripts::RELEASE.load().as_redis()).await;
+            Ok::<_, RedisError>(connection)
+        };
+        let mut watched = None;
         let state = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => {
                 let live = Arc::new(Live { connection, silent_requests: AtomicU32::new(0) });
-                tokio::spawn(watch_over(Arc::downgrade(&self), Arc::downgrade(&live), is_gone));
+                watched = Some(Arc::downgrade(&live));
                 State::Up(live)
             }
             Ok(Err(error)) => down(connect_fault(error), failures),
@@ -141,6 +158,9 @@ impl Shared {
         };
         *self.state() = state;
         drop(finished);
+        if let Some(live) = watched {
+            tokio::spawn(watch_over(Arc::downgrade(&self), live, is_gone));
+        }
     }
 
     /// Gives a connection up; the next caller makes a new one.
@@ -342,5 +362,31 @@ impl fmt::Display for Link {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Link({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::mpsc;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::node::redis::address;
+
+    #[test]
+    fn connecting_in_a_runtime_that_has_ended_fails_and_does_not_spin() {
+        let (told, result) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let handle = runtime.handle().clone();
+            drop(runtime);
+            let _inside = handle.enter();
+            let link = Link::new(address::parse("redis://127.0.0.1:1").unwrap());
+            let polled = pin!(link.connection()).poll(&mut Context::from_waker(Waker::noop()));
+            told.send(matches!(polled, Poll::Ready(Err(_)))).unwrap();
+        });
+        let failed = result.recv_timeout(Duration::from_secs(10)).expect("it ends");
+        assert!(failed);
     }
 }

@@ -21,6 +21,11 @@ impl Script {
         Self { source, hash: redis::Script::new(source).get_hash().to_owned() }
     }
 
+    /// Teaches the script to a server without running it.
+    pub(super) fn load(&self) -> Command {
+        Command::new("SCRIPT").arg("LOAD").arg(self.source)
+    }
+
     pub(super) fn by_hash(&self, call: &Call<'_>) -> Command {
         call.with("EVALSHA", &self.hash)
     }

@@ -122,6 +122,7 @@ impl Store {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || {
             let mut connection = Connection::open_with_flags(&self.path, flags)?;
+            let file = file_id(&self.path);
             connection.busy_handler(Some(wait_for_others))?;
             // The last process to leave need not write the log back: with short-lived processes each would be that one.
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -131,7 +132,7 @@ impl Store {
             connection.pragma_update(None, "synchronous", "NORMAL")?;
             let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
             if version > SCHEMA_VERSION {
-                return Ok((connection, version));
+                return Ok((connection, version, file));
             }
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             if version < SCHEMA_VERSION {
@@ -141,13 +142,17 @@ impl Store {
             let run_out = "DELETE FROM redsync_leases WHERE ends <= ?1 OR boot <> ?2";
             transaction.execute(run_out, (now_nanos(), &boot))?;
             transaction.commit()?;
-            Ok((connection, version))
+            Ok((connection, version, file))
         };
-        let mut tries = 0;
-        let (connection, version) = loop {
+        let end = SystemClock.now() + OPEN_PATIENCE;
+        let (connection, version, file) = loop {
             match open() {
                 // Two processes that make the file at once: changing to WAL does not wait for its turn.
-                Err(error) if is_busy(&error) && tries < BUSY_TRIES && wait_for_others(tries) => tries += 1,
+                Err(error) if is_busy(&error) && SystemClock.now() < end => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                // Another file took its place while it was opened: what was opened is nobody's store.
+                Ok((_, _, file)) if file != file_id(&self.path) && SystemClock.now() < end => {}
                 other => break other.map_err(|error| fault(&self.path, error))?,
             }
         };
@@ -159,7 +164,7 @@ impl Store {
                 ),
             ));
         }
-        Ok(Opened { connection, file: file_id(&self.path) })
+        Ok(Opened { connection, file })
     }
 }
 
@@ -279,6 +284,9 @@ fn fault(path: &std::path::Path, error: rusqlite::Error) -> NodeFault {
 }
 
 const BUSY_TRIES: i32 = 1_000;
+
+/// How long opening is tried again, when others keep the file.
+const OPEN_PATIENCE: Duration = Duration::from_secs(2);
 
 const SCHEMA_VERSION: i64 = 1;
 
