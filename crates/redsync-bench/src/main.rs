@@ -3,6 +3,12 @@
 mod pairs;
 mod rounds;
 
+/// For both contestants. With the C library's allocator, whose locks two worker threads fight for, the same binary is
+/// now fast and now half as fast on a busy machine; `--no-default-features` measures that.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use clap::{Parser, Subcommand};
 
 /// Measures redsync on redis-servers that it starts itself, beside the floor: the same commands through the bare client.
