@@ -77,7 +77,9 @@ impl Mutex {
         // Since when no quorum of nodes could be reached, and what a person should be told in the end.
         let mut unreachable_since: Option<Instant> = None;
         let mut verdict: Option<Error> = None;
-        for tries in 1_u32.. {
+        let mut tries = 0_u32;
+        loop {
+            tries = tries.saturating_add(1);
             let begun = self.core.clock.now();
             let at_most = end.map_or(Duration::MAX, |end| end.saturating_since(begun));
             let error = match attempt(&self.core, settings.terms()?, at_most, settings.shuffle_nodes).await {
@@ -120,7 +122,6 @@ impl Mutex {
                 _ => self.core.clock.sleep_until(pause_end).await,
             }
         }
-        unreachable!("the range of tries does not end before a verdict")
     }
 
     /// Takes the lock if it is free: one try, no waiting. `None` means that others have it. Go's redsync:
