@@ -497,3 +497,58 @@ impl tracing::Subscriber for Warnings {
     fn enter(&self, _: &tracing::span::Id) {}
     fn exit(&self, _: &tracing::span::Id) {}
 }
+
+/// A memory node that grants at once and says so late; it counts whom it could tell.
+#[derive(Debug)]
+struct SaysLate {
+    node: MemoryNode,
+    heard: Arc<AtomicUsize>,
+}
+
+impl fmt::Display for SaysLate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.node.fmt(f)
+    }
+}
+
+impl Node for SaysLate {
+    fn identity(&self) -> Answer<'_, String> {
+        self.node.identity()
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
+        Box::pin(async move {
+            let acquired = self.node.acquire(claim).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.heard.fetch_add(1, Ordering::SeqCst);
+            acquired
+        })
+    }
+
+    fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
+        self.node.extend(claim, if_free)
+    }
+
+    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
+        self.node.release(name, token)
+    }
+
+    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
+        self.node.inspect(name)
+    }
+}
+
+#[test]
+fn a_runtime_that_stands_still_does_not_keep_the_errands_of_another_waiting() {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let late = Arc::new(SaysLate { node: MemoryNode::new(), heard: Arc::clone(&heard) }) as Arc<dyn Node>;
+    let prompt = (0..2).map(|_| Arc::new(MemoryNode::new()) as Arc<dyn Node>);
+    let redsync = Redsync::new(prompt.chain([late])).unwrap();
+    let idle = Builder::new_current_thread().enable_all().build().unwrap();
+    let _guard = idle.block_on(redsync.mutex("first").lock()).unwrap();
+
+    let busy = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    busy.block_on(redsync.mutex("second").lock()).unwrap().into_lease();
+
+    wait_until("the late answer is heard", DEADLINE, || heard.load(Ordering::SeqCst) == 1);
+}
