@@ -62,6 +62,7 @@ impl Terminal {
         let deadline = std::time::Instant::now() + SOON;
         while !self.screen().contains(text) {
             assert!(std::time::Instant::now() < deadline, "no {text:?} in {:?}", self.screen());
+            // Looks again: what a screen shows is no event.
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -212,6 +212,7 @@ impl Running {
                 let _ = child.wait();
                 panic!("it does not end; it said {:?} and {:?}", self.said("stdout"), self.said("stderr"));
             }
+            // Looks again: a child that is not waited for blocking tells nobody of its end.
             std::thread::sleep(Duration::from_millis(2));
         };
         let took = self.began.elapsed();
@@ -238,6 +239,7 @@ impl Drop for Running {
         let _ = kill_process(Pid::from_child(&child), Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline && child.try_wait().is_ok_and(|status| status.is_none()) {
+            // Looks again, as above.
             std::thread::sleep(Duration::from_millis(5));
         }
         let _ = child.kill();

@@ -30,15 +30,13 @@ impl Holding {
     }
 
     async fn extend_on(self: &Arc<Self>, terms: Terms, if_free: IfFree) -> Result<(), Error> {
-        let (number, _) = self.ask(&terms);
-        let voters = {
-            let mut ledger = self.ledger();
-            let voters = ledger.holders(if_free == IfFree::Retake);
-            for &index in &voters {
-                ledger.ask_to_extend(index, terms.trusted(), if_free == IfFree::Retake);
-            }
+        let may_retake = if_free == IfFree::Retake;
+        let trusted = terms.trusted();
+        let (number, _, voters) = self.ask(&terms, |ledger| {
+            let voters = ledger.holders(may_retake);
+            voters.iter().for_each(|&index| ledger.ask_to_extend(index, trusted, may_retake));
             voters
-        };
+        });
         let mut count = Count::new(Operation::Extend, &self.core.nodes, self.core.quorum, &voters);
         let timeout = terms.request_timeout.as_duration();
         let wait_for_all = terms.wait_for_all;

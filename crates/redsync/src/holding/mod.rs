@@ -57,15 +57,14 @@ impl Holding {
 
     /// Records that the lease is about to be asked for on all nodes: what may come of it must be undone from here on.
     pub(crate) fn ask_to_acquire(&self) -> (RequestNumber, Instant) {
-        let (number, sent) = self.ask(&self.terms);
-        self.ledger().ask_to_acquire(self.terms.trusted());
+        let trusted = self.terms.trusted();
+        let (number, sent, ()) = self.ask(&self.terms, |ledger| ledger.ask_to_acquire(trusted));
         (number, sent)
     }
 
     /// Records that the token, made elsewhere, may stand on any node.
     pub(crate) fn presume(&self) {
-        self.ask(&self.terms);
-        self.ledger().presume();
+        self.ask(&self.terms, Ledger::presume);
     }
 
     /// Records that node `index` granted what request `number` asked for.
@@ -103,13 +102,16 @@ impl Holding {
         self.ledger().is_released()
     }
 
-    /// Records that leases on `terms` are about to be asked for, and gives the instant that their validity is counted
+    /// Records that leases on `terms` are about to be asked for, and `of_whom`, in one step: between the two, another
+    /// request could be asked, sent and answered without knowing of this one. Gives the instant that validity is counted
     /// from.
-    fn ask(&self, terms: &Terms) -> (RequestNumber, Instant) {
+    fn ask<T>(&self, terms: &Terms, of_whom: impl FnOnce(&mut Ledger) -> T) -> (RequestNumber, Instant, T) {
         // SAFETY RULE (design §3): every bound starts before the first byte is sent.
         let sent = self.core.clock.now();
         let horizon = sent + terms.claim.expiry.as_duration();
-        (self.ledger().ask(sent, terms.trusted(), horizon), sent)
+        let mut ledger = self.ledger();
+        let number = ledger.ask(sent, terms.trusted(), horizon);
+        (number, sent, of_whom(&mut ledger))
     }
 
     fn name(&self) -> LockName {
