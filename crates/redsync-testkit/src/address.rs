@@ -86,7 +86,8 @@ impl RedisServer {
         }
     }
 
-    fn userinfo(&self) -> String {
+    /// `:PASSWORD@`, or nothing.
+    pub(crate) fn userinfo(&self) -> String {
         self.password
             .as_deref()
             .map(|password| format!(":{}@", percent_encoded(password)))

@@ -13,6 +13,8 @@
 //! assert_eq!(server.get("greeting").as_deref(), Some("hello"));
 //! ```
 //!
+//! A [`Proxy`] before a server does to connections what networks do to them: it delays, swallows, resets, refuses.
+//!
 //! The kit is synchronous and has no Redis crate below it, so that it cannot share a bug with the code it tests.
 //! It panics with a message where a library would return an error. Linux only.
 //!
@@ -26,24 +28,30 @@
 //! | `resp` | the RESP2 wire format and [`Reply`] |
 //! | `process`, `directory`, `port` | what a server owns: each is given back on drop |
 //! | `watchdog` | the second net, for a test process that is killed |
+//! | `proxy` | a misbehaving network before a server: [`Proxy`] |
+//! | `client` | a client's connection, turn by turn |
 //! | `certificates` | a CA, a server and a client certificate |
 //! | `wait` | [`wait_until`] |
 
 mod address;
 mod builder;
 mod certificates;
+mod client;
 mod configuration;
 mod control;
 mod directory;
 mod place;
 mod port;
 mod process;
+mod proxy;
 mod resp;
 mod server;
 mod wait;
 mod watchdog;
 
 pub use builder::{SERVER_BINARY_VARIABLE, ServerBuilder};
+pub use client::Client;
+pub use proxy::Proxy;
 pub use resp::Reply;
 pub use server::{RedisServer, servers};
 pub use wait::wait_until;
