@@ -9,9 +9,10 @@ use crate::ballot::{Ballot, Count, Question, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::guard::Guard;
 use crate::holding::{Core, Holding, RequestNumber};
-use crate::node::{Acquired, Node};
+use crate::node::{Acquired, Node, Uptime};
 use crate::options::Terms;
-use crate::protocol::Verdict;
+use crate::protocol::{Instant, Verdict};
+use crate::telling::{self, Asked};
 
 /// Asks every node at once, and decides as soon as the verdict is certain.
 ///
@@ -22,6 +23,9 @@ pub(crate) async fn attempt(
     at_most: Duration,
     shuffle: bool,
 ) -> Result<Guard, Error> {
+    if core.keeper.is_shut() {
+        return Err(Error::ShutDown);
+    }
     core.enter()?;
     let name = terms.claim.name.clone();
     let wait_for_all = terms.wait_for_all;
@@ -36,13 +40,23 @@ pub(crate) async fn attempt(
     let holding = Holding::new(Arc::clone(core), terms);
     let guard = Guard::new(Arc::clone(&holding));
     let (number, sent) = holding.ask_to_acquire();
-    let question = |node: Arc<dyn Node>| -> Question<Acquired> {
+    let question = |node: Arc<dyn Node>| -> Question<Vote> {
         let holding = Arc::clone(&holding);
-        Box::pin(async move { node.acquire(&holding.terms.claim).await })
+        Box::pin(async move {
+            let acquired = node.acquire(&holding.terms.claim).await?;
+            // After the grant: it was of the incarnation that is asked, or of one before it.
+            let uptime = match acquired {
+                Acquired::Granted if holding.terms.restart_guard => {
+                    node.uptime().await.unwrap_or(Uptime::Unknown)
+                }
+                Acquired::Granted | Acquired::Taken(_) => Uptime::Unbroken,
+            };
+            Ok((acquired, uptime))
+        })
     };
-    let ballot = Ballot::open(&core.nodes, voters, &core.clock, timeout, question);
+    let ballot = Ballot::open(core, Asked::Acquire, voters, timeout, question);
     let mut asking =
-        Asking { holding: Arc::clone(&holding), number, ballot: Some(ballot), is_reached: false };
+        Asking { holding: Arc::clone(&holding), number, sent, ballot: Some(ballot), is_reached: false };
     while !count.is_decided(asking.outstanding(), wait_for_all) {
         let Some(answer) = asking.next().await else { break };
         count.add(answer);
@@ -58,18 +72,23 @@ pub(crate) async fn attempt(
         guard.give_back().await;
         return Err(Error::ValidityExhausted { name, took: core.clock.now().saturating_since(sent) });
     }
+    holding.begin_keeping();
     Ok(guard)
 }
+
+/// A node's answer, and since when it remembers what it granted.
+type Vote = (Acquired, Uptime);
 
 /// The nodes being asked. Those that have not answered when this is dropped are heard in the background: what they
 /// grant counts for the guard, or is given back if there is none.
 struct Asking {
     holding: Arc<Holding>,
     number: RequestNumber,
+    sent: Instant,
     /// The rest of the answers can wait a moment: they change nothing for the caller.
     is_reached: bool,
     /// Taken when it is handed to the background.
-    ballot: Option<Ballot<Acquired>>,
+    ballot: Option<Ballot<Vote>>,
 }
 
 impl Asking {
@@ -79,19 +98,20 @@ impl Asking {
 
     async fn next(&mut self) -> Option<Result<(), NodeError>> {
         let (index, returned) = self.ballot.as_mut()?.next().await?;
-        Some(heard(&self.holding, index, self.number, returned))
+        Some(heard(&self.holding, index, (self.number, self.sent), returned))
     }
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
         let Some(mut ballot) = self.ballot.take().filter(|ballot| ballot.outstanding() > 0) else { return };
-        let (holding, number) = (Arc::clone(&self.holding), self.number);
+        let (holding, asked) = (Arc::clone(&self.holding), (self.number, self.sent));
         let core = Arc::clone(&holding.core);
         let rest = async move {
             let mut is_late = false;
             while let Some((index, returned)) = ballot.next().await {
-                is_late |= heard(&holding, index, number, returned).is_ok();
+                heard(&holding, index, asked, returned).ok();
+                is_late |= holding.is_granted_on(index);
             }
             if is_late && holding.is_released() {
                 holding.chase().await;
@@ -104,21 +124,33 @@ impl Drop for Asking {
     }
 }
 
-/// Records one node's answer.
+/// Records one node's answer to a request that was sent at some instant.
 fn heard(
     holding: &Holding,
     index: usize,
-    number: RequestNumber,
-    returned: Returned<Acquired>,
+    (number, sent): (RequestNumber, Instant),
+    returned: Returned<Vote>,
 ) -> Result<(), NodeError> {
+    let node = &holding.core.nodes[index];
     match returned {
-        Ok(Acquired::Granted) => {
-            holding.granted(index, number);
-            Ok(())
+        Ok((Acquired::Granted, uptime)) => {
+            let ago = holding.core.clock.now().saturating_since(sent);
+            let wait = match uptime {
+                Uptime::Unbroken => None,
+                Uptime::AtLeast(uptime) => holding.terms.quarantine().wait(uptime, ago).map(Some),
+                Uptime::Unknown => Some(None),
+            };
+            let Some(wait) = wait else {
+                holding.granted(index, number);
+                return Ok(());
+            };
+            holding.granted_in_doubt(index, number);
+            telling::withheld(&holding.terms.claim.name, node, wait);
+            Err(NodeError::Withheld { node: node.to_string(), wait })
         }
-        Ok(Acquired::Taken(holder)) => {
+        Ok((Acquired::Taken(holder), _)) => {
             holding.refused(index, number);
-            Err(NodeError::Taken { node: holding.core.nodes[index].to_string(), holder })
+            Err(NodeError::Taken { node: node.to_string(), holder })
         }
         Err(error) => {
             if error.is_certainly_unapplied() {

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Sleep};
 use crate::error::{Error, NodeError, Operation};
+use crate::holding::Core;
 use crate::node::{Node, NodeFault};
-use crate::protocol::{LockName, Quorum, Tally, Verdict};
+use crate::protocol::{Instant, LockName, Quorum, Tally, Verdict};
+use crate::telling::{self, Asked};
 
 /// The nodes, in the order they were listed.
 pub(crate) type Nodes = Arc<[Arc<dyn Node>]>;
@@ -26,6 +28,9 @@ pub(crate) type Question<T> = Pin<Box<dyn Future<Output = Result<T, NodeFault>> 
 pub(crate) struct Ballot<T> {
     nodes: Nodes,
     asked: Vec<(usize, Question<T>)>,
+    what: Asked,
+    clock: Arc<dyn Clock>,
+    opened: Instant,
     returned: VecDeque<(usize, Returned<T>)>,
     timeout: Duration,
     deadline: Sleep,
@@ -35,19 +40,23 @@ impl<T> Ballot<T> {
     /// Puts the question to the nodes numbered `voters`; each may take `timeout` to answer. Nothing is sent until
     /// [`next`](Self::next) is polled.
     pub(crate) fn open(
-        nodes: &Nodes,
+        core: &Core,
+        what: Asked,
         voters: impl IntoIterator<Item = usize>,
-        clock: &Arc<dyn Clock>,
         timeout: Duration,
         question: impl Fn(Arc<dyn Node>) -> Question<T>,
     ) -> Self {
-        let ask = |index: usize| (index, question(Arc::clone(&nodes[index])));
+        let ask = |index: usize| (index, question(Arc::clone(&core.nodes[index])));
+        let opened = core.clock.now();
         Self {
-            nodes: Arc::clone(nodes),
+            nodes: Arc::clone(&core.nodes),
             asked: voters.into_iter().map(ask).collect(),
             returned: VecDeque::new(),
             timeout,
-            deadline: clock.sleep_until(clock.now() + timeout),
+            deadline: core.clock.sleep_until(opened + timeout),
+            what,
+            clock: Arc::clone(&core.clock),
+            opened,
         }
     }
 
@@ -62,12 +71,20 @@ impl<T> Ballot<T> {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<(usize, Returned<T>)>> {
         // Every node is looked at each time, the first time before any answer counts: all are asked at once. There are
         // few of them, and looking at one that has not answered costs next to nothing.
-        let (nodes, returned) = (&self.nodes, &mut self.returned);
+        let (nodes, clock, opened, what) = (&self.nodes, &self.clock, self.opened, self.what);
+        let returned = &mut self.returned;
+        let note = |index: usize, error: Option<&NodeError>| {
+            if cfg!(feature = "metrics") {
+                telling::answered(&*nodes[index], what, clock.now().saturating_since(opened), error);
+            }
+        };
         self.asked.retain_mut(|(index, asked)| match asked.as_mut().poll(context) {
             Poll::Pending => true,
             Poll::Ready(answer) => {
                 let named = |source| NodeError::Failed { node: nodes[*index].to_string(), source };
-                returned.push_back((*index, answer.map_err(named)));
+                let answer = answer.map_err(named);
+                note(*index, answer.as_ref().err());
+                returned.push_back((*index, answer));
                 false
             }
         });
@@ -77,9 +94,12 @@ impl<T> Ballot<T> {
             }
             // Dropping the requests tells their connections that nothing came.
             let silent = self.asked.drain(..).map(|(index, _)| index);
-            let timeout =
-                |index: usize| NodeError::Timeout { node: nodes[index].to_string(), after: self.timeout };
-            self.returned.extend(silent.map(|index| (index, Err(timeout(index)))));
+            let timeout = |index: usize| {
+                let error = NodeError::Timeout { node: nodes[index].to_string(), after: self.timeout };
+                note(index, Some(&error));
+                (index, Err(error))
+            };
+            self.returned.extend(silent.map(timeout));
         }
         Poll::Ready(self.returned.pop_front())
     }

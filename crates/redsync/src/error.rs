@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use crate::lost::Lost;
 use crate::node::{Applied, Holder, InvalidUrl, NodeFault};
 use crate::protocol::{InvalidOption, LockName};
 
@@ -51,6 +52,8 @@ pub enum Error {
         /// What each node said that did not agree. Empty when this side knew by its own clock.
         nodes: Vec<NodeError>,
     },
+    /// The guard was lost before; no node was asked. Go's redsync: `ErrLockAlreadyExpired`.
+    Lost(Lost),
     /// The caller's cancel signal came before the lock did.
     Cancelled {
         /// The lock.
@@ -67,6 +70,8 @@ pub enum Error {
         /// The node's name as listed again.
         second: String,
     },
+    /// [`Redsync::shutdown`](crate::Redsync::shutdown) was called; no lock is taken any more.
+    ShutDown,
     /// The runtime that redsync's background work needs is not there or cannot be started.
     Runtime {
         /// What is missing.
@@ -100,10 +105,14 @@ pub enum ErrorKind {
     ValidityExhausted,
     /// [`Error::AlreadyExpired`]
     AlreadyExpired,
+    /// [`Error::Lost`]
+    Lost,
     /// [`Error::Cancelled`]
     Cancelled,
     /// [`Error::InvalidOption`], [`Error::InvalidUrl`] or [`Error::DuplicateNode`]: the caller's own slip.
     Invalid,
+    /// [`Error::ShutDown`]
+    ShutDown,
     /// [`Error::Runtime`]
     Runtime,
 }
@@ -123,6 +132,13 @@ pub enum NodeError {
     NotHeld {
         /// The node.
         node: String,
+    },
+    /// The node would grant the name, but may have forgotten that another has it: it restarted not long ago.
+    Withheld {
+        /// The node.
+        node: String,
+        /// For how much longer its vote is withheld. `None` where it does not say how long it has been up.
+        wait: Option<Duration>,
     },
     /// The node did not answer in time, connecting included.
     Timeout {
@@ -148,10 +164,27 @@ impl Error {
             Self::NoQuorum { .. } => ErrorKind::NoQuorum,
             Self::ValidityExhausted { .. } => ErrorKind::ValidityExhausted,
             Self::AlreadyExpired { .. } => ErrorKind::AlreadyExpired,
+            Self::Lost(_) => ErrorKind::Lost,
             Self::Cancelled { .. } => ErrorKind::Cancelled,
+            Self::ShutDown => ErrorKind::ShutDown,
             Self::InvalidOption(_) | Self::InvalidUrl(_) | Self::DuplicateNode { .. } => ErrorKind::Invalid,
             Self::Runtime { .. } => ErrorKind::Runtime,
         }
+    }
+
+    /// For how long a caller that wants the lock has to wait until restarted nodes vote again, if that, and nothing else,
+    /// kept it from taking it.
+    pub(crate) fn wait_for_restarted(&self) -> Option<Duration> {
+        let Self::NoQuorum { operation: Operation::Lock, total, nodes, .. } = self else { return None };
+        let is_silent = |node: &&NodeError| !node.is_answer() && !node.is_withheld();
+        if nodes.iter().filter(is_silent).count() > total - (total / 2 + 1) {
+            return None;
+        }
+        let waits = nodes.iter().filter_map(|node| match node {
+            NodeError::Withheld { wait, .. } => *wait,
+            _ => None,
+        });
+        waits.min()
     }
 
     /// What each node said that did not agree, if nodes were asked.
@@ -171,6 +204,7 @@ impl NodeError {
         match self {
             Self::Taken { node, .. }
             | Self::NotHeld { node }
+            | Self::Withheld { node, .. }
             | Self::Timeout { node, .. }
             | Self::Failed { node, .. } => node,
         }
@@ -179,6 +213,11 @@ impl NodeError {
     /// Whether the node certainly did not do what it was asked for.
     pub(crate) fn is_certainly_unapplied(&self) -> bool {
         matches!(self, Self::Failed { source, .. } if source.applied() == Applied::No)
+    }
+
+    /// Whether the node would have agreed, but its vote does not count.
+    pub(crate) const fn is_withheld(&self) -> bool {
+        matches!(self, Self::Withheld { .. })
     }
 
     /// Whether the node answered at all. One that says "taken" did; one that failed or was silent did not.
@@ -205,6 +244,7 @@ impl fmt::Display for Error {
                 let failed = nodes.iter().filter(|node| !node.is_answer()).count();
                 let agreed = total - nodes.len().min(*total);
                 match (total, operation) {
+                    (1, _) if nodes.iter().any(NodeError::is_withheld) => write!(f, ":{}", Nodes(nodes)),
                     (1, _) => write!(f, ": the only node failed{}", Nodes(nodes)),
                     (_, Operation::Lock | Operation::Connect) => {
                         write!(f, ": {failed} of {total} nodes failed, {needed} must answer{}", Nodes(nodes))
@@ -223,7 +263,9 @@ impl fmt::Display for Error {
             Self::AlreadyExpired { name, operation, nodes } => {
                 write!(f, "cannot {operation} lock {name:?}: it had already expired{}", Nodes(nodes))
             }
+            Self::Lost(lost) => lost.fmt(f),
             Self::Cancelled { name } => write!(f, "waiting for lock {name:?} was cancelled"),
+            Self::ShutDown => f.write_str("redsync was shut down"),
             Self::InvalidOption(invalid) => invalid.fmt(f),
             Self::InvalidUrl(invalid) => invalid.fmt(f),
             Self::DuplicateNode { first, second } if first == second => {
@@ -254,6 +296,13 @@ impl fmt::Display for NodeError {
         match self {
             Self::Taken { node, holder } => write!(f, "{node} is held by {holder}"),
             Self::NotHeld { node } => write!(f, "{node} has no such lease any more"),
+            Self::Withheld { node, wait: Some(wait) } => {
+                write!(f, "{node} restarted and may have forgotten who holds; its vote counts in {wait:.1?}")
+            }
+            Self::Withheld { node, wait: None } => write!(
+                f,
+                "{node} does not say since when it is up, so that its vote does not count (let INFO through, or turn the restart guard off)"
+            ),
             Self::Timeout { node, after } => write!(f, "{node} did not answer within {after:.0?}"),
             Self::Failed { node, source } => write!(f, "{node}: {source}"),
         }
@@ -275,6 +324,7 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::InvalidOption(_) | Self::InvalidUrl(_) => None,
+            Self::Lost(lost) => lost.source(),
             // A failure explains more than a "taken" does.
             _ => {
                 let nodes = self.nodes();
@@ -289,7 +339,7 @@ impl StdError for NodeError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Failed { source, .. } => Some(source),
-            Self::Taken { .. } | Self::NotHeld { .. } | Self::Timeout { .. } => None,
+            Self::Taken { .. } | Self::NotHeld { .. } | Self::Withheld { .. } | Self::Timeout { .. } => None,
         }
     }
 }

@@ -1,25 +1,38 @@
 //! A held lock: the live handle, and the lease that can be handed on.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use crate::error::Error;
-use crate::holding::Holding;
+use crate::holding::{Holding, Standing};
 use crate::lease::Lease;
+use crate::lost::{Lost, LostSignal};
 use crate::protocol::{Expiry, Instant, LockName, Token};
+use crate::telling;
 
 /// The live handle of a held lock: exclusive until [`valid_until`](Guard::valid_until).
 ///
-/// A guard does not extend itself: call [`extend`](Guard::extend) in time. Every acquisition has a guard of its own,
-/// so that tasks that share a [`Mutex`](crate::Mutex) cannot confuse theirs.
+/// A guard renews itself in the background until it is dropped, unless it was asked
+/// [not to](crate::Mutex::renew). When that fails for too long it is **lost**: [`lost`](Guard::lost) completes, on time
+/// and by the local clock, whatever the servers do. Loss is final. Every acquisition has a guard of its own, so that tasks
+/// that share a [`Mutex`](crate::Mutex) cannot confuse theirs.
+///
+/// Renewal needs a runtime that runs: one that is only entered for a moment, by `block_on`, renews nothing in between. Use
+/// a multi-threaded one there, or `redsync::blocking`.
 ///
 /// **Dropping** a guard releases in the background, never blocking, and works outside a runtime as long as the one in
 /// which redsync works is there. [`unlock`](Guard::unlock) is the way that reports; use it where it matters that the
 /// next one gets in now.
 ///
-/// **Not for** work that outlives `valid_until`: nothing stops a paused process from waking up and writing late.
-/// Look at [`is_valid`](Guard::is_valid) before each step that must not be done twice.
+/// **Not for** work that outlives `valid_until`: nothing stops a paused process from waking up and writing late. Have it
+/// [`run`](Guard::run) under the guard, or look at [`is_valid`](Guard::is_valid) before each step that must not be done
+/// twice.
 #[must_use = "a guard that is dropped releases its lock"]
 pub struct Guard {
     holding: Arc<Holding>,
@@ -58,12 +71,76 @@ impl Guard {
         self.holding.remaining()
     }
 
-    /// Lets the leases last for the expiry from now on. Go's redsync: `Mutex.Extend`.
+    /// Completes when the guard is lost, at [`valid_until`](Guard::valid_until) and not when some request fails; and when
+    /// it is given back or handed on. It may be cloned, and awaited anywhere.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let redsync = redsync::Redsync::connect(["memory:"]).await?;
+    /// let guard = redsync.mutex("report").lock().await?;
+    /// tokio::select! {
+    ///     lost = guard.lost() => eprintln!("stopping: {lost}"),
+    ///     () = async { /* … work … */ } => guard.unlock().await?,
+    /// }
+    /// # Ok::<(), redsync::Error>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn lost(&self) -> LostSignal {
+        LostSignal::new(Arc::clone(&self.holding))
+    }
+
+    /// Does `work` as long as the guard is exclusive, and drops it the moment that it is not.
+    ///
+    /// The clock is looked at before each poll of `work`: after the process or the machine stood still for too long, not
+    /// one more line of it runs. What `work` does between two awaits cannot be interrupted.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let redsync = redsync::Redsync::connect(["memory:"]).await?;
+    /// let guard = redsync.mutex("report").lock().await?;
+    /// let report = guard.run(async { "report" }).await?;
+    /// # assert_eq!(report, "report");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// * [`Error::AlreadyExpired`] when the guard is no longer valid (no node is asked then), or a majority has lost
-    ///   the lease. An expired lock cannot be revived; take it anew.
+    /// [`Lost`] when the guard was lost before `work` had completed, or was so already; `work` is dropped then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As `work`, which is dropped too. The guard stays.
+    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
+        let mut work = pin!(work);
+        let mut lost = pin!(self.lost());
+        poll_fn(|context| {
+            // SAFETY RULE (design §9): the clock first, and the work only after it.
+            if let Poll::Ready(lost) = lost.as_mut().poll(context) {
+                return Poll::Ready(Err(lost));
+            }
+            match work.as_mut().poll(context) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(output) if self.is_valid() => Poll::Ready(Ok(output)),
+                // Done, but when its end came the lock's had come already.
+                Poll::Ready(_) => Poll::Ready(Err(self.holding.lost())),
+            }
+        })
+        .await
+    }
+
+    /// Lets the leases last for the expiry from now on. Go's redsync: `Mutex.Extend`.
+    ///
+    /// The expiry is that of the mutex, whatever [`extend_by`](Guard::extend_by) asked for meanwhile. A guard that renews
+    /// itself needs this only to be sure of more time before something long begins.
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Lost`] when the guard is no longer valid; no node is asked then. A lost lock cannot be revived; take it
+    ///   anew.
+    /// * [`Error::AlreadyExpired`] when a majority of nodes has lost the lease.
     /// * [`Error::Taken`] when others have it on so many nodes that no majority is left.
     /// * [`Error::NoQuorum`] when too many nodes failed.
     ///
@@ -77,7 +154,7 @@ impl Guard {
         self.holding.extend(self.holding.terms.claim.expiry).await
     }
 
-    /// Lets the leases last for `expiry` from now on, shorter or longer than before.
+    /// Lets the leases last for `expiry` from now on, shorter or longer than before, and be renewed by that from then on.
     ///
     /// # Errors
     ///
@@ -98,6 +175,8 @@ impl Guard {
     ///
     /// # Errors
     ///
+    /// * [`Error::Lost`] when the guard was lost before. That is said at once; what may be left of its leases is released in
+    ///   the background.
     /// * [`Error::AlreadyExpired`] when the lease was already over on a majority.
     /// * [`Error::Taken`] when it was, and another has it now on some node. That lease is left as it is.
     /// * [`Error::NoQuorum`] when too many nodes failed: the lock is released when they come back, or expires.
@@ -108,21 +187,31 @@ impl Guard {
     ///
     /// Dropped at any point, the release goes on in the background.
     pub async fn unlock(mut self) -> Result<(), Error> {
-        let result = self.holding.release().await;
-        self.releases_on_drop = false;
+        let result = match self.holding.standing() {
+            // What is left of it is released when this guard is dropped.
+            Standing::Lost => Err(Error::Lost(self.holding.lost())),
+            Standing::Held | Standing::Released => {
+                let span = tracing::debug_span!("unlock", lock = %self.name());
+                let result = self.holding.release().instrument(span).await;
+                self.releases_on_drop = false;
+                result
+            }
+        };
+        telling::released(self.name(), result.as_ref());
         result
     }
 
     /// The guard's lease, to be [adopted](crate::Mutex::adopt) by another process when this one lets go of it with
     /// [`into_lease`](Guard::into_lease).
     pub fn lease(&self) -> Lease {
-        Lease::new(&self.holding.terms.claim)
+        Lease::new(&self.holding.terms.claim, self.holding.expiry())
     }
 
     /// Lets go of the lock without releasing it: whoever has the lease may adopt, extend and release it. If nobody
     /// does, it expires.
     pub fn into_lease(mut self) -> Lease {
         self.releases_on_drop = false;
+        self.holding.hand_on();
         self.lease()
     }
 

@@ -1,10 +1,12 @@
 //! Looking at a lock without taking it.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
 
 use crate::error::NodeError;
-use crate::node::{Holder, TimeLeft};
-use crate::protocol::Quorum;
+use crate::node::{Holder, TimeLeft, Uptime};
+use crate::protocol::{Drift, DriftFactor, Expiry, Quarantine, Quorum};
 
 /// What the nodes say of a lock, at the moment each of them was asked.
 #[derive(Clone, Debug)]
@@ -20,6 +22,34 @@ pub struct NodeReport {
     pub node: String,
     /// Who has the lease there, if anybody; or why the node did not say.
     pub answer: Result<Option<Holder>, NodeError>,
+    /// For how long the node has certainly remembered every lease it granted.
+    pub uptime: Uptime,
+}
+
+impl NodeReport {
+    /// For how much longer the node's vote is withheld from locks of `expiry`, if it is: it restarted not long ago.
+    ///
+    /// With the default allowance for drift, and where the [restart guard](crate::Mutex::restart_guard) is on.
+    pub fn withheld_for(&self, expiry: Duration) -> Option<Duration> {
+        let Uptime::AtLeast(uptime) = self.uptime else { return None };
+        let expiry = Expiry::new(expiry).ok()?;
+        Quarantine::of(expiry, Drift::of(expiry, DriftFactor::default()).ok()?).wait(uptime, Duration::ZERO)
+    }
+}
+
+/// What makes a node unfit to hold locks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConcern {
+    /// The node.
+    pub node: String,
+    /// What is wrong, and what to do about it.
+    pub concern: String,
+}
+
+impl fmt::Display for NodeConcern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is unfit to hold locks: {}", self.node, self.concern)
+    }
 }
 
 /// What the nodes' answers come to.
@@ -91,15 +121,13 @@ fn standing(left: TimeLeft) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn state(answers: &[Option<(&str, u64)>]) -> LockState {
         let nodes = answers.iter().map(|answer| {
             let holder =
                 answer.map(|(token, secs)| Holder::new(token, TimeLeft::For(Duration::from_secs(secs))));
-            NodeReport { node: "node".into(), answer: Ok(holder) }
+            NodeReport { node: "node".into(), answer: Ok(holder), uptime: Uptime::Unbroken }
         });
         Inspection::new(Quorum::of(answers.len()).unwrap(), nodes.collect()).state()
     }

@@ -27,8 +27,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn new(claim: &Claim) -> Self {
-        Self { name: claim.name.clone(), token: claim.token.clone(), expiry: claim.expiry }
+    pub(crate) fn new(claim: &Claim, expiry: Expiry) -> Self {
+        Self { name: claim.name.clone(), token: claim.token.clone(), expiry }
     }
 
     /// A lease from its parts: for a lock that another library took, whose token is the key's value. Go's redsync:

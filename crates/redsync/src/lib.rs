@@ -49,6 +49,7 @@
 //! | `sqlite` | `SqliteNode`: one machine, many processes | |
 //! | `blocking` | the module `blocking`: the same without async | |
 //! | `serde` | [`Lease`] as a serialisable value | |
+//! | `metrics` | numbers by the `metrics` facade; their names are in `docs/operating.md` | |
 //!
 //! # Where things are
 //!
@@ -79,18 +80,21 @@ mod guard;
 mod holding;
 mod inspection;
 mod lease;
+mod lost;
 mod mutex;
 mod node;
 mod options;
 mod protocol;
 mod redsync;
 mod service;
+mod telling;
 
 pub use self::clock::{Clock, DrivenClock, Sleep, SystemClock};
 pub use self::error::{Error, ErrorKind, NodeError, Operation};
 pub use self::guard::Guard;
-pub use self::inspection::{Inspection, LockState, NodeReport};
+pub use self::inspection::{Inspection, LockState, NodeConcern, NodeReport};
 pub use self::lease::{InvalidLease, Lease};
+pub use self::lost::{Lost, LostSignal};
 pub use self::mutex::Mutex;
 #[cfg(feature = "redis")]
 pub use self::node::RedisNode;
@@ -100,7 +104,7 @@ pub use self::node::SqliteNode;
 pub use self::node::redis::client::{Client, Command, Reply};
 pub use self::node::{
     Acquired, Answer, Applied, Claim, Extended, FaultKind, Holder, IfFree, InvalidUrl, MemoryNode, Node,
-    NodeFault, Released, TimeLeft, redacted,
+    NodeFault, Released, TimeLeft, Uptime, redacted,
 };
 pub use self::options::LockOptions;
 pub use self::protocol::{Expiry, Instant, InvalidOption, LockName, OwnerLabel, Token};

@@ -4,13 +4,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use crate::attempt::attempt;
 use crate::error::{Error, ErrorKind};
 use crate::guard::Guard;
 use crate::holding::{Core, Holding};
 use crate::lease::Lease;
 use crate::options::{LockOptions, Patience, Settings, option_methods};
-use crate::protocol::{Instant, InvalidOption, OwnerLabel};
+use crate::protocol::{Instant, InvalidOption, LockName, OwnerLabel};
+use crate::telling;
 
 /// A lock by name, with its options: what [`Redsync::mutex`](crate::Redsync::mutex) gives. Nothing is asked of any
 /// node until it is taken.
@@ -69,9 +72,15 @@ impl Mutex {
     pub async fn lock(&self) -> Result<Guard, Error> {
         let settings = self.settings()?;
         self.core.enter()?;
-        let started = self.core.clock.now();
+        let mut acquiring = Acquiring::begin(&self.core, &settings.name);
+        let span = tracing::debug_span!("lock", lock = %settings.name);
+        let locked = self.lock_as(&settings, &mut acquiring).instrument(span).await;
+        acquiring.end(locked)
+    }
+
+    async fn lock_as(&self, settings: &Settings, acquiring: &mut Acquiring) -> Result<Guard, Error> {
         let end = match settings.patience {
-            Patience::UpTo(duration) => Some(started + duration),
+            Patience::UpTo(duration) => Some(acquiring.began + duration),
             Patience::Tries(_) | Patience::Unbounded => None,
         };
         // Since when no quorum of nodes could be reached, and what a person should be told in the end.
@@ -80,6 +89,7 @@ impl Mutex {
         let mut tries = 0_u32;
         loop {
             tries = tries.saturating_add(1);
+            acquiring.tries = acquiring.tries.saturating_add(1);
             let begun = self.core.clock.now();
             let at_most = end.map_or(Duration::MAX, |end| end.saturating_since(begun));
             let error = match attempt(&self.core, settings.terms()?, at_most, settings.shuffle_nodes).await {
@@ -88,7 +98,17 @@ impl Mutex {
             };
             let now = self.core.clock.now();
             let is_over = end.is_some_and(|end| now >= end);
-            if matches!(error.kind(), ErrorKind::NoQuorum | ErrorKind::ValidityExhausted) {
+            let wait = error.wait_for_restarted();
+            if let Some(wait) = wait {
+                // It will pass: this is no try, and nobody is out of reach. It is told once.
+                if !acquiring.has_told {
+                    telling::waits_for_restarted(&settings.name, wait, &error);
+                    acquiring.has_told = true;
+                }
+                tries -= 1;
+                unreachable_since = None;
+                verdict = Some(error);
+            } else if matches!(error.kind(), ErrorKind::NoQuorum | ErrorKind::ValidityExhausted) {
                 let since = *unreachable_since.get_or_insert(begun);
                 let is_bound_by_tries = matches!(settings.patience, Patience::Tries(_));
                 if !is_bound_by_tries && now.saturating_since(since) > settings.expiry() {
@@ -98,11 +118,15 @@ impl Mutex {
                 if !(is_over && verdict.is_some()) {
                     verdict = Some(error);
                 }
+            } else if error.kind() == ErrorKind::ShutDown {
+                return Err(error);
             } else {
                 unreachable_since = None;
                 verdict = Some(error);
             }
             let is_last = match settings.patience {
+                // One try means: do not wait.
+                Patience::Tries(1) => true,
                 Patience::Tries(most) => tries >= most,
                 Patience::UpTo(_) => is_over,
                 Patience::Unbounded => false,
@@ -110,7 +134,7 @@ impl Mutex {
             if is_last && let Some(error) = verdict {
                 return Err(error);
             }
-            let pause_end = now + settings.delay.after(tries);
+            let pause_end = now + wait.unwrap_or_default() + settings.delay.after(tries.max(1));
             match end {
                 // No new try is begun at the very end; it could not be answered.
                 Some(end) if pause_end >= end => {
@@ -136,7 +160,11 @@ impl Mutex {
     /// As [`lock`](Mutex::lock).
     pub async fn try_lock(&self) -> Result<Option<Guard>, Error> {
         let settings = self.settings()?;
-        match attempt(&self.core, settings.terms()?, Duration::MAX, settings.shuffle_nodes).await {
+        let mut acquiring = Acquiring::begin(&self.core, &settings.name);
+        acquiring.tries = 1;
+        let span = tracing::debug_span!("lock", lock = %settings.name);
+        let attempt = attempt(&self.core, settings.terms()?, Duration::MAX, settings.shuffle_nodes);
+        match acquiring.end(attempt.instrument(span).await) {
             Ok(guard) => Ok(Some(guard)),
             Err(Error::Taken { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -195,8 +223,12 @@ impl Mutex {
             let reason = format!("it is of lock {:?}, not {:?}", lease.name(), settings.name);
             return Err(InvalidOption::new("lease", reason).into());
         }
+        if self.core.keeper.is_shut() {
+            return Err(Error::ShutDown);
+        }
         let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
         holding.adopt().await?;
+        holding.begin_keeping();
         Ok(Guard::new(holding))
     }
 
@@ -221,6 +253,45 @@ impl Mutex {
     }
 
     fn settings(&self) -> Result<Settings, Error> {
-        self.options.checked(&self.name, &self.process)
+        self.options.checked(&self.name, &self.process, self.core.restart_guard)
+    }
+}
+
+/// A lock being asked for. Dropped before its end, it was cancelled.
+struct Acquiring {
+    core: Arc<Core>,
+    name: LockName,
+    began: Instant,
+    tries: u32,
+    /// Somebody has been told why it takes so long.
+    has_told: bool,
+    is_over: bool,
+}
+
+impl Acquiring {
+    fn begin(core: &Arc<Core>, name: &LockName) -> Self {
+        let began = core.clock.now();
+        Self { core: Arc::clone(core), name: name.clone(), began, tries: 0, has_told: false, is_over: false }
+    }
+
+    fn end(mut self, locked: Result<Guard, Error>) -> Result<Guard, Error> {
+        self.is_over = true;
+        match &locked {
+            Ok(guard) => telling::acquired(&self.name, self.tries, self.waited(), guard.remaining()),
+            Err(error) => telling::not_acquired(&self.name, self.tries, self.waited(), error),
+        }
+        locked
+    }
+
+    fn waited(&self) -> Duration {
+        self.core.clock.now().saturating_since(self.began)
+    }
+}
+
+impl Drop for Acquiring {
+    fn drop(&mut self) {
+        if !self.is_over {
+            telling::cancelled(&self.name, self.tries, self.waited());
+        }
     }
 }

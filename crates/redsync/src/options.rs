@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::lost::OnLost;
 use crate::node::Claim;
 use crate::protocol::{
-    Drift, DriftFactor, Expiry, InvalidOption, LeaseEnds, LockName, OwnerLabel, RequestTimeout, RetryDelay,
-    TimeoutFactor, Token,
+    Drift, DriftFactor, Expiry, InvalidOption, LeaseEnds, LockName, OwnerLabel, Quarantine, RequestTimeout,
+    RetryDelay, TimeoutFactor, Token,
 };
 
 /// How a lock is asked for. A value to keep and use for many locks: [`Mutex::with`](crate::Mutex::with).
@@ -34,7 +35,11 @@ pub struct LockOptions {
     pub(crate) owner: Option<String>,
     pub(crate) wait_for_all: bool,
     pub(crate) shuffle_nodes: bool,
-    pub(crate) repair_on_extend: bool,
+    pub(crate) leaves_lost_leases: bool,
+    pub(crate) keeps_by_hand: bool,
+    pub(crate) max_hold: Option<Duration>,
+    pub(crate) on_lost: Option<OnLost>,
+    pub(crate) restart_guard: Option<bool>,
 }
 
 /// How long `lock` goes on trying.
@@ -73,7 +78,7 @@ impl LockOptions {
     }
 
     /// The options with everything checked, for the lock called `name`.
-    pub(crate) fn checked(&self, name: &str, process: &OwnerLabel) -> Result<Settings, Error> {
+    pub(crate) fn checked(&self, name: &str, process: &OwnerLabel, restart_guard: bool) -> Result<Settings, Error> {
         let name = LockName::new(name)?;
         let expiry = Expiry::new(self.expiry.unwrap_or(Self::DEFAULT_EXPIRY))?;
         let drift_factor = self.drift_factor.map_or(Ok(DriftFactor::default()), DriftFactor::new)?;
@@ -94,6 +99,10 @@ impl LockOptions {
             Some(Delay::Fixed(delay)) => RetryDelay::fixed(*delay)?,
             Some(Delay::Function(delay)) => delay.clone(),
         };
+        if let Some(max_hold) = self.max_hold.filter(|max_hold| *max_hold < expiry.as_duration()) {
+            let reason = format!("{max_hold:?} is shorter than the expiry, {expiry}; the first lease lasts as long as that");
+            return Err(InvalidOption::new("max_hold", reason).into());
+        }
         let owner = self.owner.as_ref().map_or_else(|| Ok(process.clone()), OwnerLabel::new)?;
         Ok(Settings {
             name,
@@ -107,7 +116,11 @@ impl LockOptions {
             token_fn: self.token_fn.clone(),
             wait_for_all: self.wait_for_all,
             shuffle_nodes: self.shuffle_nodes,
-            repair_on_extend: self.repair_on_extend,
+            repair_on_extend: !self.leaves_lost_leases,
+            renew: !self.keeps_by_hand,
+            max_hold: self.max_hold,
+            on_lost: self.on_lost.clone(),
+            restart_guard: self.restart_guard.unwrap_or(restart_guard),
         })
     }
 }
@@ -126,6 +139,10 @@ pub(crate) struct Settings {
     wait_for_all: bool,
     pub(crate) shuffle_nodes: bool,
     repair_on_extend: bool,
+    renew: bool,
+    max_hold: Option<Duration>,
+    on_lost: Option<OnLost>,
+    restart_guard: bool,
 }
 
 impl Settings {
@@ -150,6 +167,10 @@ impl Settings {
             request_timeout: RequestTimeout::of(self.expiry, self.timeout_factor),
             wait_for_all: self.wait_for_all,
             repair_on_extend: self.repair_on_extend,
+            renew: self.renew,
+            max_hold: self.max_hold,
+            on_lost: self.on_lost.clone(),
+            restart_guard: self.restart_guard,
         }
     }
 
@@ -168,12 +189,21 @@ pub(crate) struct Terms {
     pub(crate) request_timeout: RequestTimeout,
     pub(crate) wait_for_all: bool,
     pub(crate) repair_on_extend: bool,
+    pub(crate) renew: bool,
+    pub(crate) max_hold: Option<Duration>,
+    pub(crate) on_lost: Option<OnLost>,
+    pub(crate) restart_guard: bool,
 }
 
 impl Terms {
     /// How long after it was asked for a lease is certain to stand: the expiry less the drift allowance.
     pub(crate) fn trusted(&self) -> Duration {
         LeaseEnds::trusted(self.claim.expiry, self.drift)
+    }
+
+    /// For how long a node that restarted may have forgotten leases on these terms.
+    pub(crate) fn quarantine(&self) -> Quarantine {
+        Quarantine::of(self.claim.expiry, self.drift)
     }
 
     /// The same terms for leases of another expiry.
@@ -311,14 +341,55 @@ macro_rules! option_methods {
                 self
             }
 
-            /// Whether extending a *valid* guard also takes its lease again on nodes that lost it (restarted,
-            /// evicted) and where nobody has it: that only adds votes. Off by default. An expired lock is never
-            /// brought back.
+            /// Whether a *valid* guard takes its lease again on nodes that lost it (restarted, evicted) or were out of
+            /// reach, each time that it was extended or renewed and a majority of nodes confirmed their leases. On by
+            /// default: it only adds votes, and a rolling restart of the servers costs no lock. A lock that a majority
+            /// has lost is lost, and so is one on a single node that lost it: nobody could say that it was not somebody
+            /// else's meanwhile.
             ///
             /// Go's redsync: `WithSetNXOnExtend`.
             #[must_use]
             pub fn repair_on_extend(mut self, repair: bool) -> Self {
-                self $(.$options)* .repair_on_extend = repair;
+                self $(.$options)* .leaves_lost_leases = !repair;
+                self
+            }
+
+            /// Whether guards renew themselves, in the background, each time that a third of their time has passed. On
+            /// by default. Off, a guard lasts for its expiry unless [`Guard::extend`](crate::Guard::extend) is called
+            /// in time, as in Go's redsync.
+            #[must_use]
+            pub fn renew(mut self, renew: bool) -> Self {
+                self $(.$options)* .keeps_by_hand = !renew;
+                self
+            }
+
+            /// How long renewal may keep a lock held, from its acquisition on; then it is lost, and others get in. At
+            /// least the expiry. Without it, as long as the guard lives: a task that hangs for ever holds its lock for
+            /// ever. Extending by hand is not capped.
+            #[must_use]
+            pub fn max_hold(mut self, duration: std::time::Duration) -> Self {
+                self $(.$options)* .max_hold = Some(duration);
+                self
+            }
+
+            /// A function to be called when a guard is lost; not when it is released. It is called once, in the
+            /// background, right after [`Guard::lost`](crate::Guard::lost) has fired. **It must not block**: other
+            /// guards' losses wait for it.
+            #[must_use]
+            pub fn on_lost(mut self, function: impl Fn(&$crate::lost::Lost) + Send + Sync + 'static) -> Self {
+                self $(.$options)* .on_lost = Some($crate::lost::OnLost::new(function));
+                self
+            }
+
+            /// Whether the vote of a node that restarted is withheld until it has been up for the expiry and the
+            /// allowance for drift: it may have forgotten that another holds the lock. On by default with more than one
+            /// node, where a quorum makes the promise that this keeps; off with one.
+            ///
+            /// All who use a lock should use one expiry for it: it is the longest lease that a node can have forgotten.
+            /// Turn it off where servers keep every write through a restart (`appendfsync always`).
+            #[must_use]
+            pub fn restart_guard(mut self, guard: bool) -> Self {
+                self $(.$options)* .restart_guard = Some(guard);
                 self
             }
         }

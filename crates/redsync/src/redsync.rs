@@ -9,12 +9,13 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Operation};
 use crate::guard::Guard;
 use crate::holding::Core;
-use crate::inspection::{Inspection, NodeReport};
+use crate::inspection::{Inspection, NodeConcern, NodeReport};
 use crate::lease::Lease;
 use crate::mutex::Mutex;
-use crate::node::{self, Node};
+use crate::node::{self, Node, Uptime};
 use crate::protocol::{LockName, OwnerLabel, Quorum};
-use crate::service::Reaper;
+use crate::service::{Keeper, Reaper};
+use crate::telling::Asked;
 
 /// Locks over one node, or over N independent ones of which a majority must agree. Go's redsync: `Redsync`, `New`.
 ///
@@ -31,6 +32,9 @@ pub struct Redsync {
 impl Redsync {
     /// How long a node may take to answer when it is only looked at.
     const LOOK: Duration = Duration::from_secs(1);
+
+    /// How long a shutdown may take.
+    const FAREWELL: Duration = Duration::from_secs(5);
 
     /// How much longer the rest of the nodes may take to say who they are, when a majority has.
     const MOMENT: Duration = Duration::from_millis(250);
@@ -81,7 +85,7 @@ impl Redsync {
 
     /// For what [`connect`](Redsync::connect) and [`new`](Redsync::new) do not offer.
     pub fn builder() -> Builder {
-        Builder { nodes: Vec::new(), clock: Arc::new(SystemClock), owner: None }
+        Builder { nodes: Vec::new(), clock: Arc::new(SystemClock), owner: None, restart_guard: None }
     }
 
     /// The lock called `name`: any non-empty text up to 1 KiB. Go's redsync: `NewMutex`.
@@ -121,11 +125,20 @@ impl Redsync {
         let answers = self
             .ask_all(move |node| {
                 let name = name.clone();
-                Box::pin(async move { node.inspect(&name).await })
+                Box::pin(async move {
+                    let holder = node.inspect(&name).await?;
+                    Ok((holder, node.uptime().await.unwrap_or(Uptime::Unknown)))
+                })
             })
             .await;
         let reports = self.core.nodes.iter().zip(answers);
-        let reports = reports.map(|(node, answer)| NodeReport { node: node.to_string(), answer });
+        let reports = reports.map(|(node, answer)| {
+            let (answer, uptime) = match answer {
+                Ok((holder, uptime)) => (Ok(holder), uptime),
+                Err(error) => (Err(error), Uptime::Unknown),
+            };
+            NodeReport { node: node.to_string(), answer, uptime }
+        });
         Ok(Inspection::new(self.core.quorum, reports.collect()))
     }
 
@@ -175,6 +188,28 @@ impl Redsync {
         Ok(())
     }
 
+    /// What makes nodes unfit to hold locks, as far as they say: a replica grants nothing, an evicting server forgets.
+    /// Events of the name `node is unfit to hold locks` tell the same each time that such a node is connected to.
+    ///
+    /// Nodes that do not answer within a second are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Runtime`] outside of a runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point; nothing is changed.
+    pub async fn concerns(&self) -> Result<Vec<NodeConcern>, Error> {
+        self.core.enter()?;
+        let answers = self.ask_all(|node| Box::pin(async move { node.concerns().await })).await;
+        let told = self.core.nodes.iter().zip(answers).flat_map(|(node, answer)| {
+            let named = move |concern| NodeConcern { node: node.to_string(), concern };
+            answer.unwrap_or_default().into_iter().map(named)
+        });
+        Ok(told.collect())
+    }
+
     /// Completes when the background has finished what was given to it before: releases of dropped guards, undo of
     /// cancelled attempts. At most `within`.
     ///
@@ -189,6 +224,33 @@ impl Redsync {
         tokio::select! {
             biased;
             () = self.core.reaper.drain() => true,
+            () = self.core.clock.sleep_until(end) => false,
+        }
+    }
+
+    /// Ends the background work: no lock is taken any more, no guard renewed, and what was dropped or cancelled before is
+    /// released. Completes when that is done, or after 5 s; returns whether it is.
+    ///
+    /// Guards that are still alive stay exclusive until their [`valid_until`](Guard::valid_until), can be extended by hand,
+    /// and can be unlocked. Where the last `Redsync`, `Mutex` and `Guard` are dropped without this, the background ends by
+    /// itself when it has done what it was given.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point; the background ends all the same.
+    pub async fn shutdown(&self) -> bool {
+        let guards = self.core.keeper.shut();
+        if guards > 0 {
+            tracing::warn!(guards, "redsync is shut down while guards are alive; they are renewed no more");
+        }
+        let end = self.core.clock.now() + Self::FAREWELL;
+        let done = async {
+            self.core.keeper.drain().await;
+            self.core.reaper.drain().await;
+        };
+        tokio::select! {
+            biased;
+            () = done => true,
             () = self.core.clock.sleep_until(end) => false,
         }
     }
@@ -212,7 +274,7 @@ impl Redsync {
 
     fn ballot<T>(&self, question: impl Fn(Arc<dyn Node>) -> Question<T>) -> Ballot<T> {
         let everyone = 0..self.core.quorum.nodes();
-        Ballot::open(&self.core.nodes, everyone, &self.core.clock, Self::LOOK, question)
+        Ballot::open(&self.core, Asked::Look, everyone, Self::LOOK, question)
     }
 }
 
@@ -229,6 +291,7 @@ pub struct Builder {
     nodes: Vec<Listed>,
     clock: Arc<dyn Clock>,
     owner: Option<String>,
+    restart_guard: Option<bool>,
 }
 
 enum Listed {
@@ -270,6 +333,13 @@ impl Builder {
         self
     }
 
+    /// Whether votes of restarted nodes are withheld, for all locks that do not say so themselves; see
+    /// [`Mutex::restart_guard`]. Default: with more than one node.
+    pub fn restart_guard(mut self, guard: bool) -> Self {
+        self.restart_guard = Some(guard);
+        self
+    }
+
     /// The finished [`Redsync`]. Nothing is connected to yet; [`Redsync::check_nodes`] does.
     ///
     /// # Errors
@@ -291,7 +361,10 @@ impl Builder {
         }
         let quorum = Quorum::of(nodes.len())?;
         let process = self.owner.map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new)?;
-        let core = Core { nodes: nodes.into(), quorum, clock: self.clock, reaper: Reaper::new() };
+        let (nodes, clock, reaper, keeper) = (nodes.into(), self.clock, Reaper::new(), Keeper::new());
+        // With one node, there is no quorum to break; and its restart is met on the first day.
+        let restart_guard = self.restart_guard.unwrap_or(quorum.nodes() > 1);
+        let core = Core { nodes, quorum, clock, reaper, keeper, restart_guard };
         Ok(Redsync { core: Arc::new(core), process })
     }
 }

@@ -20,7 +20,9 @@ fn connect_to(server: &RedisServer) -> Redsync {
 #[test]
 fn a_lock_is_taken_extended_and_released() {
     let servers = servers(3);
-    let redsync = Redsync::connect(servers.iter().map(RedisServer::url)).unwrap();
+    let builder = redsync::Redsync::builder().restart_guard(false);
+    let builder = servers.iter().fold(builder, |builder, server| builder.url(server.url()));
+    let redsync = Redsync::build(builder).unwrap();
 
     let guard = redsync.mutex("name").fail_fast(false).lock().unwrap();
     for server in &servers {

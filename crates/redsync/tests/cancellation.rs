@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use redsync::{
     Acquired, Answer, Claim, Extended, Guard, Holder, IfFree, LockName, MemoryNode, Node, NodeFault, Redsync,
-    Released, Token,
+    Released, Token, Uptime,
 };
 use redsync_testkit::{RedisServer, servers, wait_until};
-use support::{DEADLINE, connect, connect_to, keys_on, wait_until_empty};
+use support::{DEADLINE, connect, connect_to, keys_on, over, wait_until_empty};
 use tokio::runtime::{Builder, Runtime};
 
 /// A lease's time: the default. What is gone well before it was released, and did not expire.
@@ -103,8 +103,7 @@ async fn an_attempt_dropped_while_it_connects_leaves_no_key() {
     for nodes in [1, 3] {
         let servers = servers(nodes);
         for (round, time) in instants().cycle().take(60).enumerate() {
-            let urls = servers.iter().map(RedisServer::url);
-            let redsync = urls.fold(Redsync::builder(), redsync::Builder::url).build().unwrap();
+            let redsync = over(servers.iter().map(RedisServer::url));
             let mutex = redsync.mutex(format!("round {round}"));
             let _guard = within(mutex.lock(), 2 * time).await.transpose().unwrap();
         }
@@ -255,7 +254,7 @@ async fn a_late_grant_to_a_guard_that_was_dropped_meanwhile_is_undone() {
 async fn a_late_repair_of_a_lock_that_was_unlocked_meanwhile_is_undone() {
     let servers = servers(3);
     let redsync = connect(&servers).await;
-    let mutex = redsync.mutex("name").repair_on_extend(true).fail_fast(false);
+    let mutex = redsync.mutex("name").fail_fast(false);
     let guard = mutex.lock().await.unwrap();
     // The third node says that it has no lease, and by the next extension it hangs.
     servers[2].set("name", "a-stranger", Some(60_000));
@@ -276,7 +275,7 @@ async fn a_late_repair_of_a_lock_that_was_unlocked_meanwhile_is_undone() {
 async fn a_repair_dropped_midway_is_undone_by_the_unlock() {
     let servers = servers(3);
     let redsync = connect(&servers).await;
-    let mutex = redsync.mutex("name").repair_on_extend(true).fail_fast(false);
+    let mutex = redsync.mutex("name").fail_fast(false);
     let guard = mutex.lock().await.unwrap();
     servers[2].set("name", "a-stranger", Some(60_000));
     guard.extend().await.unwrap();
@@ -398,6 +397,14 @@ impl Node for NeverReleases {
         self.store.identity()
     }
 
+    fn uptime(&self) -> Answer<'_, Uptime> {
+        self.store.uptime()
+    }
+
+    fn concerns(&self) -> Answer<'_, Vec<String>> {
+        self.store.concerns()
+    }
+
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         self.store.acquire(claim)
     }
@@ -514,6 +521,14 @@ impl fmt::Display for SaysLate {
 impl Node for SaysLate {
     fn identity(&self) -> Answer<'_, String> {
         self.node.identity()
+    }
+
+    fn uptime(&self) -> Answer<'_, Uptime> {
+        self.node.uptime()
+    }
+
+    fn concerns(&self) -> Answer<'_, Vec<String>> {
+        self.node.concerns()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {

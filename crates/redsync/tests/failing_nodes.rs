@@ -96,7 +96,7 @@ async fn connecting_succeeds_with_a_minority_down() {
     servers[1].kill();
     servers[4].kill();
 
-    let redsync = Redsync::connect(servers.iter().map(RedisServer::url)).await.unwrap();
+    let redsync = connect(&servers).await;
 
     let guard = redsync.mutex("name").lock().await.unwrap();
     guard.unlock().await.unwrap();

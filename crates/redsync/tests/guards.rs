@@ -7,9 +7,9 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use redsync::{Error, ErrorKind, Guard, Mutex, NodeError, Operation, Redsync};
+use redsync::{Error, ErrorKind, Guard, Mutex, NodeError, Redsync};
 use redsync_testkit::{RedisServer, servers, wait_until};
-use support::{DEADLINE, assert_contains, connect, connect_to, keys_on, wait_until_empty};
+use support::{DEADLINE, assert_contains, connect, connect_to, keys_on, timed, wait_until_empty};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -19,7 +19,7 @@ const SHORT: Duration = Duration::from_millis(300);
 /// A guard whose time is over, on its own clock and on `server`'s.
 async fn expired(mutex: Mutex, server: &RedisServer) -> Guard {
     let name = mutex.name().to_owned();
-    let guard = mutex.expiry(SHORT).lock().await.unwrap();
+    let guard = mutex.expiry(SHORT).renew(false).lock().await.unwrap();
     wait_until("the guard and its key have expired", DEADLINE, || {
         !guard.is_valid() && server.get(&name).is_none()
     });
@@ -150,10 +150,10 @@ async fn extending_after_the_expiry_asks_no_server_and_brings_nothing_back() {
         let error = guard.extend().await.unwrap_err();
 
         assert!(
-            matches!(&error, Error::AlreadyExpired { nodes, operation: Operation::Extend, .. } if nodes.is_empty()),
+            matches!(&error, Error::Lost(lost) if !lost.was_released() && lost.cause().is_none()),
             "{error:?}"
         );
-        assert_contains(&error.to_string(), &["cannot extend lock \"name\": it had already expired"]);
+        assert_eq!(error.to_string(), "lock \"name\" was lost: its time ran out");
         assert_eq!(server.command_count("evalsha") + server.command_count("eval"), asked);
         assert_eq!(server.get("name"), None);
     }
@@ -164,23 +164,40 @@ async fn a_guard_past_its_time_is_not_revived_though_its_key_still_stands() {
     let server = RedisServer::start();
     let redsync = connect_to(&server).await;
     // Trusted for 300 ms of 60 s.
-    let mutex = redsync.mutex("name").expiry(MINUTE).drift_factor(0.995);
+    let mutex = redsync.mutex("name").expiry(MINUTE).drift_factor(0.995).renew(false);
     let guard = mutex.lock().await.unwrap();
     wait_until("the guard is past its time", DEADLINE, || !guard.is_valid());
     let before = server.pttl("name");
 
     let error = guard.extend().await.unwrap_err();
 
-    assert_eq!(error.kind(), ErrorKind::AlreadyExpired);
+    assert_eq!(error.kind(), ErrorKind::Lost);
     assert!(!guard.is_valid());
     assert!(server.pttl("name") <= before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unlocking_after_the_expiry_says_that_it_had_expired() {
+async fn unlocking_after_the_loss_says_so_at_once() {
     let server = RedisServer::start();
     let redsync = connect_to(&server).await;
     let guard = expired(redsync.mutex("name"), &server).await;
+    server.pause();
+
+    let (took, unlocked) = timed(guard.unlock()).await;
+
+    let error = unlocked.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost);
+    assert_eq!(error.to_string(), "lock \"name\" was lost: its time ran out");
+    assert!(took < Duration::from_millis(40), "{took:?}: no server was asked");
+    server.resume();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unlocking_what_the_server_has_lost_says_that_it_had_expired() {
+    let server = RedisServer::start();
+    let redsync = connect_to(&server).await;
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    server.flushall();
 
     let error = guard.unlock().await.unwrap_err();
 
@@ -192,7 +209,7 @@ async fn unlocking_after_the_expiry_says_that_it_had_expired() {
 async fn unlocking_what_another_took_over_says_so_and_leaves_it() {
     let server = RedisServer::start();
     let redsync = connect_to(&server).await;
-    let guard = expired(redsync.mutex("name"), &server).await;
+    let guard = redsync.mutex("name").lock().await.unwrap();
     server.set("name", "5f1c@thief:1", Some(60_000));
 
     let error = guard.unlock().await.unwrap_err();
@@ -244,7 +261,7 @@ async fn dropping_what_another_took_over_leaves_it() {
 async fn repairing_puts_the_key_back_on_a_node_that_lost_it() {
     let servers = servers(3);
     let redsync = connect(&servers).await;
-    let mutex = redsync.mutex("name").repair_on_extend(true).fail_fast(false);
+    let mutex = redsync.mutex("name").fail_fast(false);
     let guard = mutex.lock().await.unwrap();
     servers[1].flushall();
 
@@ -261,7 +278,7 @@ async fn repairing_puts_the_key_on_a_node_that_was_down_when_the_lock_was_taken(
     let servers = servers(3);
     let redsync = connect(&servers).await;
     servers[1].kill();
-    let guard = redsync.mutex("name").repair_on_extend(true).lock().await.unwrap();
+    let guard = redsync.mutex("name").lock().await.unwrap();
     servers[1].restart();
 
     wait_until_repaired(&guard, &servers[1]).await;
@@ -285,7 +302,7 @@ async fn wait_until_repaired(guard: &Guard, server: &RedisServer) {
 async fn repairing_never_overwrites_a_strangers_key() {
     let servers = servers(3);
     let redsync = connect(&servers).await;
-    let mutex = redsync.mutex("name").repair_on_extend(true).fail_fast(false);
+    let mutex = redsync.mutex("name").fail_fast(false);
     let guard = mutex.lock().await.unwrap();
     servers[1].set("name", "a-stranger", Some(60_000));
 
@@ -300,7 +317,8 @@ async fn repairing_never_overwrites_a_strangers_key() {
 async fn without_repairing_a_node_that_lost_the_key_stays_empty() {
     let servers = servers(3);
     let redsync = connect(&servers).await;
-    let guard = redsync.mutex("name").fail_fast(false).lock().await.unwrap();
+    let mutex = redsync.mutex("name").repair_on_extend(false).fail_fast(false);
+    let guard = mutex.lock().await.unwrap();
     servers[1].flushall();
 
     guard.extend().await.unwrap();

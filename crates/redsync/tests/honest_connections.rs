@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redsync::{Error, ErrorKind, Redsync};
 use redsync_testkit::{RedisServer, servers};
-use support::{DEADLINE, assert_contains, timed, with_causes};
+use support::{DEADLINE, assert_contains, connect, timed, with_causes};
 
 const EXPIRY: Duration = Duration::from_secs(30);
 
@@ -14,7 +14,7 @@ const EXPIRY: Duration = Duration::from_secs(30);
 async fn a_connection_that_the_server_closed_while_idle_costs_no_request() {
     let servers: Vec<RedisServer> =
         (0..3).map(|_| RedisServer::builder().config("timeout", "1").start()).collect();
-    let redsync = Redsync::connect(servers.iter().map(RedisServer::url)).await.unwrap();
+    let redsync = connect(&servers).await;
     let guard = redsync.mutex("name").expiry(EXPIRY).lock().await.unwrap();
     let is_closed = |server: &RedisServer| !server.command(&["CLIENT", "LIST"]).text().contains("resp=3");
     wait_until_async("the servers have closed idle connections", || servers.iter().all(is_closed)).await;

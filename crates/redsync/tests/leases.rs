@@ -88,7 +88,7 @@ async fn an_expired_lease_is_not_adopted_and_brings_nothing_back() {
     let redsync = connect(&servers).await;
     let lease = Lease::from_parts("name", "long-gone", MINUTE).unwrap();
 
-    let mutex = redsync.mutex("name").repair_on_extend(true).fail_fast(false);
+    let mutex = redsync.mutex("name").fail_fast(false);
     let error = mutex.adopt(&lease).await.unwrap_err();
 
     assert_eq!(error.kind(), ErrorKind::AlreadyExpired);

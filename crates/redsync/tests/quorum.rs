@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use redsync::{
     Acquired, Answer, Claim, Error, Extended, Guard, Holder, IfFree, LockName, Mutex, Node, NodeError,
-    RedisNode, Redsync, Released, Token,
+    RedisNode, Redsync, Released, Token, Uptime,
 };
 use redsync_testkit::{RedisServer, servers, wait_until};
 use support::{DEADLINE, connect, keys_on, timed};
@@ -189,7 +189,7 @@ async fn a_strangers_key_without_expiry_stays_without() {
     let redsync = connect(&servers).await;
     servers[1].set("name", STRANGER, None);
 
-    let guard = redsync.mutex("name").repair_on_extend(true).lock().await.unwrap();
+    let guard = redsync.mutex("name").lock().await.unwrap();
     guard.extend().await.unwrap();
     guard.unlock().await.unwrap();
 
@@ -216,8 +216,12 @@ async fn rivals_who_hold_one_of_two_nodes_each_both_give_way() {
     let servers = servers(2);
     let (first, second) = (&servers[0], &servers[1]);
     let both = Arc::new(Barrier::new(2));
-    let ann = Redsync::new([free_for_all(first), after_the_rival(second, &both)]).unwrap();
-    let bob = Redsync::new([after_the_rival(first, &both), free_for_all(second)]).unwrap();
+    let over = |nodes: [Arc<dyn Node>; 2]| {
+        let builder = Redsync::builder().restart_guard(false);
+        nodes.into_iter().fold(builder, redsync::Builder::node).build().unwrap()
+    };
+    let ann = over([free_for_all(first), after_the_rival(second, &both)]);
+    let bob = over([after_the_rival(first, &both), free_for_all(second)]);
     let (ann, bob) = (ann.mutex("name"), bob.mutex("name"));
 
     let (took, (ann, bob)) = timed(async { tokio::join!(ann.try_lock(), bob.try_lock()) }).await;
@@ -264,6 +268,14 @@ struct AfterTheRival {
 impl Node for AfterTheRival {
     fn identity(&self) -> Answer<'_, String> {
         self.node.identity()
+    }
+
+    fn uptime(&self) -> Answer<'_, Uptime> {
+        self.node.uptime()
+    }
+
+    fn concerns(&self) -> Answer<'_, Vec<String>> {
+        self.node.concerns()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {

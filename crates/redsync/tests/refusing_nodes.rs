@@ -79,9 +79,7 @@ async fn few_permissions_are_enough() {
     let server = RedisServer::builder().user("ann", "secret", rules).start();
     let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
 
-    let guard = redsync.mutex("orders:42").repair_on_extend(true).lock().await.unwrap();
-    guard.extend().await.unwrap();
-    server.command(&["DEL", "orders:42"]);
+    let guard = redsync.mutex("orders:42").lock().await.unwrap();
     guard.extend().await.unwrap();
     redsync.inspect("orders:42").await.unwrap().holder().unwrap();
     guard.unlock().await.unwrap();
@@ -206,7 +204,7 @@ async fn a_key_of_another_type_is_called_that_and_left_as_it_is() {
 async fn a_key_that_became_another_type_is_neither_extended_nor_released() {
     let server = RedisServer::start();
     let redsync = connect_to(&server).await;
-    let guard = redsync.mutex("name").repair_on_extend(true).lock().await.unwrap();
+    let guard = redsync.mutex("name").lock().await.unwrap();
     server.command(&["DEL", "name"]);
     server.command(&["RPUSH", "name", "first", "second"]);
 

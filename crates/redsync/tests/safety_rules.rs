@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use redsync::{
     Acquired, Answer, Claim, Clock, DrivenClock, ErrorKind, Extended, Holder, IfFree, LockName, MemoryNode,
-    Node, NodeFault, Redsync, Released, SystemClock, Token,
+    Node, NodeFault, Redsync, Released, SystemClock, Token, Uptime,
 };
 
 const MILLIS: Duration = Duration::from_millis(1);
@@ -85,6 +85,14 @@ impl fmt::Display for Timed {
 impl Node for Timed {
     fn identity(&self) -> Answer<'_, String> {
         self.node.identity()
+    }
+
+    fn uptime(&self) -> Answer<'_, Uptime> {
+        self.node.uptime()
+    }
+
+    fn concerns(&self) -> Answer<'_, Vec<String>> {
+        self.node.concerns()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
@@ -320,7 +328,7 @@ async fn an_extension_that_is_answered_after_the_guards_time_does_not_revive_it(
     // Sent while valid and granted by the node; back when the time is over.
     nodes[0].script(Script { going: Duration::ZERO, coming: 2 * MILLIS, fails: false });
 
-    assert_eq!(guard.extend().await.unwrap_err().kind(), ErrorKind::AlreadyExpired);
+    assert_eq!(guard.extend().await.unwrap_err().kind(), ErrorKind::Lost);
 
     assert!(!guard.is_valid());
     assert_eq!(guard.remaining(), Duration::ZERO);

@@ -98,7 +98,7 @@ async fn extending_at_the_last_nanosecond_succeeds_and_one_later_fails() {
     assert_eq!(guard.valid_until(), clock.now() + TRUSTED);
 
     clock.advance(TRUSTED);
-    assert_eq!(guard.extend().await.unwrap_err().kind(), ErrorKind::AlreadyExpired);
+    assert_eq!(guard.extend().await.unwrap_err().kind(), ErrorKind::Lost);
     assert!(!guard.is_valid());
 }
 

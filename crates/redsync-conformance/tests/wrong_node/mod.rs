@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use redsync::{
     Acquired, Answer, Claim, Expiry, Extended, Holder, IfFree, LockName, MemoryNode, Node, NodeFault,
-    Released, TimeLeft, Token,
+    Released, TimeLeft, Token, Uptime,
 };
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -330,6 +330,14 @@ impl Node for WrongNode {
                 }
             }
         })
+    }
+
+    fn uptime(&self) -> Answer<'_, Uptime> {
+        self.inner.uptime()
+    }
+
+    fn concerns(&self) -> Answer<'_, Vec<String>> {
+        self.inner.concerns()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {

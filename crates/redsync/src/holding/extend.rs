@@ -8,6 +8,7 @@ use crate::error::{Error, NodeError, Operation};
 use crate::node::{Extended, IfFree};
 use crate::options::Terms;
 use crate::protocol::Expiry;
+use crate::telling::{self, Asked};
 
 impl Holding {
     /// Lets the leases last for `expiry` from now on. Succeeds if a majority did; releases nothing if not.
@@ -15,46 +16,66 @@ impl Holding {
         self.core.enter()?;
         // SAFETY RULE (design §9): extending cannot revive what is over; no node is even asked.
         if !self.is_valid() {
-            return Err(self.expired());
+            return Err(Error::Lost(self.lost()));
         }
         let terms = self.terms.retimed(expiry)?;
-        let if_free = if terms.repair_on_extend { IfFree::Retake } else { IfFree::Leave };
-        self.extend_on(terms, if_free).await
+        let asked = self.ask_to_extend(&terms, IfFree::Leave);
+        // Dropped from here on, the guard believes in the shorter time, and is renewed by it.
+        self.replan(expiry, None);
+        let extended = self.extended_by(asked, terms).await;
+        self.replan(expiry, extended.as_ref().err());
+        extended
     }
 
     /// Takes over leases that this token has from before, wherever it has them.
     pub(crate) async fn adopt(self: &Arc<Self>) -> Result<(), Error> {
         self.core.enter()?;
         self.presume();
-        self.extend_on(self.terms.clone(), IfFree::Leave).await
+        self.extend_on(self.terms.clone()).await
     }
 
-    async fn extend_on(self: &Arc<Self>, terms: Terms, if_free: IfFree) -> Result<(), Error> {
-        let may_retake = if_free == IfFree::Retake;
+    /// Extends by `terms` on all nodes that may have the token.
+    pub(super) async fn extend_on(self: &Arc<Self>, terms: Terms) -> Result<(), Error> {
+        let asked = self.ask_to_extend(&terms, IfFree::Leave);
+        self.extended_by(asked, terms).await
+    }
+
+    /// Records that nodes are about to be asked: those that may have the token, or, to take the lease again, those that
+    /// have not.
+    fn ask_to_extend(&self, terms: &Terms, if_free: IfFree) -> (RequestNumber, Vec<usize>) {
+        let is_retaking = if_free == IfFree::Retake;
         let trusted = terms.trusted();
-        let (number, _, voters) = self.ask(&terms, |ledger| {
-            let voters = ledger.holders(may_retake);
-            voters.iter().for_each(|&index| ledger.ask_to_extend(index, trusted, may_retake));
+        let (number, _, voters) = self.ask(terms, |ledger| {
+            let voters = if is_retaking { ledger.missing() } else { ledger.holders() };
+            voters.iter().for_each(|&index| ledger.ask_to_extend(index, trusted, is_retaking));
             voters
         });
+        (number, voters)
+    }
+
+    async fn extended_by(
+        self: &Arc<Self>,
+        (number, voters): (RequestNumber, Vec<usize>),
+        terms: Terms,
+    ) -> Result<(), Error> {
         let mut count = Count::new(Operation::Extend, &self.core.nodes, self.core.quorum, &voters);
         let timeout = terms.request_timeout.as_duration();
         let wait_for_all = terms.wait_for_all;
-        let claim = Arc::new(terms.claim);
-        let mut ballot = Ballot::open(&self.core.nodes, voters, &self.core.clock, timeout, move |node| {
-            let claim = Arc::clone(&claim);
-            Box::pin(async move { node.extend(&claim, if_free).await })
+        let claim = terms.claim.clone();
+        let mut ballot = Ballot::open(&self.core, Asked::Extend, voters, timeout, move |node| {
+            let claim = claim.clone();
+            Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
         });
         while !count.is_decided(ballot.outstanding(), wait_for_all) {
             let Some((index, returned)) = ballot.next().await else { break };
-            count.add(self.extended(index, number, if_free, returned));
+            count.add(self.extended(index, number, IfFree::Leave, returned));
         }
         if ballot.outstanding() > 0 {
             let holding = Arc::clone(self);
             self.core.reaper.run_soon(&self.core.clock, async move {
                 let mut is_late = false;
                 while let Some((index, returned)) = ballot.next().await {
-                    is_late |= holding.extended(index, number, if_free, returned).is_ok();
+                    is_late |= holding.extended(index, number, IfFree::Leave, returned).is_ok();
                 }
                 if is_late && holding.is_released() {
                     holding.chase().await;
@@ -62,14 +83,51 @@ impl Holding {
             });
         }
         match count.into_error(self.name()) {
-            None if self.is_valid() => Ok(()),
-            None => Err(self.expired()),
+            None if self.is_valid() => {
+                if self.is_to_be_repaired() {
+                    match wait_for_all {
+                        true => Arc::clone(self).repair(terms).await,
+                        false => self.core.reaper.run(Arc::clone(self).repair(terms)),
+                    }
+                }
+                Ok(())
+            }
+            None => Err(Error::Lost(self.lost())),
             Some(error) => Err(error),
         }
     }
 
+    /// Takes the lease again on nodes that have none of this token: they lost it, or were out of reach.
+    ///
+    /// SAFETY RULE (design §4): only for a guard that is valid by its other leases, of which a majority has just been
+    /// confirmed; so a lease that is taken again adds a vote, and never stands in for one that was lost.
+    async fn repair(self: Arc<Self>, terms: Terms) {
+        if !self.is_valid() {
+            return;
+        }
+        let (number, voters) = self.ask_to_extend(&terms, IfFree::Retake);
+        let (timeout, claim) = (terms.request_timeout.as_duration(), terms.claim);
+        let mut ballot = Ballot::open(&self.core, Asked::Extend, voters, timeout, move |node| {
+            let claim = claim.clone();
+            Box::pin(async move { node.extend(&claim, IfFree::Retake).await })
+        });
+        while let Some((index, returned)) = ballot.next().await {
+            // What a node says that has not got it again changes nothing.
+            let _ = self.extended(index, number, IfFree::Retake, returned);
+        }
+        if self.is_released() {
+            self.chase().await;
+        }
+    }
+
+    fn is_to_be_repaired(&self) -> bool {
+        // A single node is believed: what it has forgotten, nobody else confirms.
+        let is_wanted = self.terms.repair_on_extend && self.core.quorum.nodes() > 1;
+        is_wanted && !self.ledger().missing().is_empty()
+    }
+
     fn extended(
-        &self,
+        self: &Arc<Self>,
         index: usize,
         number: RequestNumber,
         if_free: IfFree,
@@ -87,13 +145,20 @@ impl Holding {
         };
         self.ledger().extended(index, number, &extended, was_retaking, self.core.clock.now());
         match extended {
-            Extended::Extended | Extended::Retaken => Ok(()),
-            Extended::NotHeld => Err(NodeError::NotHeld { node: self.node_name(index) }),
-            Extended::HeldByAnother(holder) => Err(NodeError::Taken { node: self.node_name(index), holder }),
+            Extended::Extended => Ok(()),
+            Extended::Retaken => {
+                telling::retaken(&self.terms.claim.name, &*self.core.nodes[index]);
+                Ok(())
+            }
+            Extended::NotHeld | Extended::HeldByAnother(_) => {
+                // With one lease less, the guard's end may have come nearer.
+                self.core.keeper.look_again(self);
+                let node = self.node_name(index);
+                Err(match extended {
+                    Extended::HeldByAnother(holder) => NodeError::Taken { node, holder },
+                    _ => NodeError::NotHeld { node },
+                })
+            }
         }
-    }
-
-    fn expired(&self) -> Error {
-        Error::AlreadyExpired { name: self.name(), operation: Operation::Extend, nodes: Vec::new() }
     }
 }

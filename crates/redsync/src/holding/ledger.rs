@@ -30,6 +30,8 @@ pub(super) struct Ledger {
     /// A majority stood once and does no longer. Final: nothing makes it valid again.
     is_over: bool,
     is_released: bool,
+    /// Somebody else goes on with the token.
+    is_handed_on: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +120,7 @@ impl Ledger {
             was_held: false,
             is_over: false,
             is_released: false,
+            is_handed_on: false,
         }
     }
 
@@ -167,6 +170,17 @@ impl Ledger {
         }
     }
 
+    /// Records that `node` granted what request `number` asked for, but may have forgotten that another has it.
+    ///
+    /// SAFETY RULE (design §11): the lease is there to be released, and counts for nothing.
+    pub(super) fn granted_in_doubt(&mut self, node: usize, number: RequestNumber) {
+        self.nodes[node].hear();
+        if self.nodes[node].mark != Mark::Released {
+            self.nodes[node].mark = Mark::Granted;
+            self.is_news(node, number);
+        }
+    }
+
     /// Records that `node` refused what request `number` asked for: another has the lease, or nothing was applied.
     pub(super) fn refused(&mut self, node: usize, number: RequestNumber, now: Instant) {
         self.nodes[node].hear();
@@ -213,14 +227,24 @@ impl Ledger {
         entry.hear()
     }
 
-    /// Which nodes may have the token, or, with `everywhere`, all.
-    pub(super) fn holders(&self, everywhere: bool) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|&node| everywhere || self.nodes[node].is_open()).collect()
+    /// Which nodes may have the token.
+    pub(super) fn holders(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].is_open()).collect()
+    }
+
+    /// Which nodes are not known to have it.
+    pub(super) fn missing(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].mark != Mark::Granted).collect()
     }
 
     /// Whether some node may have the token.
     pub(super) fn is_open(&self) -> bool {
         self.nodes.iter().any(Entry::is_open)
+    }
+
+    /// Whether `node` is known to have the token.
+    pub(super) fn is_granted_on(&self, node: usize) -> bool {
+        self.nodes[node].mark == Mark::Granted
     }
 
     /// Whether some node is known to have the token.
@@ -233,11 +257,21 @@ impl Ledger {
         self.ends.valid_until()
     }
 
-    /// Whether the token's time is over at `now`. Once it is, it stays so.
+    /// Whether the token's time was over at `now`, or before it was given back. Once it is, it stays so.
     pub(super) fn is_past(&mut self, now: Instant) -> bool {
         let stands = self.ends.valid_until().is_some_and(|end| now < end);
-        self.is_over = self.is_over || (self.was_held && !stands);
+        self.is_over = self.is_over || (self.was_held && !self.is_released && !stands);
         self.is_over
+    }
+
+    /// Whether the token has no end: it has not been given back or handed on.
+    pub(super) fn is_kept(&self) -> bool {
+        !self.is_released && !self.is_handed_on
+    }
+
+    /// Records that somebody else goes on with the token.
+    pub(super) fn hand_on(&mut self) {
+        self.is_handed_on = true;
     }
 
     /// When the last lease that was ever asked for is over for certain.
@@ -250,8 +284,9 @@ impl Ledger {
         self.is_released
     }
 
-    /// Records that the token is given back.
-    pub(super) fn give_back(&mut self) {
+    /// Records that the token is given back at `now`.
+    pub(super) fn give_back(&mut self, now: Instant) {
+        self.is_past(now);
         self.is_released = true;
     }
 
@@ -420,7 +455,7 @@ mod tests {
         let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
         ledger.extended(0, number, &Extended::Retaken, true, at(1));
         ledger.released(0, before, &Released::NotHeld);
-        assert_eq!(ledger.holders(false), [0]);
+        assert_eq!(ledger.holders(), [0]);
     }
 
     #[test]
@@ -441,19 +476,19 @@ mod tests {
         let (mut ledger, _) = acquired(3, &[0, 1], 8000);
         let number = extend(&mut ledger, 1000, 8000, false);
         ledger.extended(2, number, &Extended::NotHeld, false, at(1));
-        assert_eq!(ledger.holders(false), [0, 1, 2], "the request may still arrive there");
+        assert_eq!(ledger.holders(), [0, 1, 2], "the request may still arrive there");
     }
 
     #[test]
     fn what_may_be_taken_again_is_released_until_that_is_answered() {
         let (mut ledger, _) = acquired(1, &[0], 8000);
         let number = extend(&mut ledger, 1000, 8000, true);
-        ledger.give_back();
+        ledger.give_back(at(1000));
         let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
         ledger.released(0, before, &Released::NotHeld);
         assert!(ledger.is_open(), "the late request may take it again");
         ledger.extended(0, number, &Extended::Retaken, true, at(1));
-        assert_eq!(ledger.holders(false), [0]);
+        assert_eq!(ledger.holders(), [0]);
         let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked again") };
         ledger.released(0, before, &Released::Released);
         assert!(!ledger.is_open());
@@ -465,7 +500,7 @@ mod tests {
         let number = extend(&mut ledger, 1000, 8000, true);
         ledger.extended(2, number, &Extended::Retaken, true, at(1));
         ledger.refused(2, acquire, at(2));
-        assert_eq!(ledger.holders(false), [0, 1, 2]);
+        assert_eq!(ledger.holders(), [0, 1, 2]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! One token's leases on all nodes, from the first request to the last release.
 //!
 //! An attempt, the guard it becomes, and the undo of either work on the same [`Holding`]. What is known of each node is
-//! kept in its [`ledger`]; [`extend`] and [`release`] ask the nodes.
+//! kept in its [`ledger`]; [`extend`] and [`release`] ask the nodes; [`keep`] is what the keeper does for a guard.
 
 mod extend;
+mod keep;
 mod ledger;
 mod release;
 
@@ -11,14 +12,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::keep::Keep;
+pub(crate) use self::keep::Due;
 use self::ledger::Ledger;
 pub(crate) use self::ledger::RequestNumber;
 use crate::ballot::Nodes;
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::lost::Signals;
 use crate::options::Terms;
 use crate::protocol::{Instant, LockName, Quorum};
-use crate::service::Reaper;
+use crate::service::{Keeper, Reaper};
 
 /// What all locks of one [`Redsync`](crate::Redsync) share.
 #[derive(Debug)]
@@ -27,17 +31,28 @@ pub(crate) struct Core {
     pub(crate) quorum: Quorum,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) reaper: Reaper,
+    pub(crate) keeper: Keeper,
+    /// Whether votes of restarted nodes are withheld, unless a lock says otherwise.
+    pub(crate) restart_guard: bool,
 }
 
 impl Core {
     /// Makes sure that there is a runtime to work in.
     pub(crate) fn enter(&self) -> Result<(), Error> {
         match self.reaper.settle() {
-            true => Ok(()),
+            true => {
+                self.attend();
+                Ok(())
+            }
             false => Err(Error::Runtime {
                 reason: "redsync works inside a tokio runtime; without one, use redsync::blocking".into(),
             }),
         }
+    }
+
+    /// Makes sure that somebody sees to the guards' deadlines, as long as there is a runtime.
+    pub(crate) fn attend(&self) {
+        self.keeper.attend(|| self.reaper.runtime(), &self.clock);
     }
 }
 
@@ -45,14 +60,29 @@ impl Core {
 pub(crate) struct Holding {
     pub(crate) core: Arc<Core>,
     pub(crate) terms: Terms,
+    /// Who waits for the end of it.
+    pub(crate) signals: Signals,
+    keep: Mutex<Keep>,
     ledger: Mutex<Ledger>,
+}
+
+/// How a guard stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Exclusive.
+    Held,
+    /// No longer, and never again.
+    Lost,
+    /// Given back or handed on, or not acquired yet.
+    Released,
 }
 
 impl Holding {
     /// A token on no node yet.
     pub(crate) fn new(core: Arc<Core>, terms: Terms) -> Arc<Self> {
         let ledger = Mutex::new(Ledger::new(core.quorum));
-        Arc::new(Self { core, terms, ledger })
+        let keep = Mutex::new(Keep::new(terms.claim.expiry));
+        Arc::new(Self { core, terms, signals: Signals::default(), keep, ledger })
     }
 
     /// Records that the lease is about to be asked for on all nodes: what may come of it must be undone from here on.
@@ -72,9 +102,19 @@ impl Holding {
         self.ledger().granted(index, number, self.core.clock.now());
     }
 
+    /// Records that node `index` granted what request `number` asked for, though it may have forgotten another's lease.
+    pub(crate) fn granted_in_doubt(&self, index: usize, number: RequestNumber) {
+        self.ledger().granted_in_doubt(index, number);
+    }
+
     /// Records that node `index` refused what request `number` asked for.
     pub(crate) fn refused(&self, index: usize, number: RequestNumber) {
         self.ledger().refused(index, number, self.core.clock.now());
+    }
+
+    /// Whether node `index` is known to have the token.
+    pub(crate) fn is_granted_on(&self, index: usize) -> bool {
+        self.ledger().is_granted_on(index)
     }
 
     /// Whether the token is exclusive now, and was without a break since it was granted.
@@ -87,9 +127,26 @@ impl Holding {
         let now = self.core.clock.now();
         let mut ledger = self.ledger();
         match ledger.valid_until() {
-            Some(end) if !ledger.is_released() && !ledger.is_past(now) => end.saturating_since(now),
+            Some(end) if ledger.is_kept() && !ledger.is_past(now) => end.saturating_since(now),
             _ => Duration::ZERO,
         }
+    }
+
+    /// How it stands now, by this side's clock alone.
+    pub(crate) fn standing(&self) -> Standing {
+        let now = self.core.clock.now();
+        let mut ledger = self.ledger();
+        match ledger.valid_until() {
+            _ if ledger.is_past(now) => Standing::Lost,
+            Some(_) if ledger.is_kept() => Standing::Held,
+            _ => Standing::Released,
+        }
+    }
+
+    /// Lets go of the token without giving it back: somebody else goes on with it.
+    pub(crate) fn hand_on(&self) {
+        self.ledger().hand_on();
+        self.end_keeping();
     }
 
     /// The instant up to which a majority of leases stands.

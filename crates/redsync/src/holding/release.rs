@@ -9,6 +9,7 @@ use crate::ballot::{Ballot, Count, Question};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::Released;
 use crate::protocol::Verdict;
+use crate::telling::{self, Asked};
 
 impl Holding {
     /// Releases the token wherever it may be, and says whether a majority had it until now. What is not answered goes
@@ -46,9 +47,10 @@ impl Holding {
     pub(crate) fn abandon(self: &Arc<Self>) {
         let is_open = {
             let mut ledger = self.ledger();
-            ledger.give_back();
+            ledger.give_back(self.core.clock.now());
             ledger.is_open()
         };
+        self.end_keeping();
         if !is_open {
             return;
         }
@@ -102,13 +104,14 @@ impl Release {
     fn begin(holding: &Arc<Holding>, only_granted: bool) -> Self {
         let asked = {
             let mut ledger = holding.ledger();
-            ledger.give_back();
+            ledger.give_back(holding.core.clock.now());
             ledger.take(only_granted)
         };
+        holding.end_keeping();
         let core = &holding.core;
         let timeout = holding.terms.request_timeout.as_duration();
         let voters = asked.iter().map(|(index, _)| *index);
-        let ballot = Ballot::open(&core.nodes, voters, &core.clock, timeout, |node| -> Question<Released> {
+        let ballot = Ballot::open(core, Asked::Release, voters, timeout, |node| -> Question<Released> {
             let holding = Arc::clone(holding);
             Box::pin(async move {
                 let claim = &holding.terms.claim;
@@ -171,11 +174,7 @@ impl Drop for Unsent {
     fn drop(&mut self) {
         if !self.was_sent {
             let claim = &self.holding.terms.claim;
-            tracing::warn!(
-                lock = %claim.name,
-                expiry = %claim.expiry,
-                "no runtime is left to release this lock in; it stays taken until it expires",
-            );
+            telling::unsent(&claim.name, &claim.expiry);
         }
     }
 }

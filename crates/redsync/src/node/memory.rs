@@ -6,7 +6,9 @@ use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Acquired, Answer, Claim, Extended, Holder, IfFree, Node, NodeFault, Released, TimeLeft};
+use super::{
+    Acquired, Answer, Claim, Extended, Holder, IfFree, Node, NodeFault, Released, TimeLeft, Uptime,
+};
 use crate::clock::{Clock, SystemClock};
 use crate::protocol::{Instant, LockName, Token};
 
@@ -83,6 +85,15 @@ impl Default for MemoryNode {
 impl Node for MemoryNode {
     fn identity(&self) -> Answer<'_, String> {
         Box::pin(ready(Ok(format!("memory {}", self.store.identity))))
+    }
+
+    fn uptime(&self) -> Answer<'_, Uptime> {
+        // All who lock on it end with it.
+        Box::pin(ready(Ok(Uptime::Unbroken)))
+    }
+
+    fn concerns(&self) -> Answer<'_, Vec<String>> {
+        Box::pin(ready(Ok(Vec::new())))
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {

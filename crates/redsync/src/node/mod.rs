@@ -46,6 +46,15 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// vote twice. Redis: the server's run id.
     fn identity(&self) -> Answer<'_, String>;
 
+    /// For how long the node has certainly remembered every lease it granted. Called after each acquisition where votes
+    /// of restarted nodes are withheld, so it must be cheap; what it says must hold for the incarnation that granted
+    /// last, or for a later one. Redis: the server's uptime, read when it was connected to.
+    fn uptime(&self) -> Answer<'_, Uptime>;
+
+    /// What makes this store unfit to hold locks, each in a few words for its operator; nothing if nothing is known.
+    /// Redis: it is a replica, it may evict keys.
+    fn concerns(&self) -> Answer<'_, Vec<String>>;
+
     /// Grants the lease if the name is free, or if this token has it already, in which case its expiry starts anew.
     /// Otherwise says who has it, and changes nothing.
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired>;
@@ -79,6 +88,18 @@ impl Claim {
     pub const fn new(name: LockName, token: Token, expiry: Expiry) -> Self {
         Self { name, token, expiry }
     }
+}
+
+/// For how long a node has certainly remembered every lease that it granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uptime {
+    /// It cannot have forgotten any: its leases are kept where a restart does not reach them, or end with those who
+    /// hold them.
+    Unbroken,
+    /// At least for this long. It may have restarted, or taken over from another, before that.
+    AtLeast(Duration),
+    /// The node does not say.
+    Unknown,
 }
 
 /// The answer to [`Node::acquire`].

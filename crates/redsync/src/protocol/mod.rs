@@ -7,6 +7,7 @@
 mod expiry;
 mod instant;
 mod name;
+mod quarantine;
 mod quorum;
 mod retry;
 mod token;
@@ -15,6 +16,7 @@ mod validity;
 pub use self::expiry::Expiry;
 pub use self::instant::Instant;
 pub use self::name::LockName;
+pub(crate) use self::quarantine::Quarantine;
 pub(crate) use self::quorum::{Quorum, Tally, Verdict};
 pub(crate) use self::retry::RetryDelay;
 pub(crate) use self::token::owner_in;

@@ -1,5 +1,7 @@
-//! What runs in the background: one task each per [`Redsync`](crate::Redsync).
+//! What runs in the background of each [`Redsync`](crate::Redsync).
 
+mod keeper;
 mod reaper;
 
+pub(crate) use self::keeper::{Deadline, Keeper};
 pub(crate) use self::reaper::Reaper;

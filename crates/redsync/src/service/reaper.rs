@@ -34,7 +34,7 @@ pub(crate) struct Reaper {
 type Errand = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[derive(Default)]
-struct UnderWay {
+pub(super) struct UnderWay {
     errands: AtomicUsize,
     all_done: Notify,
 }
@@ -96,7 +96,7 @@ impl Reaper {
     }
 
     /// Where errands that are given here are done.
-    fn runtime(&self) -> Option<Handle> {
+    pub(crate) fn runtime(&self) -> Option<Handle> {
         self.home.get().cloned().or_else(|| Handle::try_current().ok()).or_else(|| self.first.get().cloned())
     }
 
@@ -110,10 +110,17 @@ impl Reaper {
     pub(crate) async fn drain(&self) {
         self.batches.is_urgent.notify_waiters();
         self.batches.is_urgent.notify_one();
+        self.under_way.all_done().await;
+    }
+}
+
+impl UnderWay {
+    /// Completes when nothing is under way.
+    pub(super) async fn all_done(&self) {
         loop {
-            // Listens before it looks, so that the last errand cannot end in between unheard.
-            let all_done = self.under_way.all_done.notified();
-            if self.under_way.errands.load(Ordering::Acquire) == 0 {
+            // Listens before it looks, so that the last one cannot end in between unheard.
+            let all_done = self.all_done.notified();
+            if self.errands.load(Ordering::Acquire) == 0 {
                 return;
             }
             all_done.await;
@@ -190,7 +197,7 @@ const MOMENT: Duration = Duration::from_millis(3);
 pub(crate) struct Place(Arc<UnderWay>);
 
 impl Place {
-    fn take(under_way: &Arc<UnderWay>) -> Self {
+    pub(super) fn take(under_way: &Arc<UnderWay>) -> Self {
         under_way.errands.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(under_way))
     }

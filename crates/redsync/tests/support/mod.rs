@@ -10,10 +10,18 @@ use redsync_testkit::{RedisServer, wait_until};
 /// How long an event may take on a busy machine before a test calls it missing.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A [`Redsync`] over all of `servers`, with connections of its own.
+/// A [`Redsync`] over all of `servers`, with connections of its own. It trusts servers that have just started, as the
+/// kit's have.
 pub(crate) async fn connect(servers: &[RedisServer]) -> Redsync {
-    let urls = servers.iter().map(RedisServer::url);
-    Redsync::connect(urls).await.expect("the kit's servers answer")
+    let redsync = over(servers.iter().map(RedisServer::url));
+    redsync.check_nodes().await.expect("the kit's servers answer");
+    redsync
+}
+
+/// A [`Redsync`] over the nodes that `urls` name, which trusts servers that have just started. Nothing is connected yet.
+pub(crate) fn over(urls: impl IntoIterator<Item = String>) -> Redsync {
+    let builder = Redsync::builder().restart_guard(false);
+    urls.into_iter().fold(builder, redsync::Builder::url).build().expect("the URLs are right")
 }
 
 /// A [`Redsync`] over one server, with a connection of its own.

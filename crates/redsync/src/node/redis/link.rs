@@ -14,15 +14,26 @@ use rand::RngExt;
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, PushKind, RedisError, Value};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::address::Address;
 use super::client::{Command, Reply};
+use super::facts::Facts;
 use super::scripts;
-use crate::node::NodeFault;
+use crate::node::{FaultKind, NodeFault};
+use crate::telling;
 
 /// How long connecting may take before it is given up and tried anew. Callers have shorter deadlines of their own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// While connecting is silent, it is begun anew beside it this often. Where packets are lost, an attempt may never be
+/// answered though the server is back.
+const DIAL_AGAIN: Duration = Duration::from_millis(500);
+
+/// While a server is known to be down, how long callers wait for it to be back: long enough to connect to one that is
+/// near.
+const HOPE: Duration = Duration::from_millis(30);
 
 /// After a failed connect, callers fail at once for this long; doubled for each further failure, with jitter.
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
@@ -47,6 +58,8 @@ pub(super) struct Link {
 struct Shared {
     address: Address,
     state: Mutex<State>,
+    /// What the server last connected to said of itself. Set before the connection is used.
+    facts: Mutex<Option<Arc<Facts>>>,
     boxes: Mutex<Vec<Sending>>,
 }
 
@@ -61,11 +74,19 @@ struct Live {
     silent_requests: AtomicU32,
 }
 
+/// A new connection, and what learns of its end.
+type Dialled = (Arc<Live>, watch::Receiver<bool>);
+
 enum State {
     /// Nobody has asked yet, or the connection was given up.
     Idle,
-    /// A task connects. The receiver learns when it is done.
-    Connecting(watch::Receiver<()>),
+    /// A task connects.
+    Connecting {
+        /// Learns when it is done.
+        done: watch::Receiver<()>,
+        /// Why it failed the last time, where it did.
+        failed: Option<NodeFault>,
+    },
     Up(Arc<Live>),
     Down {
         fault: NodeFault,
@@ -76,14 +97,15 @@ enum State {
 
 impl Link {
     pub(super) fn new(address: Address) -> Self {
-        Self { shared: Arc::new(Shared { address, state: Mutex::new(State::Idle), boxes: Mutex::default() }) }
+        let (state, facts, boxes) = (Mutex::new(State::Idle), Mutex::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { address, state, facts, boxes }) }
     }
 
     /// The connection, if there is one.
     fn live(&self) -> Option<Arc<Live>> {
         match &*self.shared.state() {
             State::Up(live) => Some(Arc::clone(live)),
-            State::Idle | State::Connecting(_) | State::Down { .. } => None,
+            State::Idle | State::Connecting { .. } | State::Down { .. } => None,
         }
     }
 
@@ -91,7 +113,7 @@ impl Link {
     async fn connection(&self) -> Result<Arc<Live>, NodeFault> {
         let mut has_tried = false;
         loop {
-            let mut connecting = {
+            let (mut connecting, failed) = {
                 let mut state = self.shared.state();
                 match &*state {
                     State::Up(live) => return Ok(Arc::clone(live)),
@@ -99,30 +121,80 @@ impl Link {
                         return Err(fault.clone());
                     }
                     // A runtime that ended takes its connecting task with it; its sender is gone then.
-                    State::Connecting(done) if done.has_changed().is_ok() => done.clone(),
+                    State::Connecting { done, failed } if done.has_changed().is_ok() => {
+                        (done.clone(), failed.clone())
+                    }
                     // One that ends drops what it is given, this task's own attempt too.
-                    State::Connecting(_) if has_tried => {
+                    State::Connecting { .. } if has_tried => {
                         *state = State::Idle;
                         return Err(NodeFault::unreachable("the runtime is ending"));
                     }
-                    State::Idle | State::Down { .. } | State::Connecting(_) => {
-                        let failures = if let State::Down { failures, .. } = &*state { *failures } else { 0 };
+                    State::Idle | State::Down { .. } | State::Connecting { .. } => {
+                        let (failed, failures) = match &*state {
+                            State::Down { fault, failures, .. } => (Some(fault.clone()), *failures),
+                            _ => (None, 0),
+                        };
                         let (finished, done) = watch::channel(());
                         has_tried = true;
-                        *state = State::Connecting(done.clone());
+                        *state = State::Connecting { done: done.clone(), failed: failed.clone() };
                         tokio::spawn(Arc::clone(&self.shared).connect(failures, finished));
-                        done
+                        (done, failed)
                     }
                 }
             };
             // An error means that the task is gone, finished or not: look again.
-            let _ = connecting.changed().await;
+            let connected = connecting.changed();
+            match failed {
+                None => _ = connected.await,
+                Some(fault) => match tokio::time::timeout(HOPE, connected).await {
+                    Ok(_) => {}
+                    Err(_) => return Err(fault),
+                },
+            }
         }
     }
 }
 
 impl Shared {
     async fn connect(self: Arc<Self>, failures: u32, finished: watch::Sender<()>) {
+        let mut watched = None;
+        let state = match self.dial_until_answered().await {
+            Ok((live, is_gone)) => {
+                watched = Some((Arc::downgrade(&live), is_gone));
+                State::Up(live)
+            }
+            Err(fault) => down(fault, failures),
+        };
+        self.tell(&state, failures);
+        *self.state() = state;
+        drop(finished);
+        if let Some((live, is_gone)) = watched {
+            tokio::spawn(watch_over(Arc::downgrade(&self), live, is_gone));
+        }
+    }
+
+    async fn dial_until_answered(self: &Arc<Self>) -> Result<Dialled, NodeFault> {
+        let in_time = async {
+            let mut dialling = JoinSet::new();
+            loop {
+                dialling.spawn(Arc::clone(self).dial());
+                tokio::select! {
+                    biased;
+                    Some(dialled) = dialling.join_next() => {
+                        let ended = |_| Err(NodeFault::unreachable("the runtime is ending"));
+                        return dialled.unwrap_or_else(ended);
+                    }
+                    () = tokio::time::sleep(DIAL_AGAIN) => {}
+                }
+            }
+        };
+        let silent =
+            |_| Err(NodeFault::unreachable(format!("no connection within {CONNECT_TIMEOUT:?}")));
+        tokio::time::timeout(CONNECT_TIMEOUT, in_time).await.unwrap_or_else(silent)
+    }
+
+    /// Connects once, and has the server say who it is.
+    async fn dial(self: Arc<Self>) -> Result<Dialled, NodeFault> {
         let (gone, is_gone) = watch::channel(false);
         // The caller's deadline is the only one for a request; the redis crate must not add its own.
         let config = redis::AsyncConnectionConfig::new()
@@ -135,31 +207,40 @@ impl Shared {
                 }
                 Ok::<(), redis::aio::SendError>(())
             });
-        let connecting = async {
-            let mut connection =
-                self.address.client.get_multiplexed_async_connection_with_config(&config).await?;
-            // Undo must not need a second trip to teach the server how: a client that is about to end, or that the
-            // server answers only after a pause, would not be there to make it. Where the user may not load scripts,
-            // EVAL still teaches them.
-            let _ = connection.send_packed_command(scripts::RELEASE.load().as_redis()).await;
-            Ok::<_, RedisError>(connection)
+        let connecting = self.address.client.get_multiplexed_async_connection_with_config(&config);
+        let connection = connecting.await.map_err(connect_fault)?;
+        let ask = |command: Command| {
+            let mut connection = connection.clone();
+            async move { connection.send_packed_command(command.as_redis()).await }
         };
-        let mut watched = None;
-        let state = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok(connection)) => {
-                let live = Arc::new(Live { connection, silent_requests: AtomicU32::new(0) });
-                watched = Some(Arc::downgrade(&live));
-                State::Up(live)
+        // Undo must not need a second trip to teach the server how: a client that is about to end, or that the server
+        // answers only after a pause, would not be there to make it. Where the user may not load scripts, EVAL still
+        // teaches them.
+        let [server, replication, memory] = Facts::questions();
+        let (server, replication, memory, _) =
+            tokio::join!(ask(server), ask(replication), ask(memory), ask(scripts::RELEASE.load()));
+        let answers = [text(server)?, text(replication)?, text(memory)?];
+        let now = Instant::now();
+        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where the server refuses to speak of itself, nothing is known of this incarnation.
+        let facts = Facts::read(&answers, now);
+        *known = facts.map(|facts| match &*known {
+            Some(earlier) => Arc::new(facts.after(earlier, now)),
+            None => Arc::new(facts),
+        });
+        Ok((Arc::new(Live { connection, silent_requests: AtomicU32::new(0) }), is_gone))
+    }
+
+    /// Says when a server is lost, and when it is back; not each time that it is still lost.
+    fn tell(&self, state: &State, failures: u32) {
+        let node = &self.address.label;
+        match state {
+            State::Up(_) => {
+                let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                telling::connected(node, failures, facts.as_ref().map_or(&[], |facts| &facts.concerns));
             }
-            Ok(Err(error)) => down(connect_fault(error), failures),
-            Err(_) => {
-                down(NodeFault::unreachable(format!("no connection within {CONNECT_TIMEOUT:?}")), failures)
-            }
-        };
-        *self.state() = state;
-        drop(finished);
-        if let Some(live) = watched {
-            tokio::spawn(watch_over(Arc::downgrade(&self), live, is_gone));
+            State::Down { fault, .. } if failures == 0 => telling::unreachable(node, fault),
+            State::Down { .. } | State::Idle | State::Connecting { .. } => {}
         }
     }
 
@@ -195,6 +276,25 @@ impl Shared {
 }
 
 impl Link {
+    /// What the server says of itself; connected to first where it is not yet. `None` where it refuses.
+    pub(super) async fn facts(&self) -> Result<Option<Arc<Facts>>, NodeFault> {
+        let live = match self.live() {
+            Some(live) => live,
+            None => self.connection().await?,
+        };
+        let facts = self.known_facts();
+        // A replica may have been promoted since; how it looks now is told when it is connected to again.
+        if facts.as_ref().is_some_and(|facts| facts.is_replica()) {
+            self.shared.replace(&live);
+        }
+        Ok(facts)
+    }
+
+    /// What the server last connected to said of itself.
+    pub(super) fn known_facts(&self) -> Option<Arc<Facts>> {
+        self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Sends `command` once; see [`Client::execute`](super::client::Client::execute).
     pub(super) async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
         // Boxed, since it is rare: a request's future is moved about, and stays small.
@@ -325,6 +425,21 @@ fn refused(code: &str, detail: &str, error: RedisError) -> NodeFault {
         _ => format!("the server refused ({said})"),
     };
     NodeFault::refused(code, message).with_source(error)
+}
+
+/// The text of an answer to INFO; nothing where the server refuses it.
+fn text(answer: redis::RedisResult<Value>) -> Result<String, NodeFault> {
+    match answer.map_err(disconnect_before_use).and_then(reply_from) {
+        Ok(Reply::Text(text)) => Ok(String::from_utf8_lossy(&text).into_owned()),
+        Ok(_) => Ok(String::new()),
+        Err(fault) if fault.kind() == FaultKind::Refused => Ok(String::new()),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// A connection that broke before it carried any request.
+fn disconnect_before_use(error: RedisError) -> NodeFault {
+    NodeFault::unreachable(format!("the connection broke: {}", cause_of(&error))).with_source(error)
 }
 
 fn reply_from(value: Value) -> Result<Reply, NodeFault> {

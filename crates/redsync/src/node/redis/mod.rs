@@ -2,19 +2,22 @@
 
 pub(crate) mod address;
 pub(crate) mod client;
+mod facts;
 mod link;
 mod scripts;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::client::{Client, Command, Reply};
+use self::facts::Facts;
 use self::link::Link;
 use self::scripts::{Call, Script};
 use super::{
-    Acquired, Answer, Claim, Extended, Holder, IfFree, InvalidUrl, Node, NodeFault, Released, TimeLeft,
+    Acquired, Answer, Claim, Extended, FaultKind, Holder, IfFree, InvalidUrl, Node, NodeFault, Released, TimeLeft,
+    Uptime,
 };
 use crate::protocol::{LockName, Token};
 
@@ -69,6 +72,24 @@ impl RedisNode {
         }
     }
 
+    /// What the server says of itself; `None` where it refuses.
+    async fn facts(&self) -> Result<Option<Arc<Facts>>, NodeFault> {
+        let client = match &self.server {
+            Server::Link(link) => return link.facts().await,
+            Server::Client(client) => client,
+        };
+        let mut answers = [const { String::new() }; 3];
+        for (answer, question) in answers.iter_mut().zip(Facts::questions()) {
+            match client.execute(question).await {
+                Ok(Reply::Text(text)) => *answer = String::from_utf8_lossy(&text).into_owned(),
+                Ok(_) => {}
+                Err(fault) if fault.kind() == FaultKind::Refused => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(Facts::read(&answers, Instant::now()).map(Arc::new))
+    }
+
     /// EVALSHA; and where the server does not know the script, one plain EVAL, which also teaches it.
     async fn run(&self, script: &'static Script, call: Call<'_>) -> Result<Reply, NodeFault> {
         match self.execute(script.by_hash(&call)).await {
@@ -119,8 +140,30 @@ impl Node for RedisNode {
                 return Err(unexpected("INFO", &reply));
             };
             let text = String::from_utf8_lossy(text);
-            let run_id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
-            run_id.map(|id| format!("redis {}", id.trim())).ok_or_else(|| unexpected("INFO", &reply))
+            let run_id = facts::field(&text, "run_id");
+            run_id.map(|id| format!("redis {id}")).ok_or_else(|| unexpected("INFO", &reply))
+        })
+    }
+
+    fn uptime(&self) -> Answer<'_, Uptime> {
+        Box::pin(async move {
+            let known = match &self.server {
+                // Known without a trip, and still where the connection has just broken.
+                Server::Link(link) => match link.known_facts().filter(|facts| !facts.is_replica()) {
+                    Some(facts) => Some(facts),
+                    None => link.facts().await?,
+                },
+                Server::Client(_) => self.facts().await?,
+            };
+            let since = |facts: Arc<Facts>| Uptime::AtLeast(facts.uptime(Instant::now()));
+            Ok(known.map_or(Uptime::Unknown, since))
+        })
+    }
+
+    fn concerns(&self) -> Answer<'_, Vec<String>> {
+        Box::pin(async move {
+            let known = self.facts().await?;
+            Ok(known.map(|facts| facts.concerns.clone()).unwrap_or_default())
         })
     }
 

@@ -3,13 +3,14 @@
 mod store;
 
 use std::fmt;
+use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, mpsc};
 
 use tokio::sync::oneshot;
 
 use self::store::Store;
-use super::{Acquired, Answer, Claim, Extended, Holder, IfFree, Node, NodeFault, Released};
+use super::{Acquired, Answer, Claim, Extended, Holder, IfFree, Node, NodeFault, Released, Uptime};
 use crate::protocol::{LockName, Token};
 
 /// A node that keeps its leases in an SQLite file, which many processes of one machine share. The embedded default of
@@ -81,6 +82,15 @@ impl SqliteNode {
 impl Node for SqliteNode {
     fn identity(&self) -> Answer<'_, String> {
         self.ask(Store::identity)
+    }
+
+    fn uptime(&self) -> Answer<'_, Uptime> {
+        // The file outlives the processes, and a reboot ends the holders with their leases.
+        Box::pin(ready(Ok(Uptime::Unbroken)))
+    }
+
+    fn concerns(&self) -> Answer<'_, Vec<String>> {
+        Box::pin(ready(Ok(Vec::new())))
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
