@@ -17,12 +17,16 @@ fn connect_to(server: &RedisServer) -> Redsync {
     Redsync::connect([server.url()]).unwrap()
 }
 
+/// Locks over servers that have just started, as the kit's have.
+fn trusting(urls: impl IntoIterator<Item = String>) -> Redsync {
+    let builder = redsync::Redsync::builder().restart_guard(false);
+    Redsync::build(urls.into_iter().fold(builder, redsync::Builder::url)).unwrap()
+}
+
 #[test]
 fn a_lock_is_taken_extended_and_released() {
     let servers = servers(3);
-    let builder = redsync::Redsync::builder().restart_guard(false);
-    let builder = servers.iter().fold(builder, |builder, server| builder.url(server.url()));
-    let redsync = Redsync::build(builder).unwrap();
+    let redsync = trusting(servers.iter().map(RedisServer::url));
 
     let guard = redsync.mutex("name").fail_fast(false).lock().unwrap();
     for server in &servers {
@@ -171,7 +175,7 @@ fn the_end_of_a_thread_releases_what_it_held() {
         let urls: Vec<String> = servers.iter().map(RedisServer::url).collect();
 
         let thread = thread::spawn(move || {
-            let redsync = Redsync::connect(&urls).unwrap();
+            let redsync = trusting(urls);
             let _guard = redsync.mutex("name").expiry(MINUTE).lock().unwrap();
             // Guard and Redsync go at the end of the thread, and its connections with them.
         });
