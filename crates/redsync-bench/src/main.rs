@@ -1,5 +1,6 @@
 //! redsync measured beside the floor and the alternatives, in the same run on the same servers.
 
+mod hold;
 mod pairs;
 mod rounds;
 
@@ -23,10 +24,13 @@ struct Arguments {
 enum Measurement {
     /// Uncontended lock and unlock: pairs a second, and how long one takes.
     Pairs(pairs::Options),
+    /// Many guards held at once: what their renewal costs, and what each takes of memory.
+    Hold(hold::Options),
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     match Arguments::parse().measurement {
         Measurement::Pairs(options) => pairs::measure(&options),
+        Measurement::Hold(options) => hold::measure(&options),
     }
 }
