@@ -1,0 +1,403 @@
+//! What operators are told: names and fields of events and numbers that dashboards and alerts are built on.
+//! `docs/operating.md` lists them all.
+
+mod support;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::Duration;
+
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use redsync::Redsync;
+use redsync_testkit::{RedisServer, servers};
+use support::{DEADLINE, over};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Keeps what is told.
+#[derive(Clone, Default)]
+struct Ear(Arc<Mutex<Vec<Told>>>);
+
+#[derive(Clone, Debug)]
+struct Told {
+    level: Level,
+    /// The event's message, or the span's name.
+    name: String,
+    fields: BTreeMap<&'static str, String>,
+}
+
+impl Ear {
+    /// All that was told under `name`.
+    fn heard(&self, name: &str) -> Vec<Told> {
+        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.iter().filter(|told| told.name == name).cloned().collect()
+    }
+
+    /// Fails with all that was told where `name` was not.
+    #[track_caller]
+    fn one(&self, name: &str) -> Told {
+        let heard = self.heard(name);
+        assert_eq!(heard.len(), 1, "{name:?} in {:#?}", self.0.lock().unwrap());
+        heard[0].clone()
+    }
+}
+
+thread_local! {
+    /// Who listens to what is told on this thread.
+    static LISTENING: RefCell<Option<Ear>> = const { RefCell::new(None) };
+}
+
+/// The process's subscriber, for all tests at once: what is told goes to the ear of the thread that tells it.
+struct Everyone;
+
+impl Everyone {
+    fn tell(told: Told) {
+        LISTENING.with_borrow(|ear| {
+            if let Some(ear) = ear {
+                ear.0.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+            }
+        });
+    }
+}
+
+impl Subscriber for Everyone {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("redsync")
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let metadata = span.metadata();
+        let mut told =
+            Told { level: *metadata.level(), name: metadata.name().into(), fields: BTreeMap::new() };
+        span.record(&mut told);
+        Self::tell(told);
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut told =
+            Told { level: *event.metadata().level(), name: String::new(), fields: BTreeMap::new() };
+        event.record(&mut told);
+        Self::tell(told);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl Visit for Told {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.fields.insert(field.name(), value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.name = format!("{value:?}"),
+            name => _ = self.fields.insert(name, format!("{value:?}")),
+        }
+    }
+}
+
+impl Told {
+    /// A field that is a number of milliseconds.
+    #[track_caller]
+    fn millis(&self, field: &str) -> u64 {
+        self.fields
+            .get(field)
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| panic!("{field} in {self:?}"))
+    }
+}
+
+/// Runs `story` on one thread, and gives what was told of it.
+fn listening<F: Future<Output = ()>>(story: impl FnOnce() -> F) -> Ear {
+    static SUBSCRIBED: Once = Once::new();
+    SUBSCRIBED.call_once(|| tracing::subscriber::set_global_default(Everyone).unwrap());
+    let ear = Ear::default();
+    LISTENING.set(Some(ear.clone()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(story());
+    drop(runtime);
+    LISTENING.set(None);
+    ear
+}
+
+fn one_server() -> (RedisServer, Redsync) {
+    let server = RedisServer::start();
+    let redsync = over([server.url()]);
+    (server, redsync)
+}
+
+#[test]
+fn a_lock_taken_and_released_is_told_at_a_level_for_debugging() {
+    let (_server, redsync) = one_server();
+
+    let ear = listening(|| async {
+        redsync.mutex("orders").lock().await.unwrap().unlock().await.unwrap();
+    });
+
+    let acquired = ear.one("lock acquired");
+    assert_eq!(acquired.level, Level::DEBUG);
+    assert_eq!(acquired.fields["lock"], "orders");
+    assert_eq!(acquired.fields["outcome"], "acquired");
+    assert_eq!(acquired.fields["tries"], "1");
+    assert!((7_000..8_000).contains(&acquired.millis("remaining")));
+    acquired.millis("waited");
+    let released = ear.one("lock released");
+    assert_eq!((released.level, &*released.fields["outcome"]), (Level::DEBUG, "released"));
+    let spans = [ear.one("lock"), ear.one("unlock")];
+    assert!(spans.iter().all(|span| span.level == Level::DEBUG && span.fields["lock"] == "orders"));
+    let louder = ear.0.lock().unwrap().iter().filter(|told| told.level < Level::DEBUG).count();
+    assert_eq!(louder, 0, "a day without incidents is a quiet one");
+}
+
+#[test]
+fn a_lock_that_is_taken_tells_by_whom() {
+    let (server, redsync) = one_server();
+    server.set("orders", "5f1c@web-2:311", Some(60_000));
+
+    let ear = listening(|| async {
+        assert!(redsync.mutex("orders").try_lock().await.unwrap().is_none());
+    });
+
+    let told = ear.one("lock not acquired");
+    assert_eq!((told.level, &*told.fields["outcome"]), (Level::DEBUG, "taken"));
+    assert!(told.fields["error"].contains("held by web-2:311"), "{told:?}");
+}
+
+#[test]
+fn a_wait_that_was_given_up_is_told() {
+    let (server, redsync) = one_server();
+    server.set("orders", "somebody", Some(60_000));
+
+    let ear = listening(|| async {
+        let waiting = redsync.mutex("orders").wait_without_limit();
+        tokio::time::timeout(SHORT, waiting.lock()).await.unwrap_err();
+    });
+
+    let told = ear.one("lock not acquired");
+    assert_eq!(told.fields["outcome"], "cancelled");
+    assert!(told.millis("waited") >= 250, "{told:?}");
+}
+
+#[test]
+fn renewals_that_fail_are_told_once_and_the_loss_loudest() {
+    let (server, redsync) = one_server();
+
+    let ear = listening(|| async {
+        let guard = redsync.mutex("orders").expiry(Duration::from_secs(1)).lock().await.unwrap();
+        let renewed = guard.valid_until();
+        while guard.valid_until() == renewed {
+            tokio::task::yield_now().await;
+        }
+        server.pause();
+        let lost = guard.lost().await;
+        assert!(lost.to_string().contains("did not answer"), "{lost}");
+        server.resume();
+    });
+
+    let renewed = ear.heard("lock renewed");
+    assert!(renewed.iter().all(|told| told.level == Level::TRACE && told.fields["lock"] == "orders"));
+    assert!(renewed[0].millis("remaining") > 800);
+    let failed = ear.heard("lock not renewed");
+    let warnings: Vec<&Told> = failed.iter().filter(|told| told.level == Level::WARN).collect();
+    assert_eq!(warnings.len(), 1, "{failed:#?}");
+    assert_eq!(warnings[0].fields["outcome"], "no_quorum");
+    assert!(failed.len() > 1 && failed.iter().all(|told| told.fields["lock"] == "orders"));
+    let lost = ear.one("lock lost");
+    assert_eq!((lost.level, &*lost.fields["lock"]), (Level::ERROR, "orders"));
+    assert!(lost.millis("held") >= 1_000, "{lost:?}");
+    assert_eq!(lost.fields["remaining"], "0");
+    assert!(lost.fields["error"].contains("did not answer"), "{lost:?}");
+}
+
+#[test]
+fn a_server_that_is_gone_and_back_is_told_twice_however_often_it_is_asked() {
+    let (server, redsync) = one_server();
+
+    let ear = listening(|| async {
+        redsync.mutex("orders").lock().await.unwrap().unlock().await.unwrap();
+        server.kill();
+        let gone = std::time::Instant::now();
+        while gone.elapsed() < SHORT {
+            redsync.mutex("orders").try_lock().await.unwrap_err();
+            tokio::task::yield_now().await;
+        }
+        server.restart();
+        let back = std::time::Instant::now();
+        while redsync.mutex("orders").try_lock().await.is_err() {
+            assert!(back.elapsed() < DEADLINE, "it never comes back");
+            tokio::task::yield_now().await;
+        }
+    });
+
+    let gone = ear.one("node is unreachable");
+    assert_eq!((gone.level, &gone.fields["node"]), (Level::WARN, &server.url()));
+    assert!(gone.fields["error"].contains("refused"), "{gone:?}");
+    let back = ear.one("node is back");
+    assert_eq!((back.level, &back.fields["node"]), (Level::INFO, &server.url()));
+}
+
+#[test]
+fn waiting_for_restarted_nodes_is_told_once_with_the_time_it_takes() {
+    let servers = servers(3);
+    let builder = servers.iter().fold(Redsync::builder(), |builder, server| builder.url(server.url()));
+    let redsync = builder.build().unwrap();
+
+    let ear = listening(|| async {
+        let mutex = redsync.mutex("orders").wait_up_to(SHORT).retry_delay(Duration::from_millis(20));
+        mutex.lock().await.unwrap_err();
+        redsync.mutex("orders").wait_up_to(SHORT).lock().await.unwrap_err();
+    });
+
+    let waits = ear.heard("waiting for restarted nodes");
+    assert_eq!(waits.len(), 2, "once for each call: {waits:#?}");
+    assert!(waits[0].level == Level::INFO && waits[0].millis("wait") > 5_000, "{waits:?}");
+    assert!(waits[0].fields["error"].contains("its vote counts in"), "{waits:?}");
+    let withheld = ear.heard("vote withheld");
+    assert!(withheld.iter().all(|told| told.level == Level::DEBUG && told.millis_in_some("wait") > 5_000));
+    assert!(withheld.len() >= 3);
+}
+
+impl Told {
+    fn millis_in_some(&self, field: &str) -> u64 {
+        let value = self.fields[field].trim_start_matches("Some(").trim_end_matches(')');
+        value.parse().unwrap_or_else(|_| panic!("{field} in {self:?}"))
+    }
+}
+
+#[test]
+fn a_server_that_may_forget_locks_is_told_loudly() {
+    let server =
+        RedisServer::builder().config("maxmemory", "64mb").config("maxmemory-policy", "allkeys-lru").start();
+    let redsync = over([server.url()]);
+
+    let ear = listening(|| async {
+        redsync.mutex("orders").lock().await.unwrap().unlock().await.unwrap();
+    });
+
+    let told = ear.one("node is unfit to hold locks");
+    assert_eq!((told.level, &told.fields["node"]), (Level::WARN, &server.url()));
+    assert!(told.fields["concern"].contains("maxmemory-policy allkeys-lru"), "{told:?}");
+}
+
+#[test]
+fn a_lease_taken_again_is_told() {
+    let servers = servers(3);
+    let redsync = over(servers.iter().map(RedisServer::url));
+
+    let ear = listening(|| async {
+        let guard = redsync.mutex("orders").fail_fast(false).lock().await.unwrap();
+        servers[1].flushall();
+        guard.extend().await.unwrap();
+    });
+
+    let told = ear.one("lease taken again on a node that had lost it");
+    assert_eq!((told.level, &*told.fields["lock"]), (Level::INFO, "orders"));
+    assert_eq!(told.fields["node"], servers[1].url());
+}
+
+/// Runs `story` on one thread, and gives the numbers of it: each by its name and labels, with how much or how many.
+fn counting<F: Future<Output = ()>>(story: impl FnOnce() -> F) -> BTreeMap<String, f64> {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(story());
+    });
+    let mut numbers = BTreeMap::new();
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let key = key.key();
+        let mut labels: Vec<String> =
+            key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        labels.sort();
+        let value = match value {
+            DebugValue::Counter(count) => count as f64,
+            DebugValue::Gauge(value) => value.into_inner(),
+            DebugValue::Histogram(values) => {
+                assert!(
+                    values.iter().all(|value| (0.0..100.0).contains(&value.into_inner())),
+                    "{values:?}: seconds"
+                );
+                values.len() as f64
+            }
+        };
+        numbers.insert(format!("{}{{{}}}", key.name(), labels.join(",")), value);
+    }
+    numbers
+}
+
+#[test]
+fn acquisitions_waits_and_holds_are_counted() {
+    let (server, redsync) = one_server();
+    server.set("taken", "somebody", Some(60_000));
+
+    let numbers = counting(|| async {
+        for _ in 0..3 {
+            redsync.mutex("orders").lock().await.unwrap().unlock().await.unwrap();
+        }
+        assert!(redsync.mutex("taken").try_lock().await.unwrap().is_none());
+    });
+
+    assert_eq!(numbers["redsync_acquisitions_total{outcome=acquired}"], 3.0, "{numbers:#?}");
+    assert_eq!(numbers["redsync_acquisitions_total{outcome=taken}"], 1.0);
+    assert_eq!(numbers["redsync_wait_seconds{outcome=acquired}"], 3.0);
+    assert_eq!(numbers["redsync_hold_seconds{}"], 3.0);
+    let node = server.url();
+    assert_eq!(numbers[&format!("redsync_node_seconds{{node={node},operation=acquire}}")], 4.0);
+    assert_eq!(numbers[&format!("redsync_node_seconds{{node={node},operation=release}}")], 3.0);
+}
+
+#[test]
+fn renewals_losses_and_errors_of_nodes_are_counted() {
+    let (server, redsync) = one_server();
+
+    let numbers = counting(|| async {
+        let guard = redsync.mutex("orders").expiry(Duration::from_secs(1)).lock().await.unwrap();
+        let renewed = guard.valid_until();
+        while guard.valid_until() == renewed {
+            tokio::task::yield_now().await;
+        }
+        server.pause();
+        guard.lost().await;
+        server.resume();
+    });
+
+    assert!(numbers["redsync_renewals_total{outcome=renewed}"] >= 1.0, "{numbers:#?}");
+    assert!(numbers["redsync_renewals_total{outcome=no_quorum}"] >= 1.0);
+    assert_eq!(numbers["redsync_losses_total{}"], 1.0);
+    let node = server.url();
+    assert!(
+        numbers[&format!("redsync_node_errors_total{{error=timeout,node={node},operation=extend}}")] >= 1.0
+    );
+}
+
+#[test]
+fn withheld_votes_are_counted() {
+    let servers = servers(3);
+    let builder = servers.iter().fold(Redsync::builder(), |builder, server| builder.url(server.url()));
+    let redsync = builder.build().unwrap();
+
+    let numbers = counting(|| async {
+        redsync.mutex("orders").fail_fast(false).try_lock().await.unwrap_err();
+    });
+
+    for server in &servers {
+        assert_eq!(
+            numbers[&format!("redsync_withheld_votes_total{{node={}}}", server.url())],
+            1.0,
+            "{numbers:#?}"
+        );
+    }
+    assert_eq!(numbers["redsync_acquisitions_total{outcome=no_quorum}"], 1.0);
+}
