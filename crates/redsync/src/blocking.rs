@@ -26,8 +26,9 @@ use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::guard::Guard as AsyncGuard;
-use crate::inspection::Inspection;
+use crate::inspection::{Inspection, NodeConcern};
 use crate::lease::Lease;
+use crate::lost::LostSignal;
 use crate::mutex::Mutex as AsyncMutex;
 use crate::node::Node;
 use crate::options::{LockOptions, option_methods};
@@ -109,6 +110,22 @@ impl Redsync {
     pub fn drain(&self, within: Duration) -> bool {
         let redsync = self.redsync.clone();
         self.thread.wait_for(async move { Ok(redsync.drain(within).await) }).unwrap_or(false)
+    }
+
+    /// Ends the background work; see [`redsync::Redsync::shutdown`](crate::Redsync::shutdown).
+    pub fn shutdown(&self) -> bool {
+        let redsync = self.redsync.clone();
+        self.thread.wait_for(async move { Ok(redsync.shutdown().await) }).unwrap_or(false)
+    }
+
+    /// What makes nodes unfit to hold locks; see [`redsync::Redsync::concerns`](crate::Redsync::concerns).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Runtime`] when the thread has ended.
+    pub fn concerns(&self) -> Result<Vec<NodeConcern>, Error> {
+        let redsync = self.redsync.clone();
+        self.thread.wait_for(async move { redsync.concerns().await })
     }
 
     /// Asks every node who it is; see [`redsync::Redsync::check_nodes`](crate::Redsync::check_nodes).
@@ -241,6 +258,13 @@ impl Guard {
     /// How long the guard will stay exclusive if it is not extended.
     pub fn remaining(&self) -> Duration {
         self.guard.remaining()
+    }
+
+    /// Completes when the guard is no longer exclusive; see [`redsync::Guard::lost`](crate::Guard::lost). A future, for
+    /// whatever executor there is; without one, ask [`is_valid`](Guard::is_valid) before each step, or set
+    /// [`on_lost`](Mutex::on_lost).
+    pub fn lost(&self) -> LostSignal {
+        self.guard.lost()
     }
 
     /// The guard's lease.

@@ -78,7 +78,12 @@ impl LockOptions {
     }
 
     /// The options with everything checked, for the lock called `name`.
-    pub(crate) fn checked(&self, name: &str, process: &OwnerLabel, restart_guard: bool) -> Result<Settings, Error> {
+    pub(crate) fn checked(
+        &self,
+        name: &str,
+        process: &OwnerLabel,
+        restart_guard: bool,
+    ) -> Result<Settings, Error> {
         let name = LockName::new(name)?;
         let expiry = Expiry::new(self.expiry.unwrap_or(Self::DEFAULT_EXPIRY))?;
         let drift_factor = self.drift_factor.map_or(Ok(DriftFactor::default()), DriftFactor::new)?;
@@ -100,7 +105,9 @@ impl LockOptions {
             Some(Delay::Function(delay)) => delay.clone(),
         };
         if let Some(max_hold) = self.max_hold.filter(|max_hold| *max_hold < expiry.as_duration()) {
-            let reason = format!("{max_hold:?} is shorter than the expiry, {expiry}; the first lease lasts as long as that");
+            let reason = format!(
+                "{max_hold:?} is shorter than the expiry, {expiry}; the first lease lasts as long as that"
+            );
             return Err(InvalidOption::new("max_hold", reason).into());
         }
         let owner = self.owner.as_ref().map_or_else(|| Ok(process.clone()), OwnerLabel::new)?;

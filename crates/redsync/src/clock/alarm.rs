@@ -64,7 +64,7 @@ impl Alarm {
                 }
                 woken
             };
-            woken.for_each(Waker::wake);
+            woken.into_iter().for_each(Waker::wake);
         }
     }
 

@@ -38,7 +38,7 @@ impl DrivenClock {
             state.sleepers.due(now)
         };
         // Outside the lock: a waker may run code that looks at the time.
-        woken.for_each(Waker::wake);
+        woken.into_iter().for_each(Waker::wake);
     }
 
     /// When the next sleeper wants to wake, if anybody sleeps.

@@ -45,9 +45,14 @@ impl Sleepers {
     }
 
     /// Those whose deadline is not after `now`. They have left.
-    pub(super) fn due(&mut self, now: Instant) -> impl Iterator<Item = Waker> + use<> {
-        let later = self.by_deadline.split_off(&Place { deadline: now, number: u64::MAX });
-        std::mem::replace(&mut self.by_deadline, later).into_values()
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Waker> {
+        let mut due = Vec::new();
+        while let Some(first) = self.by_deadline.first_entry()
+            && first.key().deadline <= now
+        {
+            due.push(first.remove());
+        }
+        due
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {

@@ -99,6 +99,10 @@ impl Holding {
     /// the guard is valid.
     pub(crate) async fn renew(self: Arc<Self>) {
         let mut renewing = Renewing { holding: &self, result: None };
+        // SAFETY RULE (design §9): extending cannot revive what is over, and would keep others out for nothing.
+        if !self.is_valid() {
+            return;
+        }
         let now = self.core.clock.now();
         let expiry = self.capped_expiry(&self.keep(), now);
         // Retimed leases are of an expiry that was checked; a cap may leave too little of it to be one.

@@ -12,8 +12,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use self::keep::Keep;
 pub(crate) use self::keep::Due;
+use self::keep::Keep;
 use self::ledger::Ledger;
 pub(crate) use self::ledger::RequestNumber;
 use crate::ballot::Nodes;

@@ -6,9 +6,7 @@ use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{
-    Acquired, Answer, Claim, Extended, Holder, IfFree, Node, NodeFault, Released, TimeLeft, Uptime,
-};
+use super::{Acquired, Answer, Claim, Extended, Holder, IfFree, Node, NodeFault, Released, TimeLeft, Uptime};
 use crate::clock::{Clock, SystemClock};
 use crate::protocol::{Instant, LockName, Token};
 

@@ -74,8 +74,12 @@ struct Live {
     silent_requests: AtomicU32,
 }
 
-/// A new connection, and what learns of its end.
-type Dialled = (Arc<Live>, watch::Receiver<bool>);
+/// A new connection, what learns of its end, and what its server said of itself.
+struct Dialled {
+    live: Arc<Live>,
+    is_gone: watch::Receiver<bool>,
+    facts: Option<Facts>,
+}
 
 enum State {
     /// Nobody has asked yet, or the connection was given up.
@@ -159,7 +163,8 @@ impl Shared {
     async fn connect(self: Arc<Self>, failures: u32, finished: watch::Sender<()>) {
         let mut watched = None;
         let state = match self.dial_until_answered().await {
-            Ok((live, is_gone)) => {
+            Ok(Dialled { live, is_gone, facts }) => {
+                self.remember(facts);
                 watched = Some((Arc::downgrade(&live), is_gone));
                 State::Up(live)
             }
@@ -188,8 +193,7 @@ impl Shared {
                 }
             }
         };
-        let silent =
-            |_| Err(NodeFault::unreachable(format!("no connection within {CONNECT_TIMEOUT:?}")));
+        let silent = |_| Err(NodeFault::unreachable(format!("no connection within {CONNECT_TIMEOUT:?}")));
         tokio::time::timeout(CONNECT_TIMEOUT, in_time).await.unwrap_or_else(silent)
     }
 
@@ -220,15 +224,20 @@ impl Shared {
         let (server, replication, memory, _) =
             tokio::join!(ask(server), ask(replication), ask(memory), ask(scripts::RELEASE.load()));
         let answers = [text(server)?, text(replication)?, text(memory)?];
+        // Where the server refuses to speak of itself, nothing is known of this incarnation.
+        let facts = Facts::read(&answers, Instant::now());
+        let live = Arc::new(Live { connection, silent_requests: AtomicU32::new(0) });
+        Ok(Dialled { live, is_gone, facts })
+    }
+
+    /// Takes down what the server of the connection that is about to be used said of itself.
+    fn remember(&self, facts: Option<Facts>) {
         let now = Instant::now();
         let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        // Where the server refuses to speak of itself, nothing is known of this incarnation.
-        let facts = Facts::read(&answers, now);
         *known = facts.map(|facts| match &*known {
             Some(earlier) => Arc::new(facts.after(earlier, now)),
             None => Arc::new(facts),
         });
-        Ok((Arc::new(Live { connection, silent_requests: AtomicU32::new(0) }), is_gone))
     }
 
     /// Says when a server is lost, and when it is back; not each time that it is still lost.

@@ -16,8 +16,8 @@ use self::facts::Facts;
 use self::link::Link;
 use self::scripts::{Call, Script};
 use super::{
-    Acquired, Answer, Claim, Extended, FaultKind, Holder, IfFree, InvalidUrl, Node, NodeFault, Released, TimeLeft,
-    Uptime,
+    Acquired, Answer, Claim, Extended, FaultKind, Holder, IfFree, InvalidUrl, Node, NodeFault, Released,
+    TimeLeft, Uptime,
 };
 use crate::protocol::{LockName, Token};
 
