@@ -344,6 +344,12 @@ impl StdError for NodeError {
     }
 }
 
+impl From<Lost> for Error {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(lost)
+    }
+}
+
 impl From<InvalidOption> for Error {
     fn from(invalid: InvalidOption) -> Self {
         Self::InvalidOption(invalid)

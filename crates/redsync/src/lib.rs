@@ -10,7 +10,7 @@
 //! let redsync = Redsync::connect(["memory:"]).await?;
 //!
 //! let guard = redsync.mutex("orders:42").lock().await?;
-//! // … what must not be done twice, as long as guard.is_valid() …
+//! guard.run(async { /* … what must not be done twice; dropped at the moment that the lock is lost … */ }).await?;
 //! guard.unlock().await?;
 //!
 //! match redsync.mutex("report").try_lock().await? {
@@ -27,6 +27,11 @@
 //! * **Exclusive until [`valid_until`](Guard::valid_until).** As long as a majority of nodes keeps its leases, no two
 //!   guards of one name are valid at the same time. The time is counted from before the first byte was sent, on a clock
 //!   that goes on during suspend, less an allowance for clock drift.
+//! * **Guards renew themselves, and know when they are lost.** In the background, as long as they live. When renewal fails
+//!   for too long, [`lost`](Guard::lost) completes at `valid_until`, by the local clock, though every server hangs;
+//!   [`run`](Guard::run) drops the work that must not go on.
+//! * **A restarted server cannot break the lock.** With several nodes, the vote of one that may have forgotten a lease is
+//!   withheld until that lease has run out.
 //! * **Nothing is left behind.** A future dropped at any await point, a failed attempt, a dropped guard: what may have
 //!   been granted is released, and at the very worst runs out after one expiry.
 //! * **A slow or dead minority costs nothing.** All nodes are asked at once, each under a deadline, and the verdict falls
@@ -35,10 +40,9 @@
 //!
 //! # What is not
 //!
-//! No lock service can stop a process that was paused, and wakes up after its lock ran out, from writing late. A server
-//! that loses its leases (restarted without data, flushed, evicting) votes again at once. Guards do not extend
-//! themselves, and waiting callers poll: they are not served in order. `docs/safety.md` of the repository has the whole
-//! list.
+//! No lock service can stop a process that was paused, and wakes up after its lock ran out, from writing late. A server that
+//! was flushed, or evicts keys, votes as if nothing had been. Waiting callers poll: they are not served in order.
+//! `docs/safety.md` of the repository has the whole list, and `docs/operating.md` what is told to operators.
 //!
 //! # Features
 //!
@@ -62,7 +66,11 @@
 //! | what is known of a token on each node; extending, releasing, undoing | `holding/` |
 //! | waiting, and the other ways to take a lock | `mutex.rs`, with `options.rs` |
 //! | what users hold | `guard.rs`, `lease.rs` |
-//! | work in the background | `service/reaper.rs` |
+//! | renewal and loss: when | `service/keeper.rs`, and what happens then `holding/keep.rs`, `lost.rs` |
+//! | other work in the background | `service/reaper.rs` |
+//! | when a restarted node votes again | `protocol/quarantine.rs`, `node/redis/facts.rs` |
+//! | names of events and numbers | `telling.rs` |
+//! | time | `clock/` |
 //! | what a store must do, and the stores that do it | `node/mod.rs`; `node/memory.rs`, `node/sqlite/`, `node/redis/` |
 //! | the Lua scripts | `node/redis/*.lua`, called by `node/redis/scripts.rs` |
 //! | one connection kept healthy | `node/redis/link.rs` |
