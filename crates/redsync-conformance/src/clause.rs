@@ -100,6 +100,8 @@ pub fn clauses() -> Vec<Clause> {
         inspect::inspect_changes_nothing,
         identity::identity_is_not_empty_and_never_changes,
         identity::display_is_one_line_and_not_empty,
+        identity::uptime_only_grows_while_a_lease_stands,
+        identity::concerns_are_one_line_each,
         naming::names_of_any_characters_and_lengths_work,
         naming::tokens_of_any_characters_and_lengths_work,
         naming::names_that_look_alike_are_different_locks,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redsync::{Answer, Holder, LockName, Node, OwnerLabel, Token};
+use redsync::{Answer, Holder, LockName, Node, OwnerLabel, Token, Uptime};
 use tokio::time::timeout;
 
 pub(crate) use self::lease::{Lease, Watched};
@@ -78,6 +78,14 @@ impl Trial {
 
     pub(crate) async fn identity(&self) -> Result<String, Breach> {
         answered("identity", self.node.identity()).await
+    }
+
+    pub(crate) async fn uptime(&self) -> Result<Uptime, Breach> {
+        answered("uptime", self.node.uptime()).await
+    }
+
+    pub(crate) async fn concerns(&self) -> Result<Vec<String>, Breach> {
+        answered("concerns", self.node.concerns()).await
     }
 
     pub(crate) fn display(&self) -> String {

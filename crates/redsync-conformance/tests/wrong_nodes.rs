@@ -166,6 +166,15 @@ found_out! {
     a_node_without_a_label: HasNoLabel breaks only [
         display_is_one_line_and_not_empty,
     ],
+    a_node_whose_uptime_shrinks: UptimeShrinks breaks only [
+        uptime_only_grows_while_a_lease_stands,
+    ],
+    a_node_that_does_not_say_its_uptime: DoesNotSayItsUptime breaks only [
+        uptime_only_grows_while_a_lease_stands,
+    ],
+    a_node_with_concerns_of_many_lines: ConcernsOfManyLines breaks only [
+        concerns_are_one_line_each,
+    ],
     a_node_that_trims_names: TrimsNames breaks only [
         names_that_look_alike_are_different_locks,
     ],
@@ -228,7 +237,7 @@ fn every_clause_is_in_the_report_once() {
 }
 
 #[test]
-#[should_panic(expected = "wrong:ExtendOnlyLengthens breaks 1 of 43 clauses of the node contract:
+#[should_panic(expected = "wrong:ExtendOnlyLengthens breaks 1 of 45 clauses of the node contract:
 
   extend_by_the_owner_lets_the_lease_end_sooner
     expected  inspect of ")]
@@ -239,7 +248,7 @@ fn a_report_that_is_asserted_panics_with_what_was_broken() {
 #[test]
 fn a_report_of_a_good_node_is_one_line() {
     let text = REPORTS[&Defect::RoundsExpiriesUpToSeconds].to_string();
-    assert_eq!(text, "wrong:RoundsExpiriesUpToSeconds keeps all 43 clauses of the node contract");
+    assert_eq!(text, "wrong:RoundsExpiriesUpToSeconds keeps all 45 clauses of the node contract");
 }
 
 #[tokio::test]

@@ -50,6 +50,9 @@ pub(crate) enum Defect {
     IdentityIsNewEachTime,
     IdentityIsEmpty,
     HasNoLabel,
+    UptimeShrinks,
+    DoesNotSayItsUptime,
+    ConcernsOfManyLines,
     TrimsNames,
     RefusesOddNames,
     CutsNames,
@@ -333,11 +336,20 @@ impl Node for WrongNode {
     }
 
     fn uptime(&self) -> Answer<'_, Uptime> {
-        self.inner.uptime()
+        let count = self.notes.identities.fetch_add(1, Ordering::Relaxed);
+        let uptime = match self.defect {
+            Defect::UptimeShrinks => Uptime::AtLeast(Duration::from_secs(1_000_u64.saturating_sub(count))),
+            Defect::DoesNotSayItsUptime => Uptime::Unknown,
+            _ => return self.inner.uptime(),
+        };
+        Box::pin(async move { Ok(uptime) })
     }
 
     fn concerns(&self) -> Answer<'_, Vec<String>> {
-        self.inner.concerns()
+        match self.defect {
+            Defect::ConcernsOfManyLines => Box::pin(async { Ok(vec!["first\nsecond".into()]) }),
+            _ => self.inner.concerns(),
+        }
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {

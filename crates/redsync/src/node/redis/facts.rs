@@ -1,5 +1,6 @@
 //! What a server says of itself: who it is, since when it remembers, and what makes it unfit to hold locks.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::client::Command;
@@ -50,7 +51,7 @@ impl Facts {
 
     /// The facts with what was seen of the same node before: where another server has taken its place, or it was promoted,
     /// it remembers since then at the earliest.
-    pub(super) fn after(mut self, earlier: &Self, now: Instant) -> Self {
+    fn after(mut self, earlier: &Self, now: Instant) -> Self {
         let is_same = self.run_id == earlier.run_id && self.replication_id == earlier.replication_id;
         let took_over = (earlier.is_replica || !is_same) && self.was_promoted && !self.is_replica;
         if is_same && !earlier.is_replica {
@@ -69,6 +70,29 @@ impl Facts {
     /// For how long the server has certainly remembered all leases.
     pub(super) fn uptime(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.remembers_since)
+    }
+}
+
+/// What a node's server said of itself, the last time that it was asked.
+#[derive(Debug, Default)]
+pub(super) struct Seen(Mutex<Option<Arc<Facts>>>);
+
+impl Seen {
+    /// Takes down what the server says now; nothing where it refuses to say.
+    pub(super) fn note(&self, facts: Option<Facts>) -> Option<Arc<Facts>> {
+        let now = Instant::now();
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = facts.map(|facts| {
+            Arc::new(match &*seen {
+                Some(earlier) => facts.after(earlier, now),
+                None => facts,
+            })
+        });
+        seen.clone()
+    }
+
+    pub(super) fn last(&self) -> Option<Arc<Facts>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

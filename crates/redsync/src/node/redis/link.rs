@@ -19,7 +19,7 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use super::address::Address;
 use super::client::{Command, Reply};
-use super::facts::Facts;
+use super::facts::{Facts, Seen};
 use super::scripts;
 use crate::node::{FaultKind, NodeFault};
 use crate::telling;
@@ -59,7 +59,7 @@ struct Shared {
     address: Address,
     state: Mutex<State>,
     /// What the server last connected to said of itself. Set before the connection is used.
-    facts: Mutex<Option<Arc<Facts>>>,
+    seen: Seen,
     boxes: Mutex<Vec<Sending>>,
 }
 
@@ -101,8 +101,8 @@ enum State {
 
 impl Link {
     pub(super) fn new(address: Address) -> Self {
-        let (state, facts, boxes) = (Mutex::new(State::Idle), Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { address, state, facts, boxes }) }
+        let (state, seen, boxes) = (Mutex::new(State::Idle), Seen::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { address, state, seen, boxes }) }
     }
 
     /// The connection, if there is one.
@@ -164,7 +164,7 @@ impl Shared {
         let mut watched = None;
         let state = match self.dial_until_answered().await {
             Ok(Dialled { live, is_gone, facts }) => {
-                self.remember(facts);
+                self.seen.note(facts);
                 watched = Some((Arc::downgrade(&live), is_gone));
                 State::Up(live)
             }
@@ -230,22 +230,12 @@ impl Shared {
         Ok(Dialled { live, is_gone, facts })
     }
 
-    /// Takes down what the server of the connection that is about to be used said of itself.
-    fn remember(&self, facts: Option<Facts>) {
-        let now = Instant::now();
-        let mut known = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = facts.map(|facts| match &*known {
-            Some(earlier) => Arc::new(facts.after(earlier, now)),
-            None => Arc::new(facts),
-        });
-    }
-
     /// Says when a server is lost, and when it is back; not each time that it is still lost.
     fn tell(&self, state: &State, failures: u32) {
         let node = &self.address.label;
         match state {
             State::Up(_) => {
-                let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let facts = self.seen.last();
                 telling::connected(node, failures, facts.as_ref().map_or(&[], |facts| &facts.concerns));
             }
             State::Down { fault, .. } if failures == 0 => telling::unreachable(node, fault),
@@ -301,7 +291,7 @@ impl Link {
 
     /// What the server last connected to said of itself.
     pub(super) fn known_facts(&self) -> Option<Arc<Facts>> {
-        self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.seen.last()
     }
 
     /// Sends `command` once; see [`Client::execute`](super::client::Client::execute).

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use self::client::{Client, Command, Reply};
-use self::facts::Facts;
+use self::facts::{Facts, Seen};
 use self::link::Link;
 use self::scripts::{Call, Script};
 use super::{
@@ -36,7 +36,11 @@ pub struct RedisNode {
 /// How the server is spoken to.
 enum Server {
     Link(Link),
-    Client(Arc<dyn Client>),
+    Client {
+        client: Arc<dyn Client>,
+        /// What the server said of itself when it was last asked.
+        seen: Seen,
+    },
 }
 
 impl RedisNode {
@@ -58,7 +62,7 @@ impl RedisNode {
 
     /// A node that speaks to its server through `client`.
     pub fn with_client(client: impl Client) -> Self {
-        Self::on(Server::Client(Arc::new(client)))
+        Self::on(Server::Client { client: Arc::new(client), seen: Seen::default() })
     }
 
     const fn on(server: Server) -> Self {
@@ -68,15 +72,15 @@ impl RedisNode {
     async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
         match &self.server {
             Server::Link(link) => link.execute(command).await,
-            Server::Client(client) => client.execute(command).await,
+            Server::Client { client, .. } => client.execute(command).await,
         }
     }
 
     /// What the server says of itself; `None` where it refuses.
     async fn facts(&self) -> Result<Option<Arc<Facts>>, NodeFault> {
-        let client = match &self.server {
+        let (client, seen) = match &self.server {
             Server::Link(link) => return link.facts().await,
-            Server::Client(client) => client,
+            Server::Client { client, seen } => (client, seen),
         };
         let mut answers = [const { String::new() }; 3];
         for (answer, question) in answers.iter_mut().zip(Facts::questions()) {
@@ -87,7 +91,7 @@ impl RedisNode {
                 Err(fault) => return Err(fault),
             }
         }
-        Ok(Facts::read(&answers, Instant::now()).map(Arc::new))
+        Ok(seen.note(Facts::read(&answers, Instant::now())))
     }
 
     /// EVALSHA; and where the server does not know the script, one plain EVAL, which also teaches it.
@@ -153,7 +157,7 @@ impl Node for RedisNode {
                     Some(facts) => Some(facts),
                     None => link.facts().await?,
                 },
-                Server::Client(_) => self.facts().await?,
+                Server::Client { .. } => self.facts().await?,
             };
             let since = |facts: Arc<Facts>| Uptime::AtLeast(facts.uptime(Instant::now()));
             Ok(known.map_or(Uptime::Unknown, since))
@@ -254,7 +258,7 @@ impl fmt::Display for RedisNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.server {
             Server::Link(link) => link.fmt(f),
-            Server::Client(client) => client.fmt(f),
+            Server::Client { client, .. } => client.fmt(f),
         }
     }
 }
