@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use redsync::{
     Acquired, Answer, Claim, Clock, DrivenClock, ErrorKind, Extended, Holder, IfFree, LockName, MemoryNode,
-    Node, NodeFault, Redsync, Released, SystemClock, Token, Uptime,
+    Node, NodeError, NodeFault, Redsync, Released, SystemClock, Token, Uptime,
 };
 
 const MILLIS: Duration = Duration::from_millis(1);
@@ -23,6 +23,8 @@ struct Timed {
     node: MemoryNode,
     clock: DrivenClock,
     script: Mutex<Script>,
+    uptime: Mutex<Uptime>,
+    extensions: AtomicUsize,
     releases: AtomicUsize,
     tokens: Mutex<Vec<String>>,
     /// Acquisitions pass one at a time through here before they are applied.
@@ -34,6 +36,7 @@ struct Script {
     going: Duration,
     coming: Duration,
     fails: bool,
+    hangs: bool,
 }
 
 impl Timed {
@@ -42,6 +45,8 @@ impl Timed {
             node: MemoryNode::with_clock(clock.clone()),
             clock: clock.clone(),
             script: Mutex::default(),
+            uptime: Mutex::new(Uptime::Unbroken),
+            extensions: AtomicUsize::new(0),
             releases: AtomicUsize::new(0),
             tokens: Mutex::default(),
             gate: tokio::sync::Semaphore::new(1_000),
@@ -56,6 +61,9 @@ impl Timed {
         Box::pin(async move {
             let script = *self.script.lock().unwrap();
             self.clock.advance(script.going);
+            if script.hangs {
+                std::future::pending::<()>().await;
+            }
             if script.fails {
                 return Err(NodeFault::disconnected("the script says so"));
             }
@@ -88,7 +96,7 @@ impl Node for Timed {
     }
 
     fn uptime(&self) -> Answer<'_, Uptime> {
-        self.node.uptime()
+        Box::pin(std::future::ready(Ok(*self.uptime.lock().unwrap())))
     }
 
     fn concerns(&self) -> Answer<'_, Vec<String>> {
@@ -104,6 +112,7 @@ impl Node for Timed {
     }
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
+        self.extensions.fetch_add(1, Ordering::SeqCst);
         self.around(self.node.extend(claim, if_free))
     }
 
@@ -171,7 +180,7 @@ fn the_clock_counts_suspended_time() {
 async fn validity_is_counted_from_before_the_first_byte_however_long_the_answer_takes() {
     let (clock, nodes, redsync) = over(1);
     let sent = clock.now();
-    nodes[0].script(Script { going: 30 * MILLIS, coming: 50 * MILLIS, fails: false });
+    nodes[0].script(Script { going: 30 * MILLIS, coming: 50 * MILLIS, ..Script::default() });
 
     let guard = redsync.mutex("name").lock().await.unwrap();
 
@@ -187,7 +196,7 @@ async fn validity_is_counted_from_before_the_first_byte_however_long_the_answer_
 async fn a_majority_that_granted_too_late_is_no_lock_and_is_given_back() {
     let (_, nodes, redsync) = over(1);
     let mutex = redsync.mutex("name").expiry(100 * MILLIS).tries(1);
-    nodes[0].script(Script { going: Duration::ZERO, coming: 98 * MILLIS, fails: false });
+    nodes[0].script(Script { going: Duration::ZERO, coming: 98 * MILLIS, ..Script::default() });
 
     let error = mutex.lock().await.unwrap_err();
 
@@ -318,7 +327,7 @@ async fn every_try_draws_a_token_of_its_own() {
     drop(held);
 }
 
-// Design §9, as far as it is built.
+// Design §9.
 
 #[tokio::test]
 async fn an_extension_that_is_answered_after_the_guards_time_does_not_revive_it() {
@@ -326,10 +335,181 @@ async fn an_extension_that_is_answered_after_the_guards_time_does_not_revive_it(
     let guard = redsync.mutex("name").lock().await.unwrap();
     clock.advance(EXPIRY - DRIFT - MILLIS);
     // Sent while valid and granted by the node; back when the time is over.
-    nodes[0].script(Script { going: Duration::ZERO, coming: 2 * MILLIS, fails: false });
+    nodes[0].script(Script { going: Duration::ZERO, coming: 2 * MILLIS, ..Script::default() });
 
     assert_eq!(guard.extend().await.unwrap_err().kind(), ErrorKind::Lost);
 
     assert!(!guard.is_valid());
     assert_eq!(guard.remaining(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_loss_is_fired_by_the_clock_though_no_node_answers() {
+    let (clock, nodes, redsync) = over(3);
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    nodes.iter().for_each(|node| node.script(Script { hangs: true, ..Script::default() }));
+    let lost = tokio::spawn(guard.lost());
+    // In steps, so that renewals are begun and hang meanwhile.
+    while guard.remaining() > MILLIS {
+        clock.advance(MILLIS * 100.min(guard.remaining().as_millis().saturating_sub(1).max(1) as u32));
+        settle().await;
+    }
+    assert!(!lost.is_finished(), "it is fired early");
+    assert!(nodes.iter().all(|node| node.extensions.load(Ordering::SeqCst) > 1), "renewal was tried");
+
+    clock.advance(guard.remaining());
+    settle().await;
+
+    assert!(lost.is_finished(), "it is fired late");
+    assert!(!guard.is_valid());
+}
+
+#[tokio::test]
+async fn what_is_lost_stays_lost_when_the_nodes_answer_again() {
+    let (clock, nodes, redsync) = over(3);
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    nodes.iter().for_each(|node| node.script(Script { fails: true, ..Script::default() }));
+    clock.advance(EXPIRY - DRIFT);
+    settle().await;
+    nodes.iter().for_each(|node| node.script(Script::default()));
+    let asked: Vec<usize> = nodes.iter().map(|node| node.extensions.load(Ordering::SeqCst)).collect();
+
+    assert_eq!(guard.extend().await.unwrap_err().kind(), ErrorKind::Lost);
+    clock.advance(EXPIRY);
+    settle().await;
+
+    assert!(!guard.is_valid());
+    let asked_since: Vec<usize> = nodes.iter().map(|node| node.extensions.load(Ordering::SeqCst)).collect();
+    assert_eq!(asked, asked_since, "no node was asked");
+}
+
+#[tokio::test]
+async fn a_guard_that_stood_still_for_too_long_is_not_renewed() {
+    let (clock, nodes, redsync) = over(3);
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    // Renewal and loss come due at once, as after a suspend.
+    clock.advance(EXPIRY - DRIFT);
+    settle().await;
+
+    assert!(nodes.iter().all(|node| node.extensions.load(Ordering::SeqCst) == 0));
+    assert!(!guard.is_valid());
+}
+
+#[tokio::test]
+async fn work_is_not_polled_once_the_time_is_over() {
+    let (clock, _, redsync) = over(1);
+    let guard = redsync.mutex("name").renew(false).lock().await.unwrap();
+    let polls = Arc::new(AtomicUsize::new(0));
+    let ours = Arc::clone(&polls);
+    let work = std::future::poll_fn(move |_| {
+        ours.fetch_add(1, Ordering::SeqCst);
+        std::task::Poll::<()>::Pending
+    });
+    let mut running = std::pin::pin!(guard.run(work));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(running.as_mut().poll(&mut context).is_pending());
+    assert_eq!(polls.load(Ordering::SeqCst), 1);
+
+    clock.advance(EXPIRY);
+
+    let ended = running.as_mut().poll(&mut context);
+    assert!(matches!(ended, std::task::Poll::Ready(Err(_))), "{ended:?}");
+    assert_eq!(polls.load(Ordering::SeqCst), 1, "a line of it ran after the lock's time");
+}
+
+#[tokio::test]
+async fn work_that_ends_after_the_locks_time_does_not_count_as_done() {
+    let (clock, _, redsync) = over(1);
+    let guard = redsync.mutex("name").renew(false).lock().await.unwrap();
+
+    // Without an await, nothing can interrupt it; what it says at its end is too late.
+    let done = guard.run(async { clock.advance(EXPIRY) }).await;
+
+    assert!(done.is_err());
+}
+
+#[tokio::test]
+async fn a_majority_that_lost_its_leases_is_a_lost_lock_though_the_leases_are_free() {
+    let (_, nodes, redsync) = over(3);
+    let guard = redsync.mutex("name").fail_fast(false).lock().await.unwrap();
+    for node in &nodes[..2] {
+        node.node.release(guard.name(), guard.token()).await.unwrap();
+    }
+
+    assert_eq!(guard.extend().await.unwrap_err().kind(), ErrorKind::AlreadyExpired);
+    settle().await;
+
+    assert!(!guard.is_valid());
+    for node in &nodes[..2] {
+        assert_eq!(node.node.inspect(guard.name()).await.unwrap(), None, "it was taken again");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_is_taken_again_where_a_majority_still_stands() {
+    let (_, nodes, redsync) = over(3);
+    let guard = redsync.mutex("name").fail_fast(false).lock().await.unwrap();
+    nodes[2].node.release(guard.name(), guard.token()).await.unwrap();
+
+    guard.extend().await.unwrap();
+    settle().await;
+
+    assert!(nodes[2].node.inspect(guard.name()).await.unwrap().is_some());
+}
+
+// Design §11.
+
+/// Three nodes, of which two have been up for `uptime`, and a redsync that withholds votes.
+fn restarted(uptime: Uptime) -> (DrivenClock, Vec<Arc<Timed>>, Redsync) {
+    let (clock, nodes, redsync) = over(3);
+    nodes[..2].iter().for_each(|node| *node.uptime.lock().unwrap() = uptime);
+    (clock, nodes, redsync)
+}
+
+#[tokio::test]
+async fn a_restarted_node_votes_from_the_expiry_and_drift_on_and_not_before() {
+    let (_, _, redsync) = restarted(Uptime::AtLeast(EXPIRY + DRIFT - Duration::from_nanos(1)));
+    let error = redsync.mutex("name").try_lock().await.unwrap_err();
+    let withheld = |error: &&NodeError| matches!(error, NodeError::Withheld { .. });
+    assert_eq!(error.nodes().iter().filter(withheld).count(), 2, "{error}");
+
+    let (_, _, redsync) = restarted(Uptime::AtLeast(EXPIRY + DRIFT));
+    assert!(redsync.mutex("name").try_lock().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_say_its_uptime_does_not_vote() {
+    let (_, _, redsync) = restarted(Uptime::Unknown);
+    assert!(redsync.mutex("name").try_lock().await.is_err());
+    assert!(redsync.mutex("name").restart_guard(false).try_lock().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_attempt_that_began_before_the_end_of_the_quarantine_does_not_count_the_vote() {
+    // When the answer is there, the quarantine is over; when the attempt began, it was not.
+    let (_, nodes, redsync) = restarted(Uptime::AtLeast(EXPIRY + DRIFT));
+    nodes.iter().for_each(|node| node.script(Script { coming: MILLIS, ..Script::default() }));
+
+    assert!(redsync.mutex("name").try_lock().await.is_err());
+}
+
+#[tokio::test]
+async fn what_a_withheld_vote_granted_is_given_back() {
+    let (_, nodes, redsync) = restarted(Uptime::AtLeast(Duration::ZERO));
+
+    redsync.mutex("name").try_lock().await.unwrap_err();
+    settle().await;
+
+    for node in &nodes {
+        assert_eq!(node.node.inspect(&LockName::new("name").unwrap()).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_valid_guard_is_extended_on_restarted_nodes() {
+    let (_, nodes, redsync) = over(3);
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    nodes.iter().for_each(|node| *node.uptime.lock().unwrap() = Uptime::AtLeast(Duration::ZERO));
+
+    guard.extend().await.expect("its leases stand");
 }

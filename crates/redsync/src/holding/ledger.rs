@@ -495,6 +495,27 @@ mod tests {
     }
 
     #[test]
+    fn a_grant_in_doubt_counts_for_nothing_and_is_released() {
+        let (mut ledger, acquire) = acquired(3, &[0], 8000);
+        ledger.granted_in_doubt(1, acquire);
+        assert_eq!(ledger.valid_until(), None);
+        assert_eq!(ledger.holders(), [0, 1, 2], "what was granted is to be released");
+        let [(0, _), (1, Mark::Granted), (2, Mark::Asked)] = ledger.take(false)[..] else {
+            panic!("all are asked to release")
+        };
+    }
+
+    #[test]
+    fn what_expired_before_it_was_given_back_was_lost() {
+        let (mut ledger, _) = acquired(1, &[0], 8000);
+        ledger.give_back(at(8000));
+        assert!(ledger.is_past(at(8000)));
+        let (mut ledger, _) = acquired(1, &[0], 8000);
+        ledger.give_back(at(7999));
+        assert!(!ledger.is_past(at(8000)), "it was given back in time");
+    }
+
+    #[test]
     fn an_old_refusal_does_not_undo_a_newer_grant() {
         let (mut ledger, acquire) = acquired(3, &[0, 1], 8000);
         let number = extend(&mut ledger, 1000, 8000, true);
