@@ -73,6 +73,11 @@ pub(crate) async fn attempt(
         return Err(Error::ValidityExhausted { name, took: core.clock.now().saturating_since(sent) });
     }
     holding.begin_keeping();
+    // Asked again now that it has its place: a shutdown that was told before the lock was taken takes none.
+    if core.keeper.is_shut() {
+        guard.give_back().await;
+        return Err(Error::ShutDown);
+    }
     Ok(guard)
 }
 

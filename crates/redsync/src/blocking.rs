@@ -346,6 +346,13 @@ impl RuntimeThread {
         &self,
         future: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
+        let is_own =
+            self.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id());
+        if is_own {
+            let reason =
+                "this is redsync's own thread, which cannot wait for itself (a function given to on_lost?)";
+            return Err(Error::Runtime { reason: reason.into() });
+        }
         let (reply, answer) = mpsc::sync_channel(1);
         self.handle.spawn(async move {
             let _ = reply.send(future.await);

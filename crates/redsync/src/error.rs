@@ -246,6 +246,13 @@ impl fmt::Display for Error {
                 match (total, operation) {
                     (1, _) if nodes.iter().any(NodeError::is_withheld) => write!(f, ":{}", Nodes(nodes)),
                     (1, _) => write!(f, ": the only node failed{}", Nodes(nodes)),
+                    (_, Operation::Lock) if nodes.iter().any(NodeError::is_withheld) => {
+                        write!(
+                            f,
+                            ": {failed} of {total} nodes cannot vote yet, {needed} must{}",
+                            Nodes(nodes)
+                        )
+                    }
                     (_, Operation::Lock | Operation::Connect) => {
                         write!(f, ": {failed} of {total} nodes failed, {needed} must answer{}", Nodes(nodes))
                     }

@@ -156,6 +156,9 @@ impl Guard {
 
     /// Lets the leases last for `expiry` from now on, shorter or longer than before, and be renewed by that from then on.
     ///
+    /// The [restart guard](crate::Mutex::restart_guard) of those who ask for the lock reckons with their own expiry: a lease
+    /// that is longer than that is not covered by it on a node that restarts.
+    ///
     /// # Errors
     ///
     /// As [`extend`](Guard::extend), and [`Error::InvalidOption`] for an expiry that a lock cannot have.
@@ -193,7 +196,8 @@ impl Guard {
             Standing::Held | Standing::Released => {
                 let span = tracing::debug_span!("unlock", lock = %self.name());
                 let result = self.holding.release().instrument(span).await;
-                self.releases_on_drop = false;
+                // Outside of a runtime nothing was begun; the background does it, as for a guard that is dropped.
+                self.releases_on_drop = matches!(result, Err(Error::Runtime { .. }));
                 result
             }
         };
@@ -204,7 +208,7 @@ impl Guard {
     /// The guard's lease, to be [adopted](crate::Mutex::adopt) by another process when this one lets go of it with
     /// [`into_lease`](Guard::into_lease).
     pub fn lease(&self) -> Lease {
-        Lease::new(&self.holding.terms.claim, self.holding.expiry())
+        Lease::new(&self.holding.terms.claim, self.holding.lease_expiry())
     }
 
     /// Lets go of the lock without releasing it: whoever has the lease may adopt, extend and release it. If nobody
@@ -212,6 +216,7 @@ impl Guard {
     pub fn into_lease(mut self) -> Lease {
         self.releases_on_drop = false;
         self.holding.hand_on();
+        // A renewal that is under way bounds what the lease's next user may believe.
         self.lease()
     }
 

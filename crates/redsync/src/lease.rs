@@ -55,6 +55,10 @@ impl Lease {
         &self.token
     }
 
+    pub(crate) const fn as_expiry(&self) -> Expiry {
+        self.expiry
+    }
+
     /// How long the lease is extended for each time.
     pub fn expiry(&self) -> Duration {
         self.expiry.as_duration()

@@ -7,9 +7,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::clock::Sleep;
 use crate::error::Error;
 use crate::holding::{Holding, Standing};
-use crate::protocol::LockName;
+use crate::protocol::{Instant, LockName};
 
 /// A guard is no longer exclusive, and will never be again.
 ///
@@ -36,7 +37,8 @@ impl Lost {
         self.was_released
     }
 
-    /// What the last renewal failed with, if one did. Without it, the lock's time ran out with no renewal on the way: it
+    /// What the last renewal or extension failed with, if it did; kept also when the guard was given back after that.
+    /// Without it, the lock's time ran out with no renewal on the way: it
     /// was not renewed, or the process stood still.
     pub fn cause(&self) -> Option<&Error> {
         self.cause.as_deref()
@@ -74,11 +76,14 @@ impl StdError for Lost {
 pub struct LostSignal {
     holding: Arc<Holding>,
     place: Option<u64>,
+    /// Until when it sleeps. It has a timer of its own, so that it fires though the runtime that keeps the guard stands
+    /// still.
+    sleeping: Mutex<Option<(Instant, Sleep)>>,
 }
 
 impl LostSignal {
     pub(crate) const fn new(holding: Arc<Holding>) -> Self {
-        Self { holding, place: None }
+        Self { holding, place: None, sleeping: Mutex::new(None) }
     }
 
     /// Whether the guard is exclusive now, by this side's clock alone.
@@ -90,16 +95,29 @@ impl LostSignal {
 impl Future for LostSignal {
     type Output = Lost;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Lost> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Lost> {
+        let signal = self.get_mut();
         // Before it is looked at, so that a loss in between is heard.
-        let place = self.holding.signals.listen(self.place, context.waker());
-        self.place = Some(place);
-        if self.is_valid() {
-            // Where the runtime of the one that kept the guard has ended, this one's takes over.
-            self.holding.core.attend();
-            return Poll::Pending;
+        signal.place = Some(signal.holding.signals.listen(signal.place, context.waker()));
+        let clock = &signal.holding.core.clock;
+        let sleeping = signal.sleeping.get_mut().unwrap_or_else(PoisonError::into_inner);
+        while signal.holding.standing() == Standing::Held {
+            let look = signal.holding.next_look(clock.now());
+            // A deadline that has moved on is seen when the old one comes.
+            let (_, sleep) = match sleeping {
+                Some((until, _)) if *until <= look => sleeping.as_mut(),
+                _ => Some(sleeping.insert((look, clock.sleep_until(look)))),
+            }
+            .unwrap_or_else(|| unreachable!("it was put there"));
+            if sleep.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            *sleeping = None;
+            // Where the runtime of the one that kept the guard has ended or stands still, this one's takes over.
+            signal.holding.core.attend();
         }
-        Poll::Ready(self.holding.lost())
+        *sleeping = None;
+        Poll::Ready(signal.holding.lost())
     }
 }
 

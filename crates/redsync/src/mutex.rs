@@ -86,7 +86,7 @@ impl Mutex {
         // Since when no quorum of nodes could be reached, and what a person should be told in the end.
         let mut unreachable_since: Option<Instant> = None;
         let mut verdict: Option<Error> = None;
-        let mut tries = 0_u32;
+        let (mut tries, mut waits) = (0_u32, 0_u32);
         loop {
             tries = tries.saturating_add(1);
             acquiring.tries = acquiring.tries.saturating_add(1);
@@ -106,6 +106,7 @@ impl Mutex {
                     acquiring.has_told = true;
                 }
                 tries -= 1;
+                waits = waits.saturating_add(1);
                 unreachable_since = None;
                 verdict = Some(error);
             } else if matches!(error.kind(), ErrorKind::NoQuorum | ErrorKind::ValidityExhausted) {
@@ -127,7 +128,7 @@ impl Mutex {
             let is_last = match settings.patience {
                 // One try means: do not wait.
                 Patience::Tries(1) => true,
-                Patience::Tries(most) => tries >= most,
+                Patience::Tries(most) => tries >= most || waits >= most,
                 Patience::UpTo(_) => is_over,
                 Patience::Unbounded => false,
             };
@@ -227,9 +228,15 @@ impl Mutex {
             return Err(Error::ShutDown);
         }
         let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
-        holding.adopt().await?;
+        holding.adopt(lease.as_expiry()).await?;
+        let guard = Guard::new(Arc::clone(&holding));
+        if self.core.keeper.is_shut() {
+            // It was shut down meanwhile. The lock stays its former holder's.
+            guard.into_lease();
+            return Err(Error::ShutDown);
+        }
         holding.begin_keeping();
-        Ok(Guard::new(holding))
+        Ok(guard)
     }
 
     /// Releases a lock by its lease, without adopting it first.
@@ -248,7 +255,7 @@ impl Mutex {
             return Err(InvalidOption::new("lease", reason).into());
         }
         let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
-        holding.presume();
+        holding.presume(lease.as_expiry());
         holding.release().await
     }
 

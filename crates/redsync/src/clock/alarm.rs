@@ -6,9 +6,10 @@
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::{io, thread};
 
 use rustix::time::{
@@ -64,7 +65,10 @@ impl Alarm {
                 }
                 woken
             };
-            woken.into_iter().for_each(Waker::wake);
+            for waker in woken {
+                // A waker of somebody's that panics must not end everybody's sleep.
+                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            }
         }
     }
 
@@ -137,6 +141,7 @@ impl Drop for Sleeping {
 mod tests {
     use std::os::fd::AsRawFd;
     use std::sync::mpsc;
+    use std::task::Waker;
     use std::time::Duration;
 
     use super::*;

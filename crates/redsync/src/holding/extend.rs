@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Holding, RequestNumber};
+use super::{Holding, RequestNumber, Standing};
 use crate::ballot::{Ballot, Count, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Extended, IfFree};
@@ -21,16 +21,16 @@ impl Holding {
         let terms = self.terms.retimed(expiry)?;
         let asked = self.ask_to_extend(&terms, IfFree::Leave);
         // Dropped from here on, the guard believes in the shorter time, and is renewed by it.
-        self.replan(expiry, None);
+        self.replan(expiry);
         let extended = self.extended_by(asked, terms).await;
-        self.replan(expiry, extended.as_ref().err());
+        self.replan(expiry);
         extended
     }
 
     /// Takes over leases that this token has from before, wherever it has them.
-    pub(crate) async fn adopt(self: &Arc<Self>) -> Result<(), Error> {
+    pub(crate) async fn adopt(self: &Arc<Self>, expiry: Expiry) -> Result<(), Error> {
         self.core.enter()?;
-        self.presume();
+        self.presume(expiry);
         self.extend_on(self.terms.clone()).await
     }
 
@@ -55,6 +55,18 @@ impl Holding {
 
     async fn extended_by(
         self: &Arc<Self>,
+        asked: (RequestNumber, Vec<usize>),
+        terms: Terms,
+    ) -> Result<(), Error> {
+        // With fewer leases, the guard's end may have come nearer; also where the caller is gone before this is done.
+        let _looking = LooksAgain(self);
+        let extended = self.heard_by(asked, terms).await;
+        self.note(&extended);
+        extended
+    }
+
+    async fn heard_by(
+        self: &Arc<Self>,
         (number, voters): (RequestNumber, Vec<usize>),
         terms: Terms,
     ) -> Result<(), Error> {
@@ -69,6 +81,10 @@ impl Holding {
         while !count.is_decided(ballot.outstanding(), wait_for_all) {
             let Some((index, returned)) = ballot.next().await else { break };
             count.add(self.extended(index, number, IfFree::Leave, returned));
+            // Whatever the others would say: it is over, and somebody waits to hear why.
+            if self.standing() == Standing::Lost {
+                break;
+            }
         }
         if ballot.outstanding() > 0 {
             let holding = Arc::clone(self);
@@ -77,6 +93,7 @@ impl Holding {
                 while let Some((index, returned)) = ballot.next().await {
                     is_late |= holding.extended(index, number, IfFree::Leave, returned).is_ok();
                 }
+                holding.core.keeper.look_again(&holding);
                 if is_late && holding.is_released() {
                     holding.chase().await;
                 }
@@ -127,7 +144,7 @@ impl Holding {
     }
 
     fn extended(
-        self: &Arc<Self>,
+        &self,
         index: usize,
         number: RequestNumber,
         if_free: IfFree,
@@ -150,15 +167,20 @@ impl Holding {
                 telling::retaken(&self.terms.claim.name, &*self.core.nodes[index]);
                 Ok(())
             }
-            Extended::NotHeld | Extended::HeldByAnother(_) => {
-                // With one lease less, the guard's end may have come nearer.
-                self.core.keeper.look_again(self);
-                let node = self.node_name(index);
-                Err(match extended {
-                    Extended::HeldByAnother(holder) => NodeError::Taken { node, holder },
-                    _ => NodeError::NotHeld { node },
-                })
-            }
+            Extended::NotHeld => Err(NodeError::NotHeld { node: self.node_name(index) }),
+            Extended::HeldByAnother(holder) => Err(NodeError::Taken { node: self.node_name(index), holder }),
+        }
+    }
+}
+
+/// Has the keeper look at the guard again when an extension is over.
+struct LooksAgain<'a>(&'a Arc<Holding>);
+
+impl Drop for LooksAgain<'_> {
+    fn drop(&mut self) {
+        // As long as it is valid, whoever extends plans anew.
+        if !self.0.is_valid() {
+            self.0.core.keeper.look_again(self.0);
         }
     }
 }

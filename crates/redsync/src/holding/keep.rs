@@ -1,15 +1,16 @@
 //! Renewal and loss of one guard, as the keeper sees to them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::RngExt;
 
 use super::{Holding, Standing};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::lost::Lost;
 use crate::protocol::{Expiry, Instant};
-use crate::service::Deadline;
+use crate::service::{Deadline, Keeper};
 use crate::telling;
 
 /// What the keeper knows of one guard.
@@ -20,18 +21,28 @@ pub(crate) struct Keep {
     /// When it is to be renewed, if it is.
     renew_at: Option<Instant>,
     is_renewing: bool,
+    /// The last renewal failed.
+    is_failing: bool,
     /// What the leases are extended by: what was asked for last.
     expiry: Expiry,
     /// When it was acquired.
     since: Instant,
-    /// Why the last renewal failed, if it did.
+    /// Why the last extension failed, if it did.
     failure: Option<Arc<Error>>,
 }
 
 impl Keep {
     pub(super) const fn new(expiry: Expiry) -> Self {
         let since = Instant::from_nanos(0);
-        Self { place: None, renew_at: None, is_renewing: false, expiry, since, failure: None }
+        Self {
+            place: None,
+            renew_at: None,
+            is_renewing: false,
+            is_failing: false,
+            expiry,
+            since,
+            failure: None,
+        }
     }
 }
 
@@ -57,24 +68,39 @@ impl Holding {
     }
 
     /// Ends what [`begin_keeping`](Self::begin_keeping) began: the guard is given back, or handed on.
-    pub(crate) fn end_keeping(&self) {
-        if self.core.keeper.leave(self) {
+    pub(crate) fn end_keeping(self: &Arc<Self>) {
+        let was_kept = self.core.keeper.leave(self);
+        self.signals.wake();
+        if !was_kept {
+            return;
+        }
+        if self.standing() != Standing::Lost {
             telling::held(self.held_for());
-            self.signals.wake();
+            return;
+        }
+        // Its time was over before, and nobody has told yet. Not here, where a hook might meet its caller's locks.
+        let untold = Untold(Arc::clone(self));
+        match self.core.reaper.runtime() {
+            Some(runtime) => drop(runtime.spawn(async move { drop(untold) })),
+            None => drop(untold),
         }
     }
 
     /// How long the guard has been held.
-    pub(crate) fn held_for(&self) -> Duration {
+    fn held_for(&self) -> Duration {
         self.core.clock.now().saturating_since(self.keep().since)
     }
 
     /// What is due at `now`, or `soon` after where it may be early. A renewal that is due is begun by the caller.
     pub(crate) fn due(&self, keep: &mut Keep, now: Instant, soon: Duration, is_shut: bool) -> Due {
         // SAFETY RULE (design §9): a loss is what the clock says, never what a request comes to.
-        if self.valid_until().is_none_or(|end| end <= now) {
+        let Some(left) =
+            self.valid_until().map(|end| end.saturating_since(now)).filter(|left| !left.is_zero())
+        else {
             return Due::Loss;
-        }
+        };
+        // A guard of a few milliseconds is not renewed again and again.
+        let soon = soon.min(left / 16);
         match keep.renew_at.filter(|at| *at <= now + soon) {
             Some(_) if is_shut => {
                 keep.renew_at = None;
@@ -95,36 +121,34 @@ impl Holding {
         keep.renew_at.map_or(end, |renewal| renewal.min(end))
     }
 
-    /// Extends the leases, in the background. Whatever comes of it, nothing is released, and it is tried again as long as
-    /// the guard is valid.
-    pub(crate) async fn renew(self: Arc<Self>) {
-        let mut renewing = Renewing { holding: &self, result: None };
-        // SAFETY RULE (design §9): extending cannot revive what is over, and would keep others out for nothing.
-        if !self.is_valid() {
-            return;
-        }
-        let now = self.core.clock.now();
-        let expiry = self.capped_expiry(&self.keep(), now);
-        // Retimed leases are of an expiry that was checked; a cap may leave too little of it to be one.
-        if let Some(expiry) = expiry
-            && let Ok(terms) = self.terms.retimed(expiry)
-        {
-            renewing.result = Some(self.extend_on(terms).await);
-        }
+    /// When somebody who waits for the loss should look whether the keeper does: at the loss, or when the keeper should
+    /// have done something, and a moment more.
+    pub(crate) fn next_look(&self, now: Instant) -> Instant {
+        let end = self.valid_until().unwrap_or_default();
+        let place = self.keep().place;
+        place.map_or(end, |place| (place.at().max(now) + Keeper::OVERDUE).min(end))
     }
 
     /// Plans anew after an extension by hand: renewals ask for what it asked for.
-    pub(super) fn replan(self: &Arc<Self>, expiry: Expiry, failure: Option<&Error>) {
+    pub(super) fn replan(self: &Arc<Self>, expiry: Expiry) {
         let now = self.core.clock.now();
         {
             let mut keep = self.keep();
             keep.expiry = expiry;
-            keep.failure = failure.cloned().map(Arc::new);
             if !keep.is_renewing {
                 self.plan(&mut keep, now);
             }
         }
         self.core.keeper.look_again(self);
+        // The end may have come nearer; who waits for it has to look at it again.
+        self.signals.wake();
+    }
+
+    /// Takes down what an extension failed with, or that it did not, for whoever asks why the guard was lost.
+    pub(super) fn note(&self, result: &Result<(), Error>) {
+        let failure = result.as_ref().err().cloned().map(Arc::new);
+        let former = std::mem::replace(&mut self.keep().failure, failure);
+        drop(former);
     }
 
     /// What the guard's leases are extended by.
@@ -132,21 +156,24 @@ impl Holding {
         self.keep().expiry
     }
 
-    /// Fires the loss: tells whoever wants to know. Called once, by the keeper.
-    pub(crate) fn fire_loss(&self) {
-        if self.standing() != Standing::Lost {
-            return;
-        }
-        let lost = self.lost();
-        telling::lost(&lost, self.held_for());
-        // First those who stop working; a hook of the user's may take its time.
-        self.signals.wake();
-        if let Some(hook) = &self.terms.on_lost {
-            hook.call(&lost);
-        }
+    /// Tells of the guard's end, after who waits for it was woken. Called once.
+    pub(crate) fn tell_end(&self) {
+        let told = catch_unwind(AssertUnwindSafe(|| match self.standing() {
+            Standing::Lost => {
+                let lost = self.lost();
+                telling::lost(&lost, self.held_for());
+                if let Some(hook) = &self.terms.on_lost {
+                    hook.call(&lost);
+                }
+            }
+            // It was given back in time, at the last moment.
+            Standing::Held | Standing::Released => telling::held(self.held_for()),
+        }));
+        // A listener of the program's that panics has told what there is to tell.
+        drop(told);
     }
 
-    /// The loss in words, with what the last renewal failed with.
+    /// The loss in words, with what the last extension failed with.
     pub(crate) fn lost(&self) -> Lost {
         let cause = self.keep().failure.clone();
         Lost::new(self.name(), self.standing() == Standing::Released, cause)
@@ -181,49 +208,84 @@ impl Holding {
         let is_gain = end > self.valid_until()? + self.terms.drift.as_duration() * 2;
         is_gain.then_some(expiry)
     }
+}
 
-    fn renewed(self: &Arc<Self>, result: Option<Result<(), Error>>) {
-        let now = self.core.clock.now();
-        let left = self.remaining();
+/// A renewal that is due. Dropped before its end, with its runtime, it leaves a guard that another can go on with.
+pub(crate) struct Renewal {
+    holding: Arc<Holding>,
+    result: Option<Result<(), Error>>,
+}
+
+impl Renewal {
+    pub(crate) fn of(holding: &Arc<Holding>) -> Self {
+        Self { holding: Arc::clone(holding), result: None }
+    }
+
+    /// Extends the leases. Whatever comes of it, nothing is released, and it is tried again as long as the guard is valid.
+    pub(crate) async fn run(mut self) {
+        let holding = Arc::clone(&self.holding);
+        // SAFETY RULE (design §9): extending cannot revive what is over, and would keep others out for nothing.
+        if !holding.is_valid() {
+            return;
+        }
+        let expiry = holding.capped_expiry(&holding.keep(), holding.core.clock.now());
+        // Retimed leases are of an expiry that was checked; a cap may leave too little of it to be one.
+        if let Some(expiry) = expiry
+            && let Ok(terms) = holding.terms.retimed(expiry)
         {
-            let mut keep = self.keep();
+            self.result = Some(holding.extend_on(terms).await);
+        }
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        let holding = &self.holding;
+        let now = holding.core.clock.now();
+        let (standing, left) = (holding.standing(), holding.remaining());
+        let result = self.result.take();
+        let (was_failing, is_failing) = {
+            let mut keep = holding.keep();
             keep.is_renewing = false;
-            match result {
-                Some(Ok(())) => {
-                    telling::renewed(&self.terms.claim.name, left, keep.failure.take().is_some());
-                    self.plan(&mut keep, now);
-                }
-                Some(Err(error)) => {
-                    let is_first = keep.failure.is_none();
-                    telling::not_renewed(&self.terms.claim.name, left, &error, is_first);
-                    // "Too late" says nothing that an earlier failure does not say better.
-                    if !matches!(error.kind(), ErrorKind::Lost) || is_first {
-                        keep.failure = Some(Arc::new(error));
-                    }
+            let was_failing = keep.is_failing;
+            match &result {
+                Some(Err(_)) => {
+                    keep.is_failing = true;
                     let share = rand::rng().random_range(0.5..=1.0);
                     let pause = (left / 8).clamp(RETRY_LEAST, RETRY_MOST).mul_f64(share);
                     keep.renew_at = Some(now + pause);
                 }
+                Some(Ok(())) => {
+                    keep.is_failing = false;
+                    holding.plan(&mut keep, now);
+                }
                 // There was nothing to ask for, or the runtime ended midway.
-                None => self.plan(&mut keep, now),
+                None => holding.plan(&mut keep, now),
+            }
+            (was_failing, keep.is_failing)
+        };
+        holding.core.keeper.look_again(holding);
+        // A guard that was given back meanwhile, or lost, has its own words.
+        if standing == Standing::Held {
+            let name = &holding.terms.claim.name;
+            match &result {
+                Some(Ok(())) => telling::renewed(name, left, was_failing),
+                Some(Err(error)) => telling::not_renewed(name, left, error, is_failing && !was_failing),
+                None => {}
             }
         }
-        self.core.keeper.look_again(self);
     }
 }
 
-/// A renewal under way. Dropped with its runtime, it leaves a guard that another can go on with.
-struct Renewing<'a> {
-    holding: &'a Arc<Holding>,
-    result: Option<Result<(), Error>>,
-}
+/// A loss that nobody has told of. Told when it is dropped, wherever that is.
+struct Untold(Arc<Holding>);
 
-impl Drop for Renewing<'_> {
+impl Drop for Untold {
     fn drop(&mut self) {
-        self.holding.renewed(self.result.take());
+        self.0.tell_end();
     }
 }
 
-/// After a renewal that failed, until the next: an eighth of what is left, within these.
-const RETRY_LEAST: Duration = Duration::from_millis(10);
+/// After a renewal that failed, until the next: an eighth of what is left, within these, less up to a half at random.
+const RETRY_LEAST: Duration = Duration::from_millis(20);
 const RETRY_MOST: Duration = Duration::from_secs(1);

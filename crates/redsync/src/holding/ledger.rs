@@ -156,9 +156,18 @@ impl Ledger {
         entry.retaking = entry.retaking.saturating_add(may_retake.into());
     }
 
-    /// Records that the token, made elsewhere, may stand on any node. Nothing of it is under way.
-    pub(super) fn presume(&mut self) {
-        self.nodes.iter_mut().for_each(|entry| entry.mark = Mark::Granted);
+    /// Records that the token, made elsewhere, may stand on any node, and that a last request of that side's may be under
+    /// way to each, which lets the lease last for `trusted`.
+    pub(super) fn presume(&mut self, trusted: Duration) {
+        for entry in &mut self.nodes {
+            entry.mark = Mark::Granted;
+            entry.ask(trusted);
+        }
+    }
+
+    /// The shortest that any request which a node has not answered lets a lease last.
+    pub(super) fn shortest_unanswered(&self) -> Duration {
+        self.nodes.iter().map(|entry| entry.shortest_unanswered).min().unwrap_or(Duration::MAX)
     }
 
     /// Records that `node` granted what request `number` asked for.
@@ -260,7 +269,7 @@ impl Ledger {
     /// Whether the token's time was over at `now`, or before it was given back. Once it is, it stays so.
     pub(super) fn is_past(&mut self, now: Instant) -> bool {
         let stands = self.ends.valid_until().is_some_and(|end| now < end);
-        self.is_over = self.is_over || (self.was_held && !self.is_released && !stands);
+        self.is_over = self.is_over || (self.was_held && self.is_kept() && !stands);
         self.is_over
     }
 
@@ -269,8 +278,9 @@ impl Ledger {
         !self.is_released && !self.is_handed_on
     }
 
-    /// Records that somebody else goes on with the token.
-    pub(super) fn hand_on(&mut self) {
+    /// Records that somebody else goes on with the token, from `now` on.
+    pub(super) fn hand_on(&mut self, now: Instant) {
+        self.is_past(now);
         self.is_handed_on = true;
     }
 
@@ -503,6 +513,16 @@ mod tests {
         let [(0, _), (1, Mark::Granted), (2, Mark::Asked)] = ledger.take(false)[..] else {
             panic!("all are asked to release")
         };
+    }
+
+    #[test]
+    fn a_last_request_of_who_handed_the_token_on_may_still_be_applied() {
+        let mut ledger = over(1);
+        ledger.ask(at(0), millis(10_000), at(10_000));
+        ledger.presume(millis(1000));
+        let number = extend(&mut ledger, 0, 10_000, false);
+        ledger.extended(0, number, &Extended::Extended, false, at(1));
+        assert_eq!(ledger.valid_until(), Some(at(1000)));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub(crate) use self::keep::Due;
 use self::keep::Keep;
+pub(crate) use self::keep::{Due, Renewal};
 use self::ledger::Ledger;
 pub(crate) use self::ledger::RequestNumber;
 use crate::ballot::Nodes;
@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::lost::Signals;
 use crate::options::Terms;
-use crate::protocol::{Instant, LockName, Quorum};
+use crate::protocol::{Expiry, Instant, LockName, Quorum};
 use crate::service::{Keeper, Reaper};
 
 /// What all locks of one [`Redsync`](crate::Redsync) share.
@@ -92,9 +92,11 @@ impl Holding {
         (number, sent)
     }
 
-    /// Records that the token, made elsewhere, may stand on any node.
-    pub(crate) fn presume(&self) {
-        self.ask(&self.terms, Ledger::presume);
+    /// Records that the token, made elsewhere and extended by `expiry` there, may stand on any node.
+    pub(crate) fn presume(&self, expiry: Expiry) {
+        // An expiry that drift eats up lets a lease last for no time that could be trusted.
+        let trusted = self.terms.retimed(expiry).map_or(Duration::ZERO, |terms| terms.trusted());
+        self.ask(&self.terms, |ledger| ledger.presume(trusted));
     }
 
     /// Records that node `index` granted what request `number` asked for.
@@ -144,9 +146,21 @@ impl Holding {
     }
 
     /// Lets go of the token without giving it back: somebody else goes on with it.
-    pub(crate) fn hand_on(&self) {
-        self.ledger().hand_on();
+    pub(crate) fn hand_on(self: &Arc<Self>) {
+        self.ledger().hand_on(self.core.clock.now());
         self.end_keeping();
+    }
+
+    /// What whoever goes on with the token may ask for at the most: no longer than any request of this side lets a lease last
+    /// that a node may apply later.
+    pub(crate) fn lease_expiry(&self) -> Expiry {
+        let (expiry, shortest) = (self.expiry(), self.ledger().shortest_unanswered());
+        match self.terms.retimed(expiry) {
+            Ok(terms) if terms.trusted() > shortest => {
+                Expiry::new(shortest.max(Duration::from_millis(1))).unwrap_or(expiry)
+            }
+            _ => expiry,
+        }
     }
 
     /// The instant up to which a majority of leases stands.

@@ -74,7 +74,9 @@ impl Holding {
         while self.is_worth_chasing() {
             if !std::mem::take(&mut is_urgent) {
                 pause = (pause * 2).clamp(CHASE_LEAST, CHASE_MOST);
-                self.core.clock.sleep_until(self.core.clock.now() + pause).await;
+                // Its last lease is over by itself at the horizon.
+                let horizon = self.ledger().horizon();
+                self.core.clock.sleep_until((self.core.clock.now() + pause).min(horizon)).await;
             }
             let mut release = Release::begin(self, false);
             if release.outstanding() == 0 {

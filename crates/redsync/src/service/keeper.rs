@@ -9,15 +9,16 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use super::outside::outside;
+use super::reaper::{Place, UnderWay};
 use crate::clock::Clock;
-use crate::holding::{Due, Holding};
+use crate::holding::{Due, Holding, Renewal};
 use crate::protocol::Instant;
-use crate::service::reaper::{Place, UnderWay};
 
 /// The deadlines of all guards of one [`Redsync`](crate::Redsync), and the one task that waits for them.
 ///
 /// Each guard has one place, at whatever comes first for it: its renewal or its loss. The task runs as long as there are
-/// guards. If its runtime ends before them, the next caller starts it again in another.
+/// guards. If its runtime ends before them, or stands still, the next caller starts another in its own.
 #[derive(Clone)]
 pub(crate) struct Keeper(Arc<Shared>);
 
@@ -34,8 +35,16 @@ struct Shared {
 struct Deadlines {
     guards: BTreeMap<Deadline, Arc<Holding>>,
     entered: u64,
-    /// When the task looks next; nothing where there is no task.
-    looks_at: Option<Instant>,
+    attendant: Option<Attendant>,
+    /// How many attendants there have been. All but the last go when they see it.
+    attendants: u64,
+}
+
+/// The task that waits for the deadlines.
+struct Attendant {
+    runtime: Handle,
+    /// When it looks next.
+    looks_at: Instant,
 }
 
 /// A guard's place among the deadlines.
@@ -45,7 +54,17 @@ pub(crate) struct Deadline {
     number: u64,
 }
 
+impl Deadline {
+    /// When something is due.
+    pub(crate) const fn at(self) -> Instant {
+        self.at
+    }
+}
+
 impl Keeper {
+    /// So long after it should have looked, the task is taken to stand still with its runtime.
+    pub(crate) const OVERDUE: Duration = Duration::from_millis(50);
+
     pub(crate) fn new() -> Self {
         Self(Arc::new(Shared {
             deadlines: Mutex::default(),
@@ -76,11 +95,15 @@ impl Keeper {
         let place = Deadline { at: holding.next_deadline(&keep), number: deadlines.entered };
         deadlines.guards.insert(place, Arc::clone(holding));
         keep.place = Some(place);
-        if deadlines.looks_at.is_some_and(|looks_at| place.at < looks_at) {
-            deadlines.looks_at = Some(place.at);
-            self.0.is_earlier.notify_one();
+        drop(keep);
+        if let Some(attendant) =
+            deadlines.attendant.as_mut().filter(|attendant| place.at < attendant.looks_at)
+        {
+            attendant.looks_at = place.at;
+            let shared = Arc::clone(&self.0);
+            outside(&attendant.runtime, move || shared.is_earlier.notify_one());
         }
-        drop((keep, deadlines));
+        drop(deadlines);
         drop(former);
     }
 
@@ -93,28 +116,41 @@ impl Keeper {
         left.is_some()
     }
 
-    /// Makes sure that somebody waits for the deadlines, in `runtime` if nobody does yet.
+    /// Makes sure that somebody waits for the deadlines, in `runtime` if nobody does yet, or one who has stood still for
+    /// long.
     pub(crate) fn attend(&self, runtime: impl FnOnce() -> Option<Handle>, clock: &Arc<dyn Clock>) {
         let mut deadlines = self.0.lock();
-        if deadlines.looks_at.is_some() || deadlines.guards.is_empty() {
+        if deadlines.guards.is_empty() {
+            return;
+        }
+        let now = clock.now();
+        if deadlines.attendant.as_ref().is_some_and(|attendant| now <= attendant.looks_at + Self::OVERDUE) {
             return;
         }
         let Some(runtime) = runtime() else { return };
-        deadlines.looks_at = Some(Instant::default());
+        deadlines.attendants += 1;
+        deadlines.attendant = Some(Attendant { runtime: runtime.clone(), looks_at: now });
+        let attending = Attending {
+            shared: Arc::clone(&self.0),
+            number: deadlines.attendants,
+            has_begun: false,
+            is_over: false,
+        };
         drop(deadlines);
+        let (clock, handle) = (Arc::clone(clock), runtime.clone());
         // A runtime that has ended drops the task at once, and with it the mark that there is one.
-        runtime.spawn(Attending { shared: Arc::clone(&self.0), is_over: false }.attend(Arc::clone(clock)));
+        outside(&runtime, move || drop(handle.spawn(attending.attend(clock))));
     }
 
     /// Has no guard renewed from here on, and says how many there are.
     pub(crate) fn shut(&self) -> usize {
-        self.0.is_shut.store(true, Ordering::Release);
+        self.0.is_shut.store(true, Ordering::SeqCst);
         self.0.lock().guards.len()
     }
 
     /// Whether [`shut`](Self::shut) was called.
     pub(crate) fn is_shut(&self) -> bool {
-        self.0.is_shut.load(Ordering::Acquire)
+        self.0.is_shut.load(Ordering::SeqCst)
     }
 
     /// Completes when no renewal is under way.
@@ -127,24 +163,16 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Deadlines> {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// What has come due at one time.
-#[derive(Default)]
-struct Batch {
-    renewals: Vec<Arc<Holding>>,
-    losses: Vec<Arc<Holding>>,
-}
-
-impl Deadlines {
     /// Takes what is due at `now`. What is to be renewed keeps a place, for its loss.
-    fn take_due(&mut self, now: Instant, is_shut: bool) -> Batch {
+    fn take_due(&self, deadlines: &mut Deadlines, now: Instant) -> Batch {
+        let is_shut = self.is_shut.load(Ordering::SeqCst);
         let mut batch = Batch::default();
         let soon = Deadline { at: now + TOGETHER, number: u64::MAX };
         // Looked at one by one: a guard that is put back may be due again at the same time.
-        let due: Vec<Deadline> = self.guards.range(..=soon).map(|(place, _)| *place).collect();
+        let due: Vec<Deadline> = deadlines.guards.range(..=soon).map(|(place, _)| *place).collect();
         for place in due {
-            let Some(holding) = self.guards.get(&place) else { continue };
+            let Some(holding) = deadlines.guards.get(&place) else { continue };
             let mut keep = holding.keep();
             let due = holding.due(&mut keep, now, TOGETHER, is_shut);
             let at = holding.next_deadline(&keep);
@@ -153,16 +181,16 @@ impl Deadlines {
             }
             keep.place = None;
             drop(keep);
-            let Some(holding) = self.guards.remove(&place) else { continue };
+            let Some(holding) = deadlines.guards.remove(&place) else { continue };
             match due {
                 Due::Loss => batch.losses.push(holding),
                 Due::Nothing | Due::Renewal => {
                     let place = Deadline { at, ..place };
                     holding.keep().place = Some(place);
                     if matches!(due, Due::Renewal) {
-                        batch.renewals.push(Arc::clone(&holding));
+                        batch.renewals.push((Renewal::of(&holding), Place::take(&self.renewing)));
                     }
-                    self.guards.insert(place, holding);
+                    deadlines.guards.insert(place, holding);
                 }
             }
         }
@@ -170,35 +198,54 @@ impl Deadlines {
     }
 }
 
+/// What has come due at one time.
+#[derive(Default)]
+struct Batch {
+    renewals: Vec<(Renewal, Place)>,
+    losses: Vec<Arc<Holding>>,
+}
+
 /// The task. Its end, for whatever reason, is seen.
 struct Attending {
     shared: Arc<Shared>,
-    /// It ended by itself, with the last guard.
+    number: u64,
+    has_begun: bool,
+    /// It ended by itself, with the last guard, or because another has taken over.
     is_over: bool,
 }
 
 impl Attending {
     async fn attend(mut self, clock: Arc<dyn Clock>) {
+        self.has_begun = true;
         let shared = Arc::clone(&self.shared);
         loop {
             let (batch, next) = {
                 let mut deadlines = shared.lock();
-                let is_shut = shared.is_shut.load(Ordering::Acquire);
-                let batch = deadlines.take_due(clock.now(), is_shut);
+                if deadlines.attendants != self.number {
+                    self.is_over = true;
+                    return;
+                }
+                let batch = shared.take_due(&mut deadlines, clock.now());
                 let next = deadlines.guards.keys().next().map(|place| place.at);
-                deadlines.looks_at = next;
-                self.is_over = next.is_none();
+                match (next, &mut deadlines.attendant) {
+                    (Some(next), Some(attendant)) => attendant.looks_at = next,
+                    (None, attendant) => {
+                        *attendant = None;
+                        self.is_over = true;
+                    }
+                    (Some(_), None) => {}
+                }
                 (batch, next)
             };
-            // SAFETY RULE (design §9): losses are fired on time; nothing is waited for before them.
-            batch.losses.iter().for_each(|holding| holding.fire_loss());
-            for holding in batch.renewals {
-                let place = Place::take(&shared.renewing);
+            // SAFETY RULE (design §9): losses are fired on time. Nothing comes before those who have to stop working.
+            batch.losses.iter().for_each(|holding| holding.signals.wake());
+            for (renewal, place) in batch.renewals {
                 tokio::spawn(async move {
-                    holding.renew().await;
+                    renewal.run().await;
                     drop(place);
                 });
             }
+            batch.losses.iter().for_each(|holding| holding.tell_end());
             let Some(next) = next else { return };
             let is_earlier = shared.is_earlier.notified();
             tokio::select! {
@@ -217,10 +264,14 @@ impl Drop for Attending {
         }
         let left: Vec<Arc<Holding>> = {
             let mut deadlines = self.shared.lock();
-            deadlines.looks_at = None;
+            if deadlines.attendants != self.number {
+                return;
+            }
+            deadlines.attendant = None;
             deadlines.guards.values().cloned().collect()
         };
-        if !left.is_empty() {
+        // One that was never begun changes nothing, and must not be begun again for ever.
+        if self.has_begun && !left.is_empty() {
             tracing::warn!(
                 guards = left.len(),
                 "the runtime that renewed guards has ended; they are renewed again when redsync is next used in another",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::client::Command;
 
-/// What a server said of itself when it was connected to.
+/// What a server said of itself when it was asked.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     /// New each time the server starts.
@@ -13,11 +13,11 @@ pub(super) struct Facts {
     /// The history of data that the server is part of. A promotion begins a new one.
     replication_id: String,
     is_replica: bool,
-    /// It was a replica before, of a server that may have granted what never reached it.
-    was_promoted: bool,
-    /// The latest instant that its memory of leases can have begun at. On the runtime's clock, which stands still during
-    /// suspend: that only makes the uptime look shorter.
-    remembers_since: Instant,
+    /// The latest instant that the server can have started at. On the runtime's clock, which stands still during suspend:
+    /// that only makes it look younger.
+    started: Instant,
+    /// Since when it is in the place that it has, where it took that over from another or was promoted to it.
+    took_over: Option<Instant>,
     pub(super) concerns: Vec<String>,
 }
 
@@ -33,66 +33,93 @@ impl Facts {
         let [server, replication, memory] = answers;
         let uptime: u64 = field(server, "uptime_in_seconds")?.parse().ok()?;
         let replication_id = field(replication, "master_replid").unwrap_or_default();
-        // The second id is the history that a promoted server was a replica in; zeros where there was none.
-        let former = field(replication, "master_replid2").unwrap_or_default();
         Some(Self {
             run_id: field(server, "run_id")?.to_owned(),
             replication_id: replication_id.to_owned(),
             is_replica: field(replication, "role") == Some("slave"),
-            was_promoted: former.bytes().any(|digit| digit != b'0'),
             // SAFETY RULE (design §11): whole seconds are counted conservatively. The server takes its start and the time
             // in whole seconds both, so up to one of those it counts has not passed.
-            remembers_since: now
+            started: now
                 .checked_sub(Duration::from_secs(uptime.saturating_sub(1)))
                 .unwrap_or_else(|| earliest(now)),
+            took_over: None,
             concerns: concerns(replication, memory),
         })
     }
 
-    /// The facts with what was seen of the same node before: where another server has taken its place, or it was promoted,
-    /// it remembers since then at the earliest.
-    fn after(mut self, earlier: &Self, now: Instant) -> Self {
-        let is_same = self.run_id == earlier.run_id && self.replication_id == earlier.replication_id;
-        let took_over = (earlier.is_replica || !is_same) && self.was_promoted && !self.is_replica;
-        if is_same && !earlier.is_replica {
-            // Both are true of one incarnation; the earlier sight is the closer one.
-            self.remembers_since = self.remembers_since.min(earlier.remembers_since);
-        } else if took_over || (earlier.is_replica && !self.is_replica) {
-            self.remembers_since = now;
+    /// The facts with what was known of the same node before, whose server was last alive at `alive`.
+    ///
+    /// SAFETY RULE (design §11): a server that took the place of another, or was promoted to it, remembers nothing of what
+    /// was granted there before.
+    fn after(mut self, earlier: &Self, alive: Instant, now: Instant) -> Self {
+        let is_promoted = earlier.is_replica && !self.is_replica;
+        if self.run_id != earlier.run_id {
+            // One that restarted in its place started after it was last seen alive. What claims to be older is another
+            // server; or its clock was set ahead, and what it says of its age is worth nothing.
+            let is_restarted = self.started >= alive && !is_promoted;
+            self.took_over = (!is_restarted).then_some(now);
+        } else if is_promoted || self.replication_id != earlier.replication_id {
+            self.took_over = Some(now);
+        } else {
+            // Both sights are true; the earlier is the closer one.
+            self.started = self.started.min(earlier.started);
+            self.took_over = earlier.took_over;
         }
         self
+    }
+
+    /// For how long the server has certainly remembered all leases that were granted in its place.
+    pub(super) fn uptime(&self, now: Instant) -> Duration {
+        // What a replica grants, it grants because it has just been promoted.
+        let since =
+            if self.is_replica { now } else { self.took_over.unwrap_or(self.started).max(self.started) };
+        now.saturating_duration_since(since)
     }
 
     pub(super) const fn is_replica(&self) -> bool {
         self.is_replica
     }
-
-    /// For how long the server has certainly remembered all leases.
-    pub(super) fn uptime(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.remembers_since)
-    }
 }
 
-/// What a node's server said of itself, the last time that it was asked.
+/// What is known of a node's server.
 #[derive(Debug, Default)]
-pub(super) struct Seen(Mutex<Option<Arc<Facts>>>);
+pub(super) struct Seen(Mutex<History>);
+
+#[derive(Debug, Default)]
+struct History {
+    /// What it said the last time that it was asked; nothing where it refused.
+    last: Option<Arc<Facts>>,
+    /// What it, or one before it in its place, said the last time that it said something; and when it was last alive.
+    known: Option<(Arc<Facts>, Instant)>,
+}
 
 impl Seen {
     /// Takes down what the server says now; nothing where it refuses to say.
     pub(super) fn note(&self, facts: Option<Facts>) -> Option<Arc<Facts>> {
         let now = Instant::now();
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = facts.map(|facts| {
-            Arc::new(match &*seen {
-                Some(earlier) => facts.after(earlier, now),
+        let mut history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        history.last = facts.map(|facts| {
+            Arc::new(match &history.known {
+                Some((earlier, alive)) => facts.after(earlier, *alive, now),
                 None => facts,
             })
         });
-        seen.clone()
+        if let Some(facts) = &history.last {
+            history.known = Some((Arc::clone(facts), now));
+        }
+        history.last.clone()
+    }
+
+    /// Takes down that the connection to the server has come to its end: until now, it may have been alive.
+    pub(super) fn note_end(&self) {
+        let mut history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, alive)) = &mut history.known {
+            *alive = Instant::now();
+        }
     }
 
     pub(super) fn last(&self) -> Option<Arc<Facts>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).last.clone()
     }
 }
 
@@ -135,9 +162,9 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn facts(run_id: &str, uptime: u64, role: &str, former: &str, now: Instant) -> Facts {
+    fn facts(run_id: &str, uptime: u64, role: &str, now: Instant) -> Facts {
         let server = format!("# Server\r\nrun_id:{run_id}\r\nuptime_in_seconds:{uptime}\r\n");
-        let replication = format!("role:{role}\r\nmaster_replid:{run_id}\r\nmaster_replid2:{former}\r\n");
+        let replication = format!("role:{role}\r\nmaster_replid:0123\r\n");
         Facts::read(&[server, replication, String::new()], now).unwrap()
     }
 
@@ -149,15 +176,15 @@ mod tests {
     #[test]
     fn whole_seconds_are_counted_conservatively() {
         let now = now();
-        assert_eq!(facts("a", 0, "master", "000", now).uptime(now), Duration::ZERO);
-        assert_eq!(facts("a", 1, "master", "000", now).uptime(now), Duration::ZERO);
-        assert_eq!(facts("a", 10, "master", "000", now).uptime(now + SECOND / 2), 9 * SECOND + SECOND / 2);
+        assert_eq!(facts("a", 0, "master", now).uptime(now), Duration::ZERO);
+        assert_eq!(facts("a", 1, "master", now).uptime(now), Duration::ZERO);
+        assert_eq!(facts("a", 10, "master", now).uptime(now + SECOND / 2), 9 * SECOND + SECOND / 2);
     }
 
     #[test]
     fn a_server_that_has_been_up_for_ages_remembers_as_far_as_can_be_counted() {
         let now = now();
-        assert!(facts("a", u64::MAX, "master", "000", now).uptime(now) >= 1_000 * SECOND);
+        assert!(facts("a", u64::MAX, "master", now).uptime(now) >= 1_000 * SECOND);
     }
 
     #[test]
@@ -169,26 +196,52 @@ mod tests {
     #[test]
     fn the_same_server_seen_again_keeps_the_closer_sight() {
         let first = now();
-        let earlier = facts("a", 10, "master", "000", first);
+        let earlier = facts("a", 10, "master", first);
         // Rounded down, the second sight would make it a little younger.
-        let again = facts("a", 10, "master", "000", first + SECOND).after(&earlier, first + SECOND);
+        let again = facts("a", 10, "master", first + SECOND).after(&earlier, first, first + SECOND);
         assert_eq!(again.uptime(first + SECOND), 10 * SECOND);
     }
 
     #[test]
     fn a_restarted_server_counts_from_its_start() {
-        let now = now();
-        let earlier = facts("a", 500, "master", "000", now);
-        assert_eq!(facts("b", 3, "master", "000", now).after(&earlier, now).uptime(now), 2 * SECOND);
+        let died = now();
+        let earlier = facts("a", 500, "master", died - 100 * SECOND);
+        let seen = died + 10 * SECOND;
+        let restarted = facts("b", 9, "master", seen).after(&earlier, died, seen);
+        assert_eq!(restarted.uptime(seen), 8 * SECOND);
     }
 
     #[test]
-    fn a_promoted_replica_counts_from_when_it_was_seen_as_such() {
-        let now = now();
-        let in_place = facts("a", 500, "slave", "000", now);
-        assert_eq!(facts("a", 500, "master", "fff", now).after(&in_place, now).uptime(now), Duration::ZERO);
-        let elsewhere = facts("b", 500, "master", "000", now);
-        assert_eq!(facts("a", 500, "master", "fff", now).after(&elsewhere, now).uptime(now), Duration::ZERO);
+    fn a_server_that_was_up_before_the_one_in_its_place_had_ended_counts_from_when_it_was_seen_there() {
+        let died = now();
+        let earlier = facts("a", 500, "master", died - 100 * SECOND);
+        let seen = died + 10 * SECOND;
+        let another = facts("b", 900, "master", seen).after(&earlier, died, seen);
+        assert_eq!(another.uptime(seen), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_promoted_replica_counts_from_when_it_was_seen_as_such_and_still_does_when_it_is_seen_again() {
+        let first = now();
+        let replica = facts("a", 500, "slave", first);
+        assert_eq!(replica.uptime(first), Duration::ZERO, "what it grants, it grants as a primary");
+        let promoted = facts("a", 501, "master", first + SECOND).after(&replica, first, first + SECOND);
+        assert_eq!(promoted.uptime(first + SECOND), Duration::ZERO);
+        let again = facts("a", 503, "master", first + 3 * SECOND).after(
+            &promoted,
+            first + 2 * SECOND,
+            first + 3 * SECOND,
+        );
+        assert_eq!(again.uptime(first + 3 * SECOND), 2 * SECOND);
+    }
+
+    #[test]
+    fn a_refusal_to_speak_does_not_make_the_past_forgotten() {
+        let seen = Seen::default();
+        seen.note(Some(facts("a", 500, "slave", Instant::now())));
+        assert!(seen.note(None).is_none());
+        let promoted = seen.note(Some(facts("a", 500, "master", Instant::now()))).unwrap();
+        assert!(promoted.uptime(Instant::now()) < SECOND);
     }
 
     #[test]

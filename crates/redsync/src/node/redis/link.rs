@@ -90,6 +90,7 @@ enum State {
         done: watch::Receiver<()>,
         /// Why it failed the last time, where it did.
         failed: Option<NodeFault>,
+        since: Instant,
     },
     Up(Arc<Live>),
     Down {
@@ -125,7 +126,10 @@ impl Link {
                         return Err(fault.clone());
                     }
                     // A runtime that ended takes its connecting task with it; its sender is gone then.
-                    State::Connecting { done, failed } if done.has_changed().is_ok() => {
+                    // One that takes for ever stands still with its runtime.
+                    State::Connecting { done, failed, since }
+                        if done.has_changed().is_ok() && since.elapsed() < CONNECT_TIMEOUT * 2 =>
+                    {
                         (done.clone(), failed.clone())
                     }
                     // One that ends drops what it is given, this task's own attempt too.
@@ -140,7 +144,8 @@ impl Link {
                         };
                         let (finished, done) = watch::channel(());
                         has_tried = true;
-                        *state = State::Connecting { done: done.clone(), failed: failed.clone() };
+                        let since = Instant::now();
+                        *state = State::Connecting { done: done.clone(), failed: failed.clone(), since };
                         tokio::spawn(Arc::clone(&self.shared).connect(failures, finished));
                         (done, failed)
                     }
@@ -248,6 +253,7 @@ impl Shared {
         let mut state = self.state();
         if matches!(&*state, State::Up(live) if Arc::ptr_eq(live, gone)) {
             *state = State::Idle;
+            self.seen.note_end();
         }
     }
 
@@ -277,16 +283,17 @@ impl Shared {
 impl Link {
     /// What the server says of itself; connected to first where it is not yet. `None` where it refuses.
     pub(super) async fn facts(&self) -> Result<Option<Arc<Facts>>, NodeFault> {
-        let live = match self.live() {
-            Some(live) => live,
-            None => self.connection().await?,
-        };
-        let facts = self.known_facts();
-        // A replica may have been promoted since; how it looks now is told when it is connected to again.
-        if facts.as_ref().is_some_and(|facts| facts.is_replica()) {
+        if self.live().is_none() {
+            self.connection().await?;
+        }
+        Ok(self.known_facts())
+    }
+
+    /// Has the server say anew who it is, the next time that it is needed: it may have been promoted under its connection.
+    pub(super) fn ask_again(&self) {
+        if let Some(live) = self.live() {
             self.shared.replace(&live);
         }
-        Ok(facts)
     }
 
     /// What the server last connected to said of itself.

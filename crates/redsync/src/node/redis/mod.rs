@@ -153,12 +153,14 @@ impl Node for RedisNode {
         Box::pin(async move {
             let known = match &self.server {
                 // Known without a trip, and still where the connection has just broken.
-                Server::Link(link) => match link.known_facts().filter(|facts| !facts.is_replica()) {
-                    Some(facts) => Some(facts),
-                    None => link.facts().await?,
-                },
+                Server::Link(link) => link.known_facts(),
                 Server::Client { .. } => self.facts().await?,
             };
+            if let (Server::Link(link), Some(true)) =
+                (&self.server, known.as_ref().map(|facts| facts.is_replica()))
+            {
+                link.ask_again();
+            }
             let since = |facts: Arc<Facts>| Uptime::AtLeast(facts.uptime(Instant::now()));
             Ok(known.map_or(Uptime::Unknown, since))
         })
