@@ -6,9 +6,16 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use redsync::Guard;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::process::{self, Command};
 use tokio::time::sleep;
+
+use crate::cli::OnLost;
+#[cfg(target_os = "linux")]
+use crate::exec;
+use crate::exit::Exit;
+use crate::report::{Failure, Report};
 
 /// The command, from its start until it is reaped.
 pub(crate) struct Child {
@@ -17,19 +24,26 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts the command, which finds the lock in its environment.
+    /// Starts the command, which finds the lock in its environment. On Linux, one that is to end with its lock is told
+    /// by the kernel when this process ends in whatever way, and with it the renewal of the lock.
     ///
     /// It leads a process group of its own, so that signals reach all that it starts and nobody else.
-    pub(crate) fn spawn(command: &[OsString], guard: &Guard) -> io::Result<Self> {
-        let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let process = Command::new(program)
-            .args(arguments)
+    ///
+    /// To be called on the main thread: see [`exec::becoming`].
+    pub(crate) fn spawn(
+        command: &[OsString],
+        guard: &Guard,
+        on_lost: OnLost,
+        report: &Report,
+    ) -> Result<Self, Failure> {
+        let process = start(command, on_lost, report)
             .env("REDSYNC_NAME", guard.name().as_str())
             .env("REDSYNC_TOKEN", guard.token().as_str())
             .process_group(0)
-            .spawn()?;
-        let leader =
-            process.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(io::ErrorKind::NotFound)?;
+            .spawn()
+            .map_err(|error| not_started(command, &error))?;
+        let leader = process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let leader = leader.ok_or_else(|| not_started(command, &io::ErrorKind::NotFound.into()))?;
         Ok(Self { process, group: Group { leader } })
     }
 
@@ -45,6 +59,40 @@ impl Child {
             sleep(GROUP_POLL).await;
         }
         Ok(())
+    }
+}
+
+fn start(command: &[OsString], on_lost: OnLost, report: &Report) -> Command {
+    #[cfg(target_os = "linux")]
+    if let Some(start) = exec::becoming(command, on_lost == OnLost::Terminate, report) {
+        return start.into();
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (on_lost, report);
+    let mut words = command.iter();
+    let mut start = Command::new(words.next().cloned().unwrap_or_default());
+    start.args(words);
+    start
+}
+
+/// As shells have it: 127 where there is no such command, 126 where it cannot be executed.
+pub(crate) fn not_started(command: &[OsString], error: &io::Error) -> Failure {
+    let program = command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
+    if error.kind() == io::ErrorKind::NotFound {
+        return Failure::new(Exit::NotFound, "command_not_found", format!("command {program:?} not found"));
+    }
+    let cannot = format!("cannot execute {program:?}");
+    match Errno::from_io_error(error) {
+        Some(
+            Errno::ACCESS
+            | Errno::PERM
+            | Errno::NOEXEC
+            | Errno::ISDIR
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::TXTBSY,
+        ) => Failure::new(Exit::NotExecutable, "command_not_executable", format!("{cannot}: {error}")),
+        _ => Failure::system(&cannot, error),
     }
 }
 

@@ -39,6 +39,13 @@ pub(crate) struct Global {
     /// password, special characters are percent-encoded: a comma is %2C, an @ is %40.
     #[arg(long = "node", value_name = "URL", global = true)]
     pub(crate) nodes: Vec<String>,
+    /// Whether to distrust nodes that restarted [default: on with several nodes]
+    ///
+    /// Until a node has been up for the lock's expiry, it may have forgotten who holds, and its vote does not count. So
+    /// that is how long nobody gets the lock after a first start. Off is for servers that keep every write through a
+    /// restart (appendfsync always).
+    #[arg(long, value_name = "on|off", value_enum, hide_possible_values = true, global = true)]
+    pub(crate) restart_guard: Option<Switch>,
     /// Print results on stdout, and errors on stderr, as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -51,16 +58,20 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run a command while holding the lock, and end as it does
     ///
-    /// The lock is extended while the command runs. When it cannot be extended in time, the command gets SIGTERM, and
-    /// SIGKILL before another can have the lock. When it turns out to be lost already, SIGKILL follows SIGTERM at
-    /// once. The command finds REDSYNC_NAME and REDSYNC_TOKEN in its environment.
+    /// The lock is renewed while the command runs. When that fails until a sixth of the expiry is left (2s at most), the
+    /// command and all that it started get SIGTERM. What still lives when a twentieth is left (500ms at most) gets
+    /// SIGKILL, and so is gone before another can have the lock. When the lock turns out to be lost already, SIGKILL
+    /// follows SIGTERM at once. With --on-lost warn, the command goes on without the lock. It finds REDSYNC_NAME and
+    /// REDSYNC_TOKEN in its environment.
     ///
     /// Signals are sent on to the command and all that it started. What stops redsync (Ctrl-Z, SIGTSTP) stops the
-    /// command too, and the lock is not extended meanwhile; if it is lost by the time redsync is continued, the
+    /// command too, and the lock is not renewed meanwhile; if it is lost by the time redsync is continued, the
     /// command is ended before it goes on.
     ///
-    /// What this cannot do: when redsync itself is killed by SIGKILL, nobody ends the command, and it goes on without
-    /// the lock. What the command leaves running in the background when it ends is outside the lock.
+    /// What this cannot do: when redsync itself is killed by SIGKILL, the command gets SIGTERM from the kernel (on Linux;
+    /// elsewhere it goes on without the lock), but what it started does not, and nobody sees to it that they end. What
+    /// the command leaves running in the background when it ends, or puts into a process group of its own, is outside
+    /// the lock.
     Run(RunArgs),
     /// Take the lock and print its lease, for `extend` and `unlock`
     ///
@@ -87,6 +98,9 @@ pub(crate) struct RunArgs {
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) acquire: AcquireArgs,
+    /// What becomes of the command when the lock is lost
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnLost::Terminate)]
+    pub(crate) on_lost: OnLost,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
@@ -136,6 +150,21 @@ pub(crate) struct UnlockArgs {
 pub(crate) struct StatusArgs {
     /// The lock's name
     pub(crate) name: String,
+}
+
+/// What becomes of the command when the lock is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnLost {
+    /// It is ended, in time where that is possible; exit code 74
+    Terminate,
+    /// It goes on, after a warning; exit code 74 if it ends with 0, else its own
+    Warn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -212,6 +241,8 @@ Environment:
   REDSYNC_NODES   the nodes, separated by commas, where no --node is given; a comma in a URL
                   is written %2C. Without either, locks are kept in $XDG_STATE_HOME/redsync
                   and hold on this machine only
+  REDSYNC_RESTART_GUARD
+                  on or off, where no --restart-guard is given
   REDSYNC_NAME, REDSYNC_TOKEN
                   what a command that is run finds: the lock's name, and the holder's token";
 

@@ -5,7 +5,7 @@
 //! | 0 | | done; for `status`, the question was answered; for `run`, the command ended with 0 |
 //! | 1 | | the lock was not held any more (`extend`, `unlock`), output could not be written, … |
 //! | 64 | `EX_USAGE` | arguments, options, node URLs, names or leases that cannot be right |
-//! | 69 | `EX_UNAVAILABLE` | no quorum of nodes could be reached |
+//! | 69 | `EX_UNAVAILABLE` | no quorum of nodes could be reached, or had been up for long enough to be trusted |
 //! | 74 | `EX_IOERR` | the lock was lost while the command ran |
 //! | 75 | `EX_TEMPFAIL` | the lock was taken, and stayed so for as long as was waited |
 //! | 126 | | the command was found but cannot be executed |
@@ -26,8 +26,8 @@ pub(crate) const HELP: &str = "\
 Exit codes:
   the command's own, or
    64  usage: bad arguments, node URL, name or lease
-   69  no quorum of nodes could be reached
-   74  the lock was lost while the command ran; it was ended
+   69  no quorum of nodes could be reached, or too many restarted just now
+   74  the lock was lost while the command ran (it was ended, unless --on-lost warn)
    75  the lock was taken for as long as was waited
   126  the command cannot be executed
   127  the command was not found
@@ -60,6 +60,7 @@ impl Exit {
                 // Granted, but too late to be of any use: the nodes are as good as out of reach.
                 ErrorKind::NoQuorum | ErrorKind::ValidityExhausted => Self::NoQuorum,
                 ErrorKind::Invalid => Self::Usage,
+                // Also where it is lost: there is nothing left to extend or release. `Self::Lost` is of a command that ran.
                 _ => Self::Failure,
             },
         }

@@ -9,7 +9,7 @@ use crate::acquire::acquire;
 use crate::cli::{ExtendArgs, LockArgs, UnlockArgs};
 use crate::exit::Exit;
 use crate::nodes::Fleet;
-use crate::report::{Failure, Report};
+use crate::report::{Failure, Report, millis};
 use crate::signals::Signals;
 
 pub(crate) async fn lock(
@@ -62,10 +62,6 @@ fn description(guard: &Guard, lease: &Lease) -> Map<String, Value> {
         ("valid_for_ms", millis(guard.remaining())),
     ];
     members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
-}
-
-fn millis(duration: std::time::Duration) -> Value {
-    json!(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The lease that was given, or the one in a line of stdin: as `lock` prints it, with or without `--json`.

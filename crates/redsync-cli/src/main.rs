@@ -9,10 +9,12 @@
 //! | `acquire` | waiting for a lock, leaving in order, and what a person sees meanwhile |
 //! | `run` | a command that runs while the lock is held, and no longer |
 //! | `child` | the command's process and its group |
+//! | `exec` | the process that becomes the command, and has the kernel tell it when redsync is gone |
 //! | `job` | the command stops and goes on together with this process |
 //! | `terminal` | whose turn it is at the terminal |
 //! | `lease_commands` | `lock`, `extend`, `unlock` |
 //! | `status` | who holds |
+//! | `withheld` | votes of restarted nodes, which do not count yet |
 //! | `pages` | completions and the manual page |
 //! | `report` | what is said, as text and as JSON |
 //! | `exit` | what the exit code means |
@@ -21,6 +23,8 @@ mod acquire;
 mod child;
 mod cli;
 mod duration;
+#[cfg(target_os = "linux")]
+mod exec;
 mod exit;
 mod job;
 mod lease_commands;
@@ -31,7 +35,10 @@ mod run;
 mod signals;
 mod status;
 mod terminal;
+mod withheld;
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -43,6 +50,10 @@ use crate::report::{Failure, Report};
 use crate::signals::Signals;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(becoming) = exec::Becoming::asked_for() {
+        return becoming.map_or_else(|error| cli::explain(&error), exec::Becoming::begin).into();
+    }
     let exit = match Cli::try_parse() {
         Ok(cli) => {
             let report = Report::new(cli.global.json, cli.global.quiet);
@@ -79,20 +90,34 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
         Command::Lock(lock) => lock.acquire.owner.as_deref(),
         _ => None,
     };
-    let opened = nodes::open(&cli.global.nodes, owner, report);
+    let opened = nodes::open(&cli.global, owner, report);
     let fleet = match &mut signals {
         Some(signals) => signals.unless_one_comes(opened).await?,
         None => opened.await?,
     };
-    let outcome = match (command, &mut signals) {
-        (Command::Run(args), Some(signals)) => run::run(&fleet, args, signals, report).await,
-        (Command::Lock(args), Some(signals)) => lease_commands::lock(&fleet, args, signals, report).await,
-        (Command::Extend(args), _) => lease_commands::extend(&fleet, args, report).await,
-        (Command::Unlock(args), _) => lease_commands::unlock(&fleet, args, report).await,
-        (Command::Status(args), _) => status::status(&fleet, args, report).await,
-        (Command::Run(_) | Command::Lock(_) | Command::Completions { .. } | Command::Man, _) => {
-            Ok(Exit::Success)
+    let working = async {
+        match (command, &mut signals) {
+            (Command::Run(args), Some(signals)) => run::run(&fleet, args, signals, report).await,
+            (Command::Lock(args), Some(signals)) => lease_commands::lock(&fleet, args, signals, report).await,
+            (Command::Extend(args), _) => lease_commands::extend(&fleet, args, report).await,
+            (Command::Unlock(args), _) => lease_commands::unlock(&fleet, args, report).await,
+            (Command::Status(args), _) => status::status(&fleet, args, report).await,
+            (Command::Run(_) | Command::Lock(_) | Command::Completions { .. } | Command::Man, _) => {
+                Ok(Exit::Success)
+            }
         }
+    };
+    let telling = async {
+        if matches!(command, Command::Run(_) | Command::Lock(_) | Command::Status(_)) {
+            fleet.tell_concerns(report).await;
+        }
+        pending::<Infallible>().await
+    };
+    let outcome = tokio::select! {
+        // In this order: what the connections know by now is told, and nothing waits for those that hang.
+        biased;
+        never = telling => match never {},
+        outcome = working => outcome,
     };
     // Undo of an attempt that was left, and releases on slow nodes, before the runtime that does them is gone. Where
     // `unlock` found nothing to release, there is nothing to finish either.

@@ -5,9 +5,12 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use clap::ValueEnum;
 use redsync::{Error, Mutex, Redsync, SqliteNode, redacted};
 
+use crate::cli::{Global, Switch};
 use crate::report::{Failure, Report};
 
 /// The environment variable that names the nodes, separated by commas.
@@ -18,12 +21,25 @@ pub(crate) struct Fleet {
     pub(crate) redsync: Redsync,
     size: usize,
     is_embedded: bool,
+    /// Whether votes of restarted nodes are withheld.
+    has_restart_guard: bool,
 }
 
+/// The environment variable that stands for `--restart-guard`.
+const RESTART_GUARD: &str = "REDSYNC_RESTART_GUARD";
+
 /// The nodes that `--node` or else [`VARIABLE`] name; if neither does, a store on this machine.
-pub(crate) async fn open(given: &[String], owner: Option<&str>, report: &Report) -> Result<Fleet, Failure> {
-    let urls = if given.is_empty() { from_environment()? } else { given.to_vec() };
+pub(crate) async fn open(given: &Global, owner: Option<&str>, report: &Report) -> Result<Fleet, Failure> {
+    let urls = if given.nodes.is_empty() { from_environment()? } else { given.nodes.clone() };
+    let restart_guard = match given.restart_guard {
+        None => restart_guard_from_environment()?,
+        given => given,
+    };
+    let restart_guard = restart_guard.map(|switch| switch == Switch::On);
     let mut builder = Redsync::builder();
+    if let Some(guard) = restart_guard {
+        builder = builder.restart_guard(guard);
+    }
     if let Some(owner) = owner {
         builder = builder.owner(owner);
     }
@@ -31,7 +47,7 @@ pub(crate) async fn open(given: &[String], owner: Option<&str>, report: &Report)
         let store = local_store()?;
         report.note("local_only", LOCAL_ONLY);
         let redsync = builder.node(Arc::new(SqliteNode::new(store))).build()?;
-        return Ok(Fleet { redsync, size: 1, is_embedded: true });
+        return Ok(Fleet { redsync, size: 1, is_embedded: true, has_restart_guard: false });
     }
     for url in &urls {
         if url.trim_start().to_ascii_lowercase().starts_with("memory:") {
@@ -42,7 +58,13 @@ pub(crate) async fn open(given: &[String], owner: Option<&str>, report: &Report)
         }
         builder = builder.url(url);
     }
-    let fleet = Fleet { redsync: builder.build()?, size: urls.len(), is_embedded: false };
+    let size = urls.len();
+    let fleet = Fleet {
+        redsync: builder.build()?,
+        size,
+        is_embedded: false,
+        has_restart_guard: restart_guard.unwrap_or(size > 1),
+    };
     fleet.refuse_duplicates().await?;
     Ok(fleet)
 }
@@ -55,10 +77,20 @@ impl Fleet {
     pub(crate) fn mutex(&self, name: &str) -> Mutex {
         let mutex = self.redsync.mutex(name);
         // No other node could decide in the store's place, and a machine that is busy is no machine that is down.
-        let mutex = if self.is_embedded { mutex.timeout_factor(0.25) } else { mutex };
-        // A node that restarted and forgot the lock gets it again: a rolling restart of the fleet then loses nothing.
-        // A single node is believed: what it has forgotten, nobody else confirms.
-        mutex.repair_on_extend(self.size > 1)
+        if self.is_embedded { mutex.timeout_factor(0.25) } else { mutex }
+    }
+
+    /// The expiry of a lock, if it is one for which votes of restarted nodes are withheld.
+    pub(crate) fn restart_guard_for(&self, expiry: Duration) -> Option<Duration> {
+        self.has_restart_guard.then_some(expiry)
+    }
+
+    /// Tells once which nodes are unfit to hold locks, as soon as that is known. It is known of each node that is
+    /// connected to: nothing is asked of it for this.
+    pub(crate) async fn tell_concerns(&self, report: &Report) {
+        for concern in self.redsync.concerns().await.unwrap_or_default() {
+            report.warning("unfit_node", &concern.to_string());
+        }
     }
 
     /// A server that is named twice votes twice. What else may be wrong is told by the attempt itself.
@@ -84,6 +116,15 @@ fn from_environment() -> Result<Vec<String>, Failure> {
         // Its text may hold a password: not shown.
         Err(env::VarError::NotUnicode(_)) => Err(Failure::usage(format!("{VARIABLE} is not valid UTF-8"))),
     }
+}
+
+fn restart_guard_from_environment() -> Result<Option<Switch>, Failure> {
+    let Some(value) = env::var_os(RESTART_GUARD).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let value = value.to_string_lossy();
+    let switch = Switch::from_str(&value, false).ok();
+    switch
+        .map(Some)
+        .ok_or_else(|| Failure::usage(format!("{RESTART_GUARD} is {value:?}; it can be on or off")))
 }
 
 /// The file of the embedded store, in a directory that only its user may enter.

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use redsync::{Error, ErrorKind, InvalidLease, NodeError};
 use serde_json::{Value, json};
@@ -107,6 +108,8 @@ impl From<Error> for Failure {
             ErrorKind::NoQuorum => "no_quorum",
             ErrorKind::ValidityExhausted => "validity_exhausted",
             ErrorKind::AlreadyExpired => "already_expired",
+            ErrorKind::Lost => "lost",
+            ErrorKind::ShutDown => "shut_down",
             ErrorKind::Invalid => "usage",
             _ => "failed",
         };
@@ -139,9 +142,19 @@ fn node_json(error: &NodeError) -> Value {
         NodeError::Taken { .. } => "taken",
         NodeError::NotHeld { .. } => "not_held",
         NodeError::Timeout { .. } => "timeout",
+        NodeError::Withheld { .. } => "withheld",
         _ => "failed",
     };
-    json!({ "node": error.node(), "error": kind, "message": error.to_string() })
+    let mut object = json!({ "node": error.node(), "error": kind, "message": error.to_string() });
+    if let NodeError::Withheld { wait, .. } = error {
+        object["withheld_for_ms"] = wait.map_or(Value::Null, millis);
+    }
+    object
+}
+
+/// A time as JSON has it.
+pub(crate) fn millis(duration: Duration) -> Value {
+    json!(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Line breaks and other control characters would make one message look like two.

@@ -1,19 +1,18 @@
 //! A command that runs while the lock is held, and no longer.
 
-use std::ffi::OsString;
+use std::future::{Future, pending};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use redsync::{Error, ErrorKind, Guard, NodeError};
-use rustix::io::Errno;
+use redsync::{Clock, Error, ErrorKind, Guard, Lost, NodeError, SystemClock};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::acquire::acquire;
 use crate::child::Child;
-use crate::cli::RunArgs;
+use crate::cli::{OnLost, RunArgs};
 use crate::exit::Exit;
 use crate::job::{Job, Turn};
 use crate::nodes::Fleet;
@@ -27,33 +26,37 @@ pub(crate) async fn run(
     report: &Report,
 ) -> Result<Exit, Failure> {
     let guard = acquire(fleet, &args.name, &args.acquire, signals, report).await?;
-    let pace = Pace::of(args.acquire.expiry());
     let job_signals = JobSignals::listen()?;
-    let ended = match Child::spawn(&args.command, &guard) {
+    let ended = match Child::spawn(&args.command, &guard, args.on_lost, report) {
         Ok(child) => {
             let job = Job::new(child.group, job_signals);
-            supervise(child, job, &guard, pace, signals, report).await
+            supervise(child, job, &guard, args, signals, report).await
         }
-        Err(error) => Err(not_started(&args.command, &error)),
+        Err(failure) => Err(failure),
     };
     // The command is reaped; only now may another begin.
-    let was_valid = guard.is_valid();
-    let name = guard.name().clone();
+    let (name, lost) = (guard.name().clone(), guard.lost());
     let released = guard.unlock().await;
-    let ended = ended?;
-    let Err(error) = released else {
-        return Ok(ended.exit());
-    };
-    match ended {
-        Ended::Lost => Ok(Exit::Lost),
-        Ended::ByItself(_) if !was_valid || is_certain(&error) => {
-            report.warning(
-                "lost",
-                &format!("lock {:?} was lost while the command ran: {error}", name.as_str()),
-            );
+    match (ended?, released) {
+        (Ended::ByUs { in_time }, _) => {
+            // Not earlier: a terminal or a pipe that takes nothing would delay the end of the command.
+            report.warning("lost", &why_it_was_ended(in_time, &lost.await));
             Ok(Exit::Lost)
         }
-        Ended::ByItself(status) => {
+        (Ended::WithoutLock(status), _) => Ok(exit_without_lock(status)),
+        (Ended::ByItself(status), Ok(())) => Ok(Exit::Command(status)),
+        (Ended::ByItself(status), Err(error)) if is_certain(&error) => {
+            let why = match &error {
+                Error::Lost(lost) => cause(lost),
+                error => error.to_string(),
+            };
+            report.warning("lost", &format!("lock {name:?} was lost while the command ran: {why}"));
+            Ok(match args.on_lost {
+                OnLost::Terminate => Exit::Lost,
+                OnLost::Warn => exit_without_lock(status),
+            })
+        }
+        (Ended::ByItself(status), Err(error)) => {
             report.warning(
                 "not_released",
                 &format!("the command is done, but its lock may stay until it expires: {error}"),
@@ -66,205 +69,197 @@ pub(crate) async fn run(
 /// How the command ended.
 enum Ended {
     ByItself(ExitStatus),
-    /// The lock was lost, and the command was made to end.
-    Lost,
+    /// By itself, after its lock was lost; which has been told.
+    WithoutLock(ExitStatus),
+    /// By us, because the lock was lost; or in time, because it was about to be.
+    ByUs {
+        in_time: bool,
+    },
 }
 
-impl Ended {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::ByItself(status) => Exit::Command(*status),
-            Self::Lost => Exit::Lost,
-        }
-    }
-}
-
-/// When what is done, all before `valid_until`.
+/// How much of the lock's validity is left when its command is made to end.
+///
+/// The guard renews itself each time that a third of its time has passed, and again and again where that fails. When a
+/// sixth is left, it has failed for half of the expiry: the rest is better spent on letting the command tidy up, and 2 s
+/// are enough for that. A process that gets KILL is not gone at once: it may have memory to give back, or wait for a
+/// disk; and on a machine that is so busy that a lock is lost, both it and we may have to wait for a turn. The last
+/// twentieth is for that. Where there is more than enough, neither share needs to grow with the expiry.
 #[derive(Clone, Copy)]
-struct Pace {
-    /// Extend when no more than this is left: two thirds of the expiry, and so each third of it.
-    extend_at: Duration,
-    /// After an extension that failed, until the next.
-    retry_after: Duration,
-    /// End the command when no more than this is left,
-    terminate_at: Duration,
-    /// and by force when no more than this is.
-    kill_at: Duration,
+struct Margins {
+    /// It gets TERM when no more than this is left,
+    terminate: Duration,
+    /// and KILL when no more than this is.
+    kill: Duration,
 }
 
-impl Pace {
+impl Margins {
+    /// In words: `run --help`.
     fn of(expiry: Duration) -> Self {
         Self {
-            extend_at: expiry.mul_f64(2.0 / 3.0),
-            retry_after: (expiry / 10).max(Duration::from_millis(20)),
-            terminate_at: (expiry / 6).min(Duration::from_secs(2)),
-            kill_at: (expiry / 20).min(Duration::from_millis(500)),
+            terminate: (expiry / 6).min(Duration::from_secs(2)),
+            kill: (expiry / 20).min(Duration::from_millis(500)),
         }
     }
 }
 
-/// Sees the command to its end, which comes before the lock's in any case.
+/// Sees the command to its end, which comes before the lock's unless it may outlive it.
 async fn supervise(
     mut child: Child,
     mut job: Job,
     guard: &Guard,
-    pace: Pace,
+    args: &RunArgs,
     signals: &mut Signals,
     report: &Report,
 ) -> Result<Ended, Failure> {
-    let broken = |error: io::Error| Failure::system("cannot wait for the command", &error);
-    let mut kept = pin!(keep(guard, pace, Due::InTime));
-    let why = loop {
+    let margins = Margins::of(args.acquire.expiry());
+    let ends_with_lock = args.on_lost == OnLost::Terminate;
+    let mut is_told = false;
+    // What a continued process asks for by hand.
+    let mut extending: Pin<Box<dyn Future<Output = ()>>> = Box::pin(pending());
+    loop {
         tokio::select! {
             biased;
             status = child.ended() => {
-                let status = status.map_err(broken)?;
+                let status = status.map_err(|error| not_waited_for(&error))?;
                 job.ended(status);
-                return Ok(Ended::ByItself(status));
+                return Ok(if is_told { Ended::WithoutLock(status) } else { Ended::ByItself(status) });
             }
             signal = signals.next() => job.forward(signal),
             turn = job.next() => {
                 if turn == Turn::Stop {
-                    job.stop(until_left(guard, pace.terminate_at)).await;
+                    job.stop(until_left(guard, margins.terminate)).await;
                 }
-                // Before the command does anything: nobody extended the lock while we stood still.
-                if !is_held_still(guard, pace).await {
-                    break None;
+                // Before the command does anything: nobody renewed the lock while we stood still.
+                if ends_with_lock && !is_held_still(guard, margins).await {
+                    break;
                 }
                 job.go_on();
-                kept.set(keep(guard, pace, Due::Now));
+                // Whatever it says, the guard knows; and if the lock is gone, the sooner the better.
+                extending = Box::pin(async { drop(guard.extend().await) });
             }
-            why = &mut kept => break why,
+            () = &mut extending => extending = Box::pin(pending()),
+            () = until_left(guard, margins.terminate), if ends_with_lock => break,
+            lost = guard.lost(), if !ends_with_lock && !is_told => {
+                let name = lost.name();
+                let message = format!("lock {name:?} was lost, and the command goes on without it: {}", cause(&lost));
+                report.warning("lost", &message);
+                is_told = true;
+            }
         }
-    };
-    let message = lost_message(guard, why.as_ref());
+    }
+    let in_time = guard.is_valid();
+    end(child, job, guard, margins, signals).await?;
+    Ok(Ended::ByUs { in_time })
+}
+
+/// Makes the command end, and all that is left of it, while the lock is still held if it is.
+async fn end(
+    mut child: Child,
+    mut job: Job,
+    guard: &Guard,
+    margins: Margins,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
     child.group.send(Signal::TERM);
     // Where it is stopped, it hears of that first.
     child.group.send(Signal::CONT);
-    let mut grace = pin!(grace(guard, pace));
+    let mut grace = pin!(grace(guard, margins));
     loop {
         tokio::select! {
             biased;
-            gone = child.all_gone() => {
-                gone.map_err(broken)?;
-                break;
-            }
+            gone = child.all_gone() => return gone.map_err(|error| not_waited_for(&error)),
             signal = signals.next() => job.forward(signal),
             () = &mut grace => {
                 child.group.send(Signal::KILL);
-                child.ended().await.map_err(broken)?;
-                break;
+                return child.ended().await.map(drop).map_err(|error| not_waited_for(&error));
             }
         }
     }
-    // Not earlier: a terminal or a pipe that takes nothing would delay the end of the command.
-    report.warning("lost", &message);
-    Ok(Ended::Lost)
-}
-
-/// Extends the lock again and again. Completes when it is lost, or so nearly that the command has to end now, and
-/// says what the last extension failed with.
-async fn keep(guard: &Guard, pace: Pace, mut due: Due) -> Option<Error> {
-    let mut failed: Option<Error> = None;
-    loop {
-        let is_due = async {
-            match due {
-                Due::Now => {}
-                Due::InTime => until_left(guard, pace.extend_at).await,
-                Due::Again => sleep(pace.retry_after).await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = until_left(guard, pace.terminate_at) => return failed,
-            () = is_due => {}
-        }
-        // An error is no loss in itself: whatever it was, the guard knows whether it is valid still.
-        tokio::select! {
-            extended = guard.extend() => failed = extended.err(),
-            () = until_left(guard, pace.terminate_at) => return failed,
-        }
-        due = if failed.is_some() { Due::Again } else { Due::InTime };
-    }
-}
-
-/// When the lock is to be extended.
-#[derive(Clone, Copy)]
-enum Due {
-    Now,
-    InTime,
-    /// After an extension that failed.
-    Again,
 }
 
 /// Whether the lock lives long enough for a command that was stopped to go on. Where little is left, it is extended
 /// first.
-async fn is_held_still(guard: &Guard, pace: Pace) -> bool {
-    if guard.remaining() <= pace.terminate_at {
+async fn is_held_still(guard: &Guard, margins: Margins) -> bool {
+    if guard.remaining() <= margins.terminate {
         tokio::select! {
             biased;
-            () = until_left(guard, pace.kill_at) => {}
+            () = until_left(guard, margins.kill) => {}
             // Whatever it says, the guard knows.
             _ = guard.extend() => {}
         }
     }
-    guard.remaining() > pace.terminate_at
+    guard.remaining() > margins.terminate
 }
 
-/// The time that a command has from SIGTERM to SIGKILL.
-async fn grace(guard: &Guard, pace: Pace) {
-    if guard.is_valid() {
-        until_left(guard, pace.kill_at).await;
-    } else {
+/// The time that a command has from TERM to KILL.
+async fn grace(guard: &Guard, margins: Margins) {
+    if !guard.is_valid() {
         // Too late to be in time: another may hold the lock already.
-        sleep(LAST_MOMENT).await;
+        return sleep(LAST_MOMENT).await;
+    }
+    // A renewal may succeed after all. That prolongs nothing: a command that does not end would have the lock for ever.
+    let end = guard.valid_until() - margins.kill;
+    tokio::select! {
+        () = SystemClock.sleep_until(end) => {}
+        () = until_left(guard, margins.kill) => {}
     }
 }
 
-/// Completes when the guard has no more than `left` to live.
-async fn until_left(guard: &Guard, left: Duration) {
+/// Completes when the guard has no more than `margin` to live. After the machine or this process stood still, that is
+/// at once.
+async fn until_left(guard: &Guard, margin: Duration) {
     loop {
-        let time = guard.remaining().saturating_sub(left);
-        if time.is_zero() {
+        let now = SystemClock.now();
+        let left = guard.remaining().saturating_sub(margin);
+        if left.is_zero() {
             return;
         }
-        // The runtime's timers stand still while the machine is suspended, and the guard's clock does not.
-        sleep(time.min(Duration::from_secs(1))).await;
+        // A node that denies its lease can bring the guard's end nearer, and of that no event tells unless it is the end
+        // already. Looking so often costs half of the margin at most.
+        let look_again = now + left.min(margin / 2);
+        tokio::select! {
+            biased;
+            _ = guard.lost() => return,
+            () = SystemClock.sleep_until(look_again) => {}
+        }
     }
 }
 
-fn lost_message(guard: &Guard, why: Option<&Error>) -> String {
-    let name = guard.name().as_str();
-    let fate = if guard.is_valid() { "cannot be extended in time" } else { "was lost" };
-    let why = why.map_or_else(|| "its time ran out".to_owned(), ToString::to_string);
-    format!("lock {name:?} {fate}, so the command is ended: {why}")
+fn exit_without_lock(status: ExitStatus) -> Exit {
+    if status.success() { Exit::Lost } else { Exit::Command(status) }
 }
 
-/// Whether the nodes that answered are enough to say that the lock was over.
+fn why_it_was_ended(in_time: bool, lost: &Lost) -> String {
+    let name = lost.name();
+    match (in_time, lost.cause()) {
+        (true, None) => format!("lock {name:?} could not be renewed in time, so the command was ended"),
+        (true, Some(cause)) => {
+            format!("lock {name:?} could not be renewed in time, so the command was ended: {cause}")
+        }
+        (false, _) => format!("lock {name:?} was lost, so the command was ended: {}", cause(lost)),
+    }
+}
+
+/// What the last renewal failed with.
+fn cause(lost: &Lost) -> String {
+    lost.cause().map_or_else(
+        || "its time ran out while redsync or the machine stood still".to_owned(),
+        ToString::to_string,
+    )
+}
+
+/// Whether it is known, and not only feared, that the lock was over.
 fn is_certain(error: &Error) -> bool {
     let silent = |node: &NodeError| matches!(node, NodeError::Timeout { .. } | NodeError::Failed { .. });
-    matches!(error.kind(), ErrorKind::AlreadyExpired | ErrorKind::Taken) && !error.nodes().iter().any(silent)
+    match error.kind() {
+        ErrorKind::Lost => true,
+        ErrorKind::AlreadyExpired | ErrorKind::Taken => !error.nodes().iter().any(silent),
+        _ => false,
+    }
 }
 
-/// As shells have it: 127 where there is no such command, 126 where it cannot be executed.
-fn not_started(command: &[OsString], error: &io::Error) -> Failure {
-    let program = command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
-    if error.kind() == io::ErrorKind::NotFound {
-        return Failure::new(Exit::NotFound, "command_not_found", format!("command {program:?} not found"));
-    }
-    let cannot = format!("cannot execute {program:?}");
-    match Errno::from_io_error(error) {
-        Some(
-            Errno::ACCESS
-            | Errno::PERM
-            | Errno::NOEXEC
-            | Errno::ISDIR
-            | Errno::NOTDIR
-            | Errno::LOOP
-            | Errno::TXTBSY,
-        ) => Failure::new(Exit::NotExecutable, "command_not_executable", format!("{cannot}: {error}")),
-        _ => Failure::system(&cannot, error),
-    }
+fn not_waited_for(error: &io::Error) -> Failure {
+    Failure::system("cannot wait for the command", error)
 }
 
 /// What a command has between the signals when its lock is over: enough for a line in a log, not for work.

@@ -1,41 +1,61 @@
 //! Who holds, in words and as JSON.
 
-use redsync::{Holder, Inspection, LockState, NodeReport, TimeLeft};
+use redsync::{Holder, Inspection, LockOptions, LockState, NodeReport, TimeLeft};
 use serde_json::{Value, json};
 
 use crate::cli::StatusArgs;
 use crate::duration::in_words;
 use crate::exit::Exit;
 use crate::nodes::Fleet;
-use crate::report::{Failure, Report};
+use crate::report::{Failure, Report, millis};
+use crate::withheld::{Vote, Withheld};
 
 pub(crate) async fn status(fleet: &Fleet, args: &StatusArgs, report: &Report) -> Result<Exit, Failure> {
     let looked = fleet.redsync.inspect(&args.name).await?;
-    report.result(in_text(&args.name, &looked), || in_json(&args.name, &looked))?;
+    // Who will ask for the lock, and with which expiry, is not known: the default stands for it.
+    let withheld = Withheld::of(&looked, fleet.restart_guard_for(LockOptions::DEFAULT_EXPIRY));
+    report.result(in_text(&args.name, &looked, &withheld), || in_json(&args.name, &looked, &withheld))?;
     Ok(match looked.state() {
         LockState::Unknown => Exit::NoQuorum,
         _ => Exit::Success,
     })
 }
 
-fn in_text(name: &str, looked: &Inspection) -> String {
+fn in_text(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> String {
     let total = looked.nodes().len();
     let failed = looked.nodes().iter().filter(|node| node.answer.is_err()).count();
+    let is_withheld = looked.nodes().iter().any(|node| withheld.vote(node).is_some());
     let name = name.escape_debug();
     let mut text = match looked.state() {
+        LockState::Free if withheld.is_in_the_way() => {
+            format!("{name} is free, but cannot be taken yet: nodes have restarted")
+        }
         LockState::Free => format!("{name} is free"),
         LockState::Held(holder) => format!("{name} is {}", held(&holder)),
         LockState::Unknown if total == 1 => format!("{name}: cannot tell, the only node failed"),
         LockState::Unknown => format!("{name}: cannot tell, {failed} of {total} nodes failed"),
         _ => format!("{name} is held by nobody, but not free: others are taking it, or did not finish"),
     };
-    if total > 1 || failed > 0 {
+    if total > 1 || failed > 0 || is_withheld {
         for node in looked.nodes() {
             text.push_str("\n  ");
             text.push_str(&node_in_text(node));
+            text.push_str(&vote_in_text(withheld.vote(node)));
         }
     }
     text
+}
+
+fn vote_in_text(vote: Option<Vote>) -> String {
+    match vote {
+        None => String::new(),
+        Some(Vote::For(time)) => {
+            format!("; it restarted, and its vote does not count for another {}", in_words(time))
+        }
+        Some(Vote::UpSinceUnknown) => {
+            "; it does not say since when it is up, so its vote does not count".to_owned()
+        }
+    }
 }
 
 fn node_in_text(report: &NodeReport) -> String {
@@ -57,8 +77,9 @@ fn held(holder: &Holder) -> String {
     }
 }
 
-fn in_json(name: &str, looked: &Inspection) -> Value {
-    let nodes: Vec<Value> = looked.nodes().iter().map(node_in_json).collect();
+fn in_json(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> Value {
+    let node = |report| node_in_json(report, withheld.vote(report));
+    let nodes: Vec<Value> = looked.nodes().iter().map(node).collect();
     let (state, holder) = match looked.state() {
         LockState::Free => ("free", None),
         LockState::Held(holder) => ("held", Some(holder)),
@@ -70,13 +91,19 @@ fn in_json(name: &str, looked: &Inspection) -> Value {
     object
 }
 
-fn node_in_json(report: &NodeReport) -> Value {
+/// `withheld` says whether the node's vote counts, and `withheld_for_ms` for how much longer not, where that is known.
+fn node_in_json(report: &NodeReport, vote: Option<Vote>) -> Value {
     let (state, holder, error) = match &report.answer {
         Ok(None) => ("free", None, None),
         Ok(Some(holder)) => ("held", Some(holder), None),
         Err(error) => ("failed", None, Some(error.to_string())),
     };
     let mut object = json!({ "node": report.node, "state": state, "error": error });
+    object["withheld"] = json!(vote.is_some());
+    object["withheld_for_ms"] = match vote {
+        Some(Vote::For(time)) => millis(time),
+        Some(Vote::UpSinceUnknown) | None => Value::Null,
+    };
     add_holder(&mut object, holder);
     object
 }
@@ -87,7 +114,7 @@ fn add_holder(object: &mut Value, holder: Option<&Holder>) {
     object["holder"] = json!(holder.map(Holder::token));
     object["owner"] = json!(holder.and_then(Holder::owner));
     object["time_left_ms"] = match left {
-        Some(TimeLeft::For(left)) => json!(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+        Some(TimeLeft::For(left)) => millis(left),
         _ => Value::Null,
     };
     object["expires"] = match left {

@@ -18,7 +18,7 @@ fn a_command_whose_lock_a_stranger_took_is_ended_and_the_stranger_keeps_it() {
     let outcome = running.outcome();
     assert_eq!(outcome.code, Some(74), "{outcome}");
     assert!(
-        outcome.stderr.contains("redsync: lock \"backup\" was lost, so the command is ended"),
+        outcome.stderr.contains("redsync: lock \"backup\" was lost, so the command was ended"),
         "{outcome}"
     );
     assert_eq!(server.get("backup").as_deref(), Some("a stranger's token"));
@@ -47,12 +47,73 @@ fn a_command_that_can_still_be_in_time_is_asked_to_end_first() {
     let server = RedisServer::start();
     let machine = Machine::with_nodes([&server]);
     let script = "trap 'echo term > term; exit 0' TERM; echo $$ > pid; while :; do sleep 0.02; done";
-    let running = machine.start_sh("--expiry 3s backup", script);
+    let running = machine.start_sh("--expiry 6s backup", script);
     machine.wait_for_file("pid");
     server.pause();
     assert_eq!(machine.wait_for_file("term"), "term");
     let outcome = running.outcome();
     assert_eq!(outcome.code, Some(74), "{outcome}");
+}
+
+#[test]
+fn a_command_that_is_told_to_end_is_ended_though_its_lock_is_renewed_after_all() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script = "trap 'echo term > term' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+    let running = machine.start_sh("--expiry 6s backup", script);
+    machine.wait_for_file("pid");
+    server.pause();
+    machine.wait_for_file("term");
+    let told = Instant::now();
+    server.resume();
+    // More than the second that was left when the command was told.
+    wait_until("the lock is renewed", SOON, || server.pttl("backup") > 3000);
+    let outcome = running.outcome();
+    // A sixth of the expiry, in which a busy machine may be late.
+    assert!(told.elapsed() < Duration::from_secs(4), "the command lived on; {outcome}");
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    assert!(outcome.stderr.contains("could not be renewed in time, so the command was ended"), "{outcome}");
+}
+
+#[test]
+fn a_command_that_may_outlive_its_lock_is_told_of_nothing_and_the_operator_once() {
+    for (own, code) in [(0, 74), (5, 5)] {
+        let server = RedisServer::start();
+        let machine = Machine::with_nodes([&server]);
+        let go = machine.fifo("go");
+        let script = format!(
+            "trap 'echo term > term' TERM; echo $$ > pid; read line < go; echo done > done; exit {own}"
+        );
+        let running = machine.start_sh("--on-lost warn --expiry 1s backup", &script);
+        let pid = machine.wait_for_file("pid");
+        server.set("backup", "a stranger's token", None);
+        wait_until("it warns", SOON, || running.stderr().contains("and the command goes on without it: "));
+        assert!(is_alive(&pid));
+        std::fs::write(go, "go\n").unwrap();
+        let outcome = running.outcome();
+        assert_eq!(outcome.code, Some(code), "{outcome}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
+        assert!(outcome.stderr.contains("another has it"), "{outcome}");
+        assert_eq!(machine.read("done"), "done\n", "{outcome}");
+        assert!(!machine.path("term").exists(), "{outcome}");
+        assert_eq!(server.get("backup").as_deref(), Some("a stranger's token"));
+    }
+}
+
+#[test]
+fn a_command_that_may_outlive_its_lock_outlives_servers_that_hang() {
+    let servers = servers(3);
+    let machine = Machine::with_nodes(&servers);
+    let go = machine.fifo("go");
+    let running = machine.start_sh("--on-lost warn --expiry 3s backup", "echo $$ > pid; read line < go");
+    machine.wait_for_file("pid");
+    servers.iter().for_each(RedisServer::pause);
+    wait_until("it warns", SOON, || running.stderr().contains("was lost, and the command goes on"));
+    assert!(running.stderr().contains("did not answer within"), "{}", running.stderr());
+    std::fs::write(go, "go\n").unwrap();
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
 }
 
 #[test]
@@ -86,10 +147,10 @@ fn what_outlives_its_command_is_killed_too_when_the_lock_is_lost() {
 fn when_every_server_hangs_the_command_is_gone_before_its_lock_can_expire() {
     let servers = servers(3);
     let machine = Machine::with_nodes(&servers);
-    let expiry = Duration::from_secs(3);
+    let expiry = Duration::from_secs(2);
     // It would not end by itself.
     let script = "trap '' TERM; echo $$ > pid; while :; do sleep 0.02; done";
-    let running = machine.start_sh("--expiry 3s backup", script);
+    let running = machine.start_sh("--expiry 2s backup", script);
     let pid = machine.wait_for_file("pid");
     // The lock was granted or extended before this, and is not after.
     servers.iter().for_each(RedisServer::pause);
@@ -100,7 +161,7 @@ fn when_every_server_hangs_the_command_is_gone_before_its_lock_can_expire() {
     let outcome = running.outcome();
     assert_eq!(outcome.code, Some(74), "{outcome}");
     assert!(
-        outcome.stderr.contains("cannot be extended in time, so the command is ended: no quorum"),
+        outcome.stderr.contains("could not be renewed in time, so the command was ended: no quorum"),
         "{outcome}"
     );
     assert!(outcome.stderr.contains("did not answer within"), "{outcome}");
@@ -152,6 +213,23 @@ fn a_loss_that_is_only_noticed_at_the_release_is_told() {
     let outcome = running.outcome();
     assert_eq!(outcome.code, Some(74), "{outcome}");
     assert!(outcome.stderr.contains("was lost while the command ran"), "{outcome}");
+}
+
+#[test]
+fn a_loss_that_is_only_noticed_at_the_release_does_not_hide_the_code_of_a_command_that_may_outlive_it() {
+    for (own, code) in [(0, 74), (5, 5)] {
+        let server = RedisServer::start();
+        let machine = Machine::with_nodes([&server]);
+        let go = machine.fifo("go");
+        let script = format!("echo $$ > pid; read line < go; exit {own}");
+        let running = machine.start_sh("--on-lost warn --expiry 1h backup", &script);
+        machine.wait_for_file("pid");
+        server.flushall();
+        std::fs::write(go, "go\n").unwrap();
+        let outcome = running.outcome();
+        assert_eq!(outcome.code, Some(code), "{outcome}");
+        assert_eq!(outcome.stderr.matches("was lost while the command ran").count(), 1, "{outcome}");
+    }
 }
 
 #[test]

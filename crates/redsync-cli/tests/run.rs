@@ -4,10 +4,11 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use redsync_testkit::{RedisServer, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Machine, Running, SOON, is_alive};
+use support::{Machine, Running, SOON, finish, is_alive};
 
 #[test]
 fn the_commands_output_and_exit_code_are_those_of_run() {
@@ -61,6 +62,41 @@ fn a_command_that_cannot_be_executed_is_126_and_leaves_no_lock() {
     }
     let next = machine.run_sh("--try backup", "true");
     assert_eq!(next.code, Some(0), "{next}");
+}
+
+#[test]
+fn what_cannot_be_executed_is_told_once_and_as_json_where_that_is_asked_for() {
+    let machine = Machine::new();
+    fs::write(machine.path("script"), "#!/bin/sh\n").unwrap();
+    for on_lost in ["terminate", "warn"] {
+        for (command, code, kind) in
+            [("no-such-command", 127, "command_not_found"), ("./script", 126, "command_not_executable")]
+        {
+            let text = machine.redsync(["run", "-q", "--on-lost", on_lost, "backup", "--", command]);
+            assert_eq!(text.code, Some(code), "{text}");
+            assert_eq!(text.stderr.lines().count(), 1, "{text}");
+            assert!(text.stderr.starts_with("redsync: c") && text.stderr.contains(command), "{text}");
+            let json =
+                machine.redsync(["run", "-q", "--json", "--on-lost", on_lost, "backup", "--", command]);
+            assert_eq!(json.code, Some(code), "{json}");
+            let said: serde_json::Value = serde_json::from_str(&json.stderr).expect("one object");
+            assert_eq!((&said["error"], &said["nodes"]), (&kind.into(), &serde_json::json!([])), "{json}");
+        }
+    }
+}
+
+#[test]
+fn the_command_has_the_signals_that_it_would_have_without_redsync() {
+    let machine = Machine::new();
+    let signals = ["grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"];
+    let mut plain = Command::new("env");
+    plain.arg("--default-signal=INT,QUIT,HUP,TERM,USR1,USR2,TSTP,TTIN,TTOU,CONT").args(signals);
+    let plain = finish(&mut plain);
+    for on_lost in ["terminate", "warn"] {
+        let arguments = ["run", "-q", "--on-lost", on_lost, "backup", "--"].into_iter().chain(signals);
+        let outcome = machine.redsync(arguments);
+        assert_eq!((outcome.code, &outcome.stdout), (Some(0), &plain.stdout), "{outcome}");
+    }
 }
 
 #[test]
@@ -143,8 +179,8 @@ fn a_signal_that_was_ignored_from_the_start_stays_so_as_nohup_asks_for() {
 fn the_lock_is_extended_while_a_command_outlives_its_expiry() {
     let server = RedisServer::start();
     for machine in [Machine::new(), Machine::with_nodes([&server])] {
-        let script = "echo held > held; sleep 4; echo over > over";
-        let mut running = machine.start_sh("--expiry 1500ms backup", script);
+        let script = "echo held > held; sleep 7; echo over > over";
+        let mut running = machine.start_sh("--expiry 3s backup", script);
         machine.wait_for_file("held");
         let mut refused = 0;
         while running.is_running() {

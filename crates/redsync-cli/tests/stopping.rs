@@ -68,9 +68,28 @@ fn a_command_whose_lock_expired_while_it_was_stopped_does_nothing_more() {
     running.signal(Signal::CONT);
     let outcome = running.outcome();
     assert_eq!(outcome.code, Some(74), "{outcome}");
-    assert!(outcome.stderr.contains("lock \"backup\" was lost, so the command is ended"), "{outcome}");
+    assert!(outcome.stderr.contains("lock \"backup\" was lost, so the command was ended"), "{outcome}");
     assert_eq!(machine.read("stamps"), stamps);
     assert_eq!(server.get("backup").as_deref(), Some("a stranger's token"));
+}
+
+#[test]
+fn a_command_that_may_outlive_its_lock_goes_on_though_that_expired_while_it_was_stopped() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let go = machine.fifo("go");
+    let running =
+        start_as_job(&machine, "--on-lost warn --expiry 1s backup", "echo $$ > pid; read line < go; exit 3");
+    let (redsync, command) = (running.pid().to_string(), machine.wait_for_file("pid"));
+    running.signal(Signal::TSTP);
+    wait_until("both are stopped", SOON, || is_stopped(&redsync) && is_stopped(&command));
+    wait_until("the lock has expired", SOON, || server.keys().is_empty());
+    running.signal(Signal::CONT);
+    wait_until("it warns", SOON, || running.stderr().contains("and the command goes on without it"));
+    fs::write(go, "go\n").unwrap();
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(3), "{outcome}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use redsync_testkit::wait_until;
+use redsync_testkit::{RedisServer, servers, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use support::{Machine, SOON, is_stopped};
@@ -120,6 +120,19 @@ fn a_long_wait_shows_which_nodes_are_out_of_reach() {
     terminal.press("\u{3}");
     assert_eq!(terminal.exit_code(), Some(130));
     assert!(!terminal.screen().contains("hunter2"));
+}
+
+#[test]
+fn a_long_wait_shows_which_nodes_restarted_and_for_how_much_longer_they_do_not_vote() {
+    let servers = servers(3);
+    let machine = Machine::with_nodes(&servers).with_restart_guard();
+    let mut terminal =
+        Terminal::start(&machine, "stty rows 24 cols 200; exec $redsync lock --expiry 1h backup");
+    let nodes: Vec<String> = servers.iter().map(RedisServer::url).collect();
+    terminal.wait_for("waiting for backup: restarted nodes do not vote for another 1 h 0 min: ");
+    terminal.wait_for(&nodes.join(", "));
+    terminal.press("\u{3}");
+    assert_eq!(terminal.exit_code(), Some(130));
 }
 
 #[test]

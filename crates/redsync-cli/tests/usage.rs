@@ -58,6 +58,7 @@ fn without_arguments_it_helps_on_stderr_and_with_help_on_stdout() {
             "   75  ",
             "Environment:",
             "REDSYNC_NODES",
+            "REDSYNC_RESTART_GUARD",
         ] {
             assert!(text.contains(part), "no {part:?} in {text}");
         }
@@ -77,6 +78,37 @@ fn completions_and_the_manual_page_know_the_commands() {
             assert!(outcome.stdout.contains(word), "{arguments}: no {word} in {outcome}");
         }
     }
+}
+
+#[test]
+fn how_a_command_is_begun_is_nobodys_business() {
+    let machine = Machine::new();
+    for arguments in
+        ["--help", "run --help", "man", "completions bash", "completions zsh", "completions fish", "__exe"]
+    {
+        let outcome = machine.redsync(arguments.split(' '));
+        let said = format!("{}{}", outcome.stdout, outcome.stderr);
+        assert!(!said.contains("__exec"), "{arguments}: {outcome}");
+    }
+}
+
+#[test]
+fn a_bad_switch_in_the_environment_is_64_and_says_what_it_can_be() {
+    let machine = Machine::new();
+    for value in ["maybe", "1", "ON"] {
+        let mut command = machine.command(["run", "backup", "--", "true"]);
+        let outcome = finish(command.env("REDSYNC_RESTART_GUARD", value));
+        assert_eq!(outcome.code, Some(64), "{outcome}");
+        let said = format!("redsync: REDSYNC_RESTART_GUARD is {value:?}; it can be on or off\n");
+        assert_eq!(outcome.stderr, said, "{outcome}");
+        // Who says it on the command line is not asked for it in the environment.
+        let mut command = machine.command(["run", "-q", "--restart-guard", "on", "backup", "--", "true"]);
+        let outcome = finish(command.env("REDSYNC_RESTART_GUARD", value));
+        assert_eq!(outcome.code, Some(0), "{outcome}");
+    }
+    let option = machine.redsync(["status", "--restart-guard", "maybe", "backup"]);
+    assert_eq!(option.code, Some(64), "{option}");
+    assert!(option.stderr.contains("[possible values: on, off]"), "{option}");
 }
 
 #[test]
@@ -164,8 +196,8 @@ fn the_help_and_the_manual_say_what_a_run_cannot_do() {
         let text = outcome.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
             "SIGKILL follows SIGTERM at once",
-            "when redsync itself is killed by SIGKILL, nobody ends the command",
-            "What the command leaves running in the background when it ends is outside the lock",
+            "when redsync itself is killed by SIGKILL, the command gets SIGTERM from the kernel",
+            "What the command leaves running in the background when it ends, or puts into a process group of its own, is outside the lock",
         ] {
             assert!(text.contains(part), "{arguments:?}: no {part:?} in {outcome}");
         }

@@ -208,7 +208,7 @@ impl Guard {
     /// The guard's lease, to be [adopted](crate::Mutex::adopt) by another process when this one lets go of it with
     /// [`into_lease`](Guard::into_lease).
     pub fn lease(&self) -> Lease {
-        Lease::new(&self.holding.terms.claim, self.holding.lease_expiry())
+        Lease::new(&self.holding.terms.claim, self.holding.expiry(), self.holding.last_word())
     }
 
     /// Lets go of the lock without releasing it: whoever has the lease may adopt, extend and release it. If nobody
@@ -216,7 +216,6 @@ impl Guard {
     pub fn into_lease(mut self) -> Lease {
         self.releases_on_drop = false;
         self.holding.hand_on();
-        // A renewal that is under way bounds what the lease's next user may believe.
         self.lease()
     }
 

@@ -13,6 +13,9 @@ use crate::protocol::{Expiry, InvalidOption, LockName, Token};
 /// It carries no time: clocks of different machines cannot be compared. Whether the lock is still held is found out
 /// by asking the nodes, which adopting does.
 ///
+/// Where an extension was under way when the guard was [let go of](crate::Guard::into_lease), the lease says so, and whoever
+/// adopts it believes no more than that leaves.
+///
 /// [`Display`](fmt::Display) and [`FromStr`] give and take one line without blanks or shell characters, such as
 /// `redsync:8000:orders%3A42:5f1c…@web-2%3A311`: expiry in milliseconds, name, token, percent-encoded. With the
 /// feature `serde` it is (de)serialised as that line.
@@ -24,11 +27,14 @@ pub struct Lease {
     name: LockName,
     token: Token,
     expiry: Expiry,
+    /// An extension was under way when the lease was written, and may be applied after any of its next user's. It lets the
+    /// lease last for no longer than this.
+    last_word: Option<Expiry>,
 }
 
 impl Lease {
-    pub(crate) fn new(claim: &Claim, expiry: Expiry) -> Self {
-        Self { name: claim.name.clone(), token: claim.token.clone(), expiry }
+    pub(crate) fn new(claim: &Claim, expiry: Expiry, last_word: Option<Expiry>) -> Self {
+        Self { name: claim.name.clone(), token: claim.token.clone(), expiry, last_word }
     }
 
     /// A lease from its parts: for a lock that another library took, whose token is the key's value. Go's redsync:
@@ -42,7 +48,8 @@ impl Lease {
         token: impl AsRef<str>,
         expiry: Duration,
     ) -> Result<Self, InvalidOption> {
-        Ok(Self { name: LockName::new(name)?, token: Token::from_text(token)?, expiry: Expiry::new(expiry)? })
+        let (name, token, expiry) = (LockName::new(name)?, Token::from_text(token)?, Expiry::new(expiry)?);
+        Ok(Self { name, token, expiry, last_word: None })
     }
 
     /// The lock's name.
@@ -55,8 +62,8 @@ impl Lease {
         &self.token
     }
 
-    pub(crate) const fn as_expiry(&self) -> Expiry {
-        self.expiry
+    pub(crate) const fn last_word(&self) -> Option<Expiry> {
+        self.last_word
     }
 
     /// How long the lease is extended for each time.
@@ -70,7 +77,11 @@ const PREFIX: &str = "redsync:";
 impl fmt::Display for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, token) = (Encoded(self.name.as_str()), Encoded(self.token.as_str()));
-        write!(f, "{PREFIX}{}:{name}:{token}", self.expiry.as_millis())
+        write!(f, "{PREFIX}{}", self.expiry.as_millis())?;
+        if let Some(last_word) = self.last_word {
+            write!(f, "/{}", last_word.as_millis())?;
+        }
+        write!(f, ":{name}:{token}")
     }
 }
 
@@ -104,10 +115,19 @@ impl FromStr for Lease {
         else {
             return Err(refuse("it does not have three parts after \"redsync:\"; was the line cut off?"));
         };
-        let millis = millis.parse().map_err(|_| refuse("its expiry is not a number of milliseconds"))?;
+        let (millis, last_word) = match millis.split_once('/') {
+            Some((millis, last_word)) => (millis, Some(last_word)),
+            None => (millis, None),
+        };
+        let number = |text: &str| {
+            let millis = text.parse().map_err(|_| refuse("its expiry is not a number of milliseconds"))?;
+            Ok(Duration::from_millis(millis))
+        };
         let decode = |part: &str| decoded(part).ok_or_else(|| refuse("its percent-encoding is broken"));
-        Self::from_parts(decode(name)?, decode(token)?, Duration::from_millis(millis))
-            .map_err(|invalid| InvalidLease { reason: invalid.to_string() })
+        let invalid = |invalid: InvalidOption| InvalidLease { reason: invalid.to_string() };
+        let lease = Self::from_parts(decode(name)?, decode(token)?, number(millis)?).map_err(invalid)?;
+        let last_word = last_word.map(|text| Expiry::new(number(text)?).map_err(invalid)).transpose()?;
+        Ok(Self { last_word, ..lease })
     }
 }
 
@@ -183,8 +203,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_lease_survives_being_written_and_read(name in ".{1,60}", token in ".{1,60}", millis in 1_u64..1 << 53) {
+        fn every_lease_survives_being_written_and_read(
+            name in ".{1,60}", token in ".{1,60}", millis in 1_u64..1 << 53, last_word in prop::option::of(1_u64..1 << 53),
+        ) {
+            let expiry = |millis| Expiry::new(Duration::from_millis(millis)).unwrap();
             let lease = Lease::from_parts(name, token, Duration::from_millis(millis)).unwrap();
+            let lease = Lease { last_word: last_word.map(expiry), ..lease };
             let line = lease.to_string();
             prop_assert!(line.bytes().all(|b| b.is_ascii_graphic()));
             prop_assert_eq!(line.parse::<Lease>().unwrap(), lease);

@@ -228,7 +228,7 @@ impl Mutex {
             return Err(Error::ShutDown);
         }
         let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
-        holding.adopt(lease.as_expiry()).await?;
+        holding.adopt(lease.last_word()).await?;
         let guard = Guard::new(Arc::clone(&holding));
         if self.core.keeper.is_shut() {
             // It was shut down meanwhile. The lock stays its former holder's.
@@ -255,7 +255,7 @@ impl Mutex {
             return Err(InvalidOption::new("lease", reason).into());
         }
         let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
-        holding.presume(lease.as_expiry());
+        holding.presume(lease.last_word());
         holding.release().await
     }
 

@@ -21,12 +21,14 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) struct Machine {
     directory: TempDir,
     nodes: String,
+    /// The servers of most tests have just been started: all of them would be distrusted for a while.
+    restart_guard: &'static str,
 }
 
 impl Machine {
     /// Without nodes: the embedded store.
     pub(crate) fn new() -> Self {
-        Self { directory: TempDir::new().unwrap(), nodes: String::new() }
+        Self { directory: TempDir::new().unwrap(), nodes: String::new(), restart_guard: "off" }
     }
 
     /// With these servers for nodes.
@@ -38,6 +40,11 @@ impl Machine {
     /// With these URLs for nodes.
     pub(crate) fn with_urls(urls: &str) -> Self {
         Self { nodes: urls.to_owned(), ..Self::new() }
+    }
+
+    /// As somebody has it who says nothing of the restart guard.
+    pub(crate) fn with_restart_guard(self) -> Self {
+        Self { restart_guard: "", ..self }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -78,6 +85,7 @@ impl Machine {
             .env("HOME", self.directory.path())
             .env("XDG_STATE_HOME", self.directory.path().join("state"))
             .env("REDSYNC_NODES", &self.nodes)
+            .env("REDSYNC_RESTART_GUARD", self.restart_guard)
             .stdin(Stdio::null());
         command
     }

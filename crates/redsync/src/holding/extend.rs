@@ -28,9 +28,9 @@ impl Holding {
     }
 
     /// Takes over leases that this token has from before, wherever it has them.
-    pub(crate) async fn adopt(self: &Arc<Self>, expiry: Expiry) -> Result<(), Error> {
+    pub(crate) async fn adopt(self: &Arc<Self>, last_word: Option<Expiry>) -> Result<(), Error> {
         self.core.enter()?;
-        self.presume(expiry);
+        self.presume(last_word);
         self.extend_on(self.terms.clone()).await
     }
 
@@ -78,13 +78,10 @@ impl Holding {
             let claim = claim.clone();
             Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
         });
-        while !count.is_decided(ballot.outstanding(), wait_for_all) {
+        // Where it turns out to be over, somebody waits to hear why: no longer than until that is certain.
+        while !count.is_decided(ballot.outstanding(), wait_for_all && self.standing() != Standing::Lost) {
             let Some((index, returned)) = ballot.next().await else { break };
             count.add(self.extended(index, number, IfFree::Leave, returned));
-            // Whatever the others would say: it is over, and somebody waits to hear why.
-            if self.standing() == Standing::Lost {
-                break;
-            }
         }
         if ballot.outstanding() > 0 {
             let holding = Arc::clone(self);

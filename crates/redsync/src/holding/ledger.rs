@@ -52,8 +52,10 @@ struct Entry {
     /// it is applied. A lost one counts for ever: nobody knows when it arrives.
     unanswered: u32,
     shortest_unanswered: Duration,
-    /// How many requests are under way, or were lost, that may take the lease again.
-    retaking: u8,
+    /// How many of these extend.
+    extending: u32,
+    /// How many of these may take the lease again.
+    retaking: u32,
     /// Such a request was answered while the node was being asked to release: which came first is not known.
     stood_meanwhile: bool,
     /// Whether the node is being asked to release right now. One at a time asks and hears what comes of it; two would
@@ -107,6 +109,7 @@ impl Ledger {
             heard: RequestNumber(0),
             unanswered: 0,
             shortest_unanswered: Duration::MAX,
+            extending: 0,
             retaking: 0,
             stood_meanwhile: false,
             is_releasing: false,
@@ -153,21 +156,26 @@ impl Ledger {
     pub(super) fn ask_to_extend(&mut self, node: usize, trusted: Duration, may_retake: bool) {
         let entry = &mut self.nodes[node];
         entry.ask(trusted);
-        entry.retaking = entry.retaking.saturating_add(may_retake.into());
+        entry.extending += 1;
+        entry.retaking += u32::from(may_retake);
     }
 
-    /// Records that the token, made elsewhere, may stand on any node, and that a last request of that side's may be under
-    /// way to each, which lets the lease last for `trusted`.
-    pub(super) fn presume(&mut self, trusted: Duration) {
+    /// Records that the token, made elsewhere, may stand on any node; and that an extension of that side's may be under way
+    /// to each, which lets the lease last for `under_way`.
+    pub(super) fn presume(&mut self, under_way: Option<Duration>) {
         for entry in &mut self.nodes {
             entry.mark = Mark::Granted;
-            entry.ask(trusted);
+            if let Some(trusted) = under_way {
+                entry.ask(trusted);
+                entry.extending += 1;
+            }
         }
     }
 
-    /// The shortest that any request which a node has not answered lets a lease last.
-    pub(super) fn shortest_unanswered(&self) -> Duration {
-        self.nodes.iter().map(|entry| entry.shortest_unanswered).min().unwrap_or(Duration::MAX)
+    /// The shortest that any extension which a node has not answered lets a lease last.
+    pub(super) fn shortest_extension_under_way(&self) -> Option<Duration> {
+        let extending = self.nodes.iter().filter(|entry| entry.extending > 0);
+        extending.map(|entry| entry.shortest_unanswered).min()
     }
 
     /// Records that `node` granted what request `number` asked for.
@@ -232,6 +240,7 @@ impl Ledger {
     /// Records that a request to extend will not be applied by `node` any more: it was answered, or never was sent.
     pub(super) fn not_extended(&mut self, node: usize, was_retaking: bool) -> Duration {
         let entry = &mut self.nodes[node];
+        entry.extending = entry.extending.saturating_sub(1);
         entry.retaking = entry.retaking.saturating_sub(was_retaking.into());
         entry.hear()
     }
@@ -519,7 +528,7 @@ mod tests {
     fn a_last_request_of_who_handed_the_token_on_may_still_be_applied() {
         let mut ledger = over(1);
         ledger.ask(at(0), millis(10_000), at(10_000));
-        ledger.presume(millis(1000));
+        ledger.presume(Some(millis(1000)));
         let number = extend(&mut ledger, 0, 10_000, false);
         ledger.extended(0, number, &Extended::Extended, false, at(1));
         assert_eq!(ledger.valid_until(), Some(at(1000)));

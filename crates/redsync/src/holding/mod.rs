@@ -92,11 +92,10 @@ impl Holding {
         (number, sent)
     }
 
-    /// Records that the token, made elsewhere and extended by `expiry` there, may stand on any node.
-    pub(crate) fn presume(&self, expiry: Expiry) {
-        // An expiry that drift eats up lets a lease last for no time that could be trusted.
-        let trusted = self.terms.retimed(expiry).map_or(Duration::ZERO, |terms| terms.trusted());
-        self.ask(&self.terms, |ledger| ledger.presume(trusted));
+    /// Records that the token, made elsewhere, may stand on any node; and what its side's
+    /// [last word](Self::last_word) may be.
+    pub(crate) fn presume(&self, last_word: Option<Expiry>) {
+        self.ask(&self.terms, |ledger| ledger.presume(last_word.map(Expiry::as_duration)));
     }
 
     /// Records that node `index` granted what request `number` asked for.
@@ -151,16 +150,11 @@ impl Holding {
         self.end_keeping();
     }
 
-    /// What whoever goes on with the token may ask for at the most: no longer than any request of this side lets a lease last
-    /// that a node may apply later.
-    pub(crate) fn lease_expiry(&self) -> Expiry {
-        let (expiry, shortest) = (self.expiry(), self.ledger().shortest_unanswered());
-        match self.terms.retimed(expiry) {
-            Ok(terms) if terms.trusted() > shortest => {
-                Expiry::new(shortest.max(Duration::from_millis(1))).unwrap_or(expiry)
-            }
-            _ => expiry,
-        }
+    /// What whoever goes on with the token has to reckon with: an extension of this side's that a node may apply later, and
+    /// that lets the lease last for no longer than this.
+    pub(crate) fn last_word(&self) -> Option<Expiry> {
+        let shortest = self.ledger().shortest_extension_under_way()?;
+        Expiry::new(shortest.max(Duration::from_millis(1))).ok()
     }
 
     /// The instant up to which a majority of leases stands.
