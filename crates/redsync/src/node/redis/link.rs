@@ -128,7 +128,7 @@ impl Link {
                     // A runtime that ended takes its connecting task with it; its sender is gone then.
                     // One that takes for ever stands still with its runtime.
                     State::Connecting { done, failed, since }
-                        if done.has_changed().is_ok() && since.elapsed() < CONNECT_TIMEOUT * 2 =>
+                        if done.has_changed().is_ok() && since.elapsed() < CONNECT_TIMEOUT + DIAL_AGAIN =>
                     {
                         (done.clone(), failed.clone())
                     }
