@@ -242,7 +242,6 @@ impl fmt::Display for Error {
                 }
                 let needed = total / 2 + 1;
                 let failed = nodes.iter().filter(|node| !node.is_answer()).count();
-                let agreed = total - nodes.len().min(*total);
                 match (total, operation) {
                     (1, _) if nodes.iter().any(NodeError::is_withheld) => write!(f, ":{}", Nodes(nodes)),
                     (1, _) => write!(f, ": the only node failed{}", Nodes(nodes)),
@@ -257,7 +256,7 @@ impl fmt::Display for Error {
                         write!(f, ": {failed} of {total} nodes failed, {needed} must answer{}", Nodes(nodes))
                     }
                     (_, Operation::Extend | Operation::Unlock) => {
-                        write!(f, ": {needed} of {total} nodes must confirm, {agreed} did{}", Nodes(nodes))
+                        write!(f, ": {needed} of {total} nodes must confirm, {} did not{}", nodes.len(), Nodes(nodes))
                     }
                 }
             }
