@@ -256,7 +256,12 @@ impl fmt::Display for Error {
                         write!(f, ": {failed} of {total} nodes failed, {needed} must answer{}", Nodes(nodes))
                     }
                     (_, Operation::Extend | Operation::Unlock) => {
-                        write!(f, ": {needed} of {total} nodes must confirm, {} did not{}", nodes.len(), Nodes(nodes))
+                        write!(
+                            f,
+                            ": {needed} of {total} nodes must confirm, {} did not{}",
+                            nodes.len(),
+                            Nodes(nodes)
+                        )
                     }
                 }
             }

@@ -7,6 +7,7 @@ mod link;
 mod scripts;
 
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -150,20 +151,21 @@ impl Node for RedisNode {
     }
 
     fn uptime(&self) -> Answer<'_, Uptime> {
-        Box::pin(async move {
-            let known = match &self.server {
-                // Known without a trip, and still where the connection has just broken.
-                Server::Link(link) => link.known_facts(),
-                Server::Client { .. } => self.facts().await?,
-            };
-            if let (Server::Link(link), Some(true)) =
-                (&self.server, known.as_ref().map(|facts| facts.is_replica()))
-            {
-                link.ask_again();
+        let told = |known: Option<Arc<Facts>>| {
+            known.map_or(Uptime::Unknown, |facts| Uptime::AtLeast(facts.uptime(Instant::now())))
+        };
+        match &self.server {
+            // Known without a trip, and still where the connection has just broken. It is asked for with each grant: the
+            // smallest of boxes.
+            Server::Link(link) => {
+                let known = link.known_facts();
+                if known.as_ref().is_some_and(|facts| facts.is_replica()) {
+                    link.ask_again();
+                }
+                Box::pin(ready(Ok(told(known))))
             }
-            let since = |facts: Arc<Facts>| Uptime::AtLeast(facts.uptime(Instant::now()));
-            Ok(known.map_or(Uptime::Unknown, since))
-        })
+            Server::Client { .. } => Box::pin(async move { Ok(told(self.facts().await?)) }),
+        }
     }
 
     fn concerns(&self) -> Answer<'_, Vec<String>> {
