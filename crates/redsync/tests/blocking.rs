@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -251,4 +252,36 @@ fn nodes_of_ones_own_and_a_builder_serve_too() {
     redsync.check_nodes().unwrap();
     let guard = redsync.mutex("name").lock().unwrap();
     assert_eq!(guard.token().owner(), Some("batch"));
+}
+
+/// What taking a lock says to the `on_lost` function of another lock of the same [`Redsync`].
+fn told_within_on_lost(redsync: &Redsync) -> Error {
+    let (told, error) = mpsc::channel();
+    let ours = redsync.clone();
+    let mutex = redsync.mutex("lost").expiry(Duration::from_millis(200)).renew(false);
+    let mutex = mutex.on_lost(move |_| told.send(ours.mutex("within").lock().unwrap_err()).unwrap());
+    let _guard = mutex.lock().unwrap();
+    error.recv_timeout(DEADLINE).expect("it does not hang")
+}
+
+#[test]
+fn a_blocking_call_within_on_lost_is_refused_with_the_reason() {
+    let server = RedisServer::start();
+
+    let error = told_within_on_lost(&connect_to(&server));
+
+    assert!(matches!(error, Error::Runtime { .. }), "{error}");
+    assert_contains(&error.to_string(), &["on_lost"]);
+}
+
+#[test]
+fn a_blocking_call_within_on_lost_does_not_keep_other_threads_waiting() {
+    let server = RedisServer::start();
+    let redsync = connect_to(&server);
+    told_within_on_lost(&redsync);
+    let (told, locked) = mpsc::channel();
+
+    thread::spawn(move || told.send(redsync.mutex("another").try_lock().unwrap().is_some()));
+
+    assert!(locked.recv_timeout(DEADLINE).expect("it does not hang"));
 }

@@ -147,6 +147,22 @@ async fn the_end_of_a_connection_is_told_to_those_who_wait_on_it() {
     assert!(took < REQUEST_DEADLINE, "{took:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broken_try_may_have_left_is_looked_after_until_its_expiry_and_no_longer() {
+    // Pauses between requests are doubled: the last one would go on for 1.2 s after it.
+    const EXPIRY: Duration = Duration::from_millis(1_900);
+    let route = Route::open().await;
+    route.proxy.reset_on_request();
+    let tried = route.redsync.mutex("name").expiry(EXPIRY).try_lock().await;
+    tried.expect_err("the connection is reset");
+    route.proxy.pass();
+
+    let (took, is_done) = timed(route.redsync.drain(DEADLINE)).await;
+
+    assert!(is_done);
+    assert!(took < EXPIRY + TOLERANCE, "{took:?}");
+}
+
 /// Fails when one of some callers, the first among them, waits longer than for an answer.
 async fn assert_nobody_waits_longer_than_for_an_answer(redsync: &Redsync) {
     for number in 1..=8 {

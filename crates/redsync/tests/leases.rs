@@ -5,8 +5,9 @@ mod support;
 use std::time::Duration;
 
 use redsync::{ErrorKind, Lease, LockState};
-use redsync_testkit::{RedisServer, servers};
-use support::{DEADLINE, assert_contains, connect, connect_to, keys_on};
+use redsync_testkit::{Proxy, RedisServer, servers, wait_until};
+use support::{DEADLINE, assert_contains, connect, connect_to, keys_on, over};
+use tokio::time::timeout;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -182,4 +183,66 @@ async fn an_adopted_lock_is_one_lock_with_its_origin() {
 
     assert_eq!(redsync.inspect("name").await.unwrap().state(), LockState::Free);
     assert_eq!(origin.unlock().await.unwrap_err().kind(), ErrorKind::AlreadyExpired);
+}
+
+/// The lease of lock "name", of half a minute, as text; an extension to less than 10 s is under way when it is written, which
+/// the network keeps back.
+async fn written_while_it_is_extended(proxy: &Proxy) -> String {
+    let redsync = over([proxy.url()]);
+    let guard = redsync.mutex("name").expiry(MINUTE / 2).lock().await.unwrap();
+    // The server knows the script from here on.
+    guard.extend().await.unwrap();
+    proxy.hold();
+    let extending = guard.extend_by(Duration::from_secs(10));
+    // Until it is under way; the network says nothing of it.
+    timeout(Duration::from_millis(50), extending).await.unwrap_err();
+    guard.into_lease().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_says_that_an_extension_was_under_way_when_it_was_written() {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(&server);
+
+    let written = written_while_it_is_extended(&proxy).await;
+
+    let bound = written.strip_prefix("redsync:10000/").and_then(|rest| rest.split(':').next());
+    let bound: u64 = bound.and_then(|millis| millis.parse().ok()).unwrap_or_else(|| panic!("{written}"));
+    assert!((9_000..=10_000).contains(&bound), "{written}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_with_an_extension_under_way_survives_being_written_and_read() {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(&server);
+
+    let written = written_while_it_is_extended(&proxy).await;
+
+    let read: Lease = written.parse().unwrap();
+    assert_eq!(read.to_string(), written);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_adopts_a_lease_with_an_extension_under_way_believes_no_more_than_that_leaves() {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(&server);
+    let lease: Lease = written_while_it_is_extended(&proxy).await.parse().unwrap();
+
+    let guard = connect_to(&server).await.mutex("name").expiry(MINUTE).adopt(&lease).await.unwrap();
+
+    // Now the former holder's extension is applied.
+    proxy.pass();
+    wait_until("it is applied", DEADLINE, || server.pttl("name") < 10_000);
+    assert!(guard.remaining() <= Duration::from_millis(server.pttl("name").unsigned_abs()), "{guard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_with_no_extension_under_way_says_nothing_of_one() {
+    let server = RedisServer::start();
+    let guard = connect_to(&server).await.mutex("name").token_fn(|| "5f1c".to_owned()).lock().await.unwrap();
+    guard.extend().await.unwrap();
+
+    let lease = guard.into_lease();
+
+    assert_eq!(lease.to_string(), "redsync:8000:name:5f1c");
 }

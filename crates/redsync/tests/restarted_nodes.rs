@@ -345,6 +345,42 @@ async fn a_replica_behind_ones_own_client_is_withheld_from_its_promotion_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_replica_is_withheld_also_after_its_connection_was_cut_and_made_again() {
+    let primary = RedisServer::start();
+    let replica = ripe_replica(&primary);
+    let redsync = guarded(std::slice::from_ref(&replica)).await;
+    let mutex = redsync.mutex("name").expiry(SHORT);
+    promote(&replica);
+    // The first vote of the promoted one, and the first by which it is seen to be promoted.
+    assert_withheld(mutex.try_lock().await);
+    assert_withheld(mutex.try_lock().await);
+
+    replica.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+
+    let is_cut = |error: &Error| matches!(error.nodes(), [NodeError::Failed { .. }]);
+    let mut tried = mutex.try_lock().await;
+    while tried.as_ref().is_err_and(is_cut) {
+        tried = mutex.try_lock().await;
+    }
+    assert_withheld(tried);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_replica_behind_ones_own_client_is_withheld_however_often_it_is_tried() {
+    let primary = RedisServer::start();
+    let replica = ripe_replica(&primary);
+    let client = PlainClient::connect(&replica.address()).await.unwrap();
+    let node: Arc<dyn Node> = Arc::new(RedisNode::with_client(client));
+    let redsync = Redsync::builder().node(node).restart_guard(true).build().unwrap();
+    assert_eq!(redsync.concerns().await.unwrap().len(), 1);
+    promote(&replica);
+
+    for _ in 0..5 {
+        assert_withheld(redsync.mutex("name").expiry(SHORT).try_lock().await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_replica_votes_again_after_the_quarantine() {
     let primary = RedisServer::start();
     let replica = ripe_replica(&primary);

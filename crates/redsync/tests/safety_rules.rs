@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redsync::{
-    Acquired, Answer, Claim, Clock, DrivenClock, ErrorKind, Extended, Holder, IfFree, LockName, MemoryNode,
-    Node, NodeError, NodeFault, Redsync, Released, SystemClock, Token, Uptime,
+    Acquired, Answer, Claim, Clock, DrivenClock, ErrorKind, Extended, Guard, Holder, IfFree, LockName,
+    MemoryNode, Node, NodeError, NodeFault, Redsync, Released, SystemClock, Token, Uptime,
 };
 
 const MILLIS: Duration = Duration::from_millis(1);
@@ -457,6 +457,70 @@ async fn a_lease_is_taken_again_where_a_majority_still_stands() {
     assert!(nodes[2].node.inspect(guard.name()).await.unwrap().is_some());
 }
 
+#[tokio::test]
+async fn a_loss_that_nothing_has_told_before_the_unlock_is_told_once() {
+    assert_eq!(losses_told(async |guard| _ = guard.unlock().await.unwrap_err()).await, 1);
+}
+
+#[tokio::test]
+async fn a_loss_that_nothing_has_told_before_the_drop_is_told_once() {
+    assert_eq!(losses_told(async |guard| drop(guard)).await, 1);
+}
+
+/// How often `on_lost` is called for a guard whose time passes while nothing runs, and that `ends` then.
+async fn losses_told(ends: impl AsyncFnOnce(Guard)) -> usize {
+    let (clock, _, redsync) = over(1);
+    let told = Arc::new(AtomicUsize::new(0));
+    let ours = Arc::clone(&told);
+    let mutex = redsync.mutex("name").on_lost(move |_| _ = ours.fetch_add(1, Ordering::SeqCst));
+    let guard = mutex.lock().await.unwrap();
+    settle().await;
+
+    clock.advance(EXPIRY);
+    ends(guard).await;
+
+    settle().await;
+    told.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn unlocking_what_was_lost_while_nothing_ran_says_so() {
+    let (clock, _, redsync) = over(1);
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    clock.advance(EXPIRY);
+    assert_eq!(guard.unlock().await.unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[tokio::test]
+async fn what_was_handed_on_in_time_was_released_however_late_its_signal_is_looked_at() {
+    let (clock, _, redsync) = over(1);
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    let signal = guard.lost();
+    let _lease = guard.into_lease();
+
+    clock.advance(EXPIRY);
+
+    assert!(signal.await.was_released());
+}
+
+#[tokio::test]
+async fn a_lock_that_is_granted_after_a_shutdown_is_none_and_is_given_back() {
+    let (_, nodes, redsync) = over(1);
+    nodes[0].gate.forget_permits(1_000);
+    let mutex = redsync.mutex("name");
+    let locking = tokio::spawn(async move { mutex.lock().await });
+    settle().await;
+
+    redsync.shutdown().await;
+    nodes[0].gate.add_permits(1);
+    let locked = locking.await.unwrap();
+    settle().await;
+
+    assert_eq!(locked.unwrap_err().kind(), ErrorKind::ShutDown);
+    let name = LockName::new("name").unwrap();
+    assert_eq!(nodes[0].node.inspect(&name).await.unwrap(), None, "it was left behind");
+}
+
 // Design §11.
 
 /// Three nodes, of which two have been up for `uptime`, and a redsync that withholds votes.
@@ -512,4 +576,21 @@ async fn a_valid_guard_is_extended_on_restarted_nodes() {
     nodes.iter().for_each(|node| *node.uptime.lock().unwrap() = Uptime::AtLeast(Duration::ZERO));
 
     guard.extend().await.expect("its leases stand");
+}
+
+#[tokio::test]
+async fn waiting_for_nodes_that_never_get_older_ends_with_the_tries() {
+    let (clock, nodes, redsync) = over(3);
+    nodes.iter().for_each(|node| *node.uptime.lock().unwrap() = Uptime::AtLeast(Duration::ZERO));
+    let mutex = redsync.mutex("name").tries(2);
+    let locking = tokio::spawn(async move { mutex.lock().await });
+
+    for _ in 0..10 {
+        settle().await;
+        clock.advance(2 * EXPIRY);
+    }
+
+    assert!(locking.is_finished(), "it waits for ever");
+    let error = locking.await.unwrap().unwrap_err();
+    assert!(matches!(error.nodes(), [NodeError::Withheld { .. }, ..]), "{error}");
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use redsync::Redsync;
-use redsync_testkit::{RedisServer, servers};
+use redsync_testkit::{Proxy, RedisServer, servers};
 use support::{DEADLINE, over};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -219,6 +219,31 @@ fn renewals_that_fail_are_told_once_and_the_loss_loudest() {
     assert!(lost.millis("held") >= 1_000, "{lost:?}");
     assert_eq!(lost.fields["remaining"], "0");
     assert!(lost.fields["error"].contains("did not answer"), "{lost:?}");
+}
+
+#[test]
+fn a_guard_that_is_dropped_while_it_is_renewed_is_told_at_a_level_for_debugging() {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(&server);
+    let redsync = over([proxy.url()]);
+
+    let ear = listening(|| async {
+        // Renewal waits longer for its answer than this takes.
+        let mutex = redsync.mutex("orders").expiry(Duration::from_secs(1)).timeout_factor(0.8);
+        let guard = mutex.lock().await.unwrap();
+        proxy.hold();
+        // Renewal begins after a third of the second.
+        tokio::time::sleep(Duration::from_millis(450)).await;
+        drop(guard);
+        proxy.pass();
+        assert!(redsync.drain(DEADLINE).await);
+        assert!(redsync.shutdown().await, "the renewal is over");
+    });
+
+    assert!(server.command_count("evalsha") > 1, "it was being renewed");
+    let louder: Vec<Told> =
+        ear.0.lock().unwrap().iter().filter(|told| told.level < Level::DEBUG).cloned().collect();
+    assert!(louder.is_empty(), "{louder:#?}");
 }
 
 #[test]

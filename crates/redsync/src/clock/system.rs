@@ -11,7 +11,8 @@ use crate::protocol::Instant;
 /// [`std::time::Instant`] stops during suspend on Linux: a lock judged by it looks valid after its expiry.
 ///
 /// On Linux and Android sleeps are woken by a timer of the kernel on the same clock, which goes off as soon as the
-/// machine resumes; elsewhere they are woken by the runtime's timers, and look at the clock again every second.
+/// machine resumes; elsewhere they are woken by the timers of the tokio runtime that
+/// they need, and look at the clock again every second.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 

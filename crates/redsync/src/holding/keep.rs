@@ -79,7 +79,7 @@ impl Holding {
             return;
         }
         // Its time was over before, and nobody has told yet. Not here, where a hook might meet its caller's locks.
-        let untold = Untold(Arc::clone(self));
+        let untold = Untold::of(Arc::clone(self));
         match self.core.reaper.runtime() {
             Some(runtime) => drop(runtime.spawn(async move { drop(untold) })),
             None => drop(untold),
@@ -157,7 +157,7 @@ impl Holding {
     }
 
     /// Tells of the guard's end, after who waits for it was woken. Called once.
-    pub(crate) fn tell_end(&self) {
+    fn tell_end(&self) {
         let told = catch_unwind(AssertUnwindSafe(|| match self.standing() {
             Standing::Lost => {
                 let lost = self.lost();
@@ -277,8 +277,14 @@ impl Drop for Renewal {
     }
 }
 
-/// A loss that nobody has told of. Told when it is dropped, wherever that is.
-struct Untold(Arc<Holding>);
+/// A guard's end that nobody has told of. Told when it is dropped, wherever that is.
+pub(crate) struct Untold(Arc<Holding>);
+
+impl Untold {
+    pub(crate) const fn of(holding: Arc<Holding>) -> Self {
+        Self(holding)
+    }
+}
 
 impl Drop for Untold {
     fn drop(&mut self) {

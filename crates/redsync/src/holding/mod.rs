@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::keep::Keep;
-pub(crate) use self::keep::{Due, Renewal};
+pub(crate) use self::keep::{Due, Renewal, Untold};
 use self::ledger::Ledger;
 pub(crate) use self::ledger::RequestNumber;
 use crate::ballot::Nodes;

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::outside::outside;
 use super::reaper::{Place, UnderWay};
 use crate::clock::Clock;
-use crate::holding::{Due, Holding, Renewal};
+use crate::holding::{Due, Holding, Renewal, Untold};
 use crate::protocol::Instant;
 
 /// The deadlines of all guards of one [`Redsync`](crate::Redsync), and the one task that waits for them.
@@ -245,7 +245,12 @@ impl Attending {
                     drop(place);
                 });
             }
-            batch.losses.iter().for_each(|holding| holding.tell_end());
+            if !batch.losses.is_empty() {
+                // Not here, and last: the program's own functions may take their time, and who was woken must not wait behind
+                // them for this worker.
+                let untold: Vec<Untold> = batch.losses.into_iter().map(Untold::of).collect();
+                tokio::spawn(async move { drop(untold) });
+            }
             let Some(next) = next else { return };
             let is_earlier = shared.is_earlier.notified();
             tokio::select! {
