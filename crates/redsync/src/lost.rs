@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -99,6 +100,8 @@ impl Future for LostSignal {
         let signal = self.get_mut();
         // Before it is looked at, so that a loss in between is heard.
         signal.place = Some(signal.holding.signals.listen(signal.place, context.waker()));
+        // Where the runtime of the one that kept the guard has ended or stands still, this one's takes over.
+        signal.holding.core.attend();
         let clock = &signal.holding.core.clock;
         let sleeping = signal.sleeping.get_mut().unwrap_or_else(PoisonError::into_inner);
         while signal.holding.standing() == Standing::Held {
@@ -113,7 +116,6 @@ impl Future for LostSignal {
                 return Poll::Pending;
             }
             *sleeping = None;
-            // Where the runtime of the one that kept the guard has ended or stands still, this one's takes over.
             signal.holding.core.attend();
         }
         *sleeping = None;
@@ -155,7 +157,10 @@ impl Signals {
     /// Wakes all who listen. They listen again if they are still there.
     pub(crate) fn wake(&self) {
         let wakers = std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).wakers);
-        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+        for (_, waker) in wakers {
+            // One of somebody's that panics must not keep the others asleep.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
     }
 
     fn listen(&self, place: Option<u64>, waker: &Waker) -> u64 {
@@ -198,7 +203,7 @@ impl OnLost {
 
     /// Calls it. A panic in it ends nothing else.
     pub(crate) fn call(&self, lost: &Lost) {
-        let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.0)(lost)));
+        let called = catch_unwind(AssertUnwindSafe(|| (self.0)(lost)));
         if called.is_err() {
             tracing::error!(lock = %lost.name(), "the on_lost function panicked");
         }

@@ -230,12 +230,12 @@ impl Mutex {
         let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
         holding.adopt(lease.last_word()).await?;
         let guard = Guard::new(Arc::clone(&holding));
+        holding.begin_keeping();
         if self.core.keeper.is_shut() {
             // It was shut down meanwhile. The lock stays its former holder's.
             guard.into_lease();
             return Err(Error::ShutDown);
         }
-        holding.begin_keeping();
         Ok(guard)
     }
 

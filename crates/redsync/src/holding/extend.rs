@@ -44,9 +44,15 @@ impl Holding {
     /// have not.
     fn ask_to_extend(&self, terms: &Terms, if_free: IfFree) -> (RequestNumber, Vec<usize>) {
         let is_retaking = if_free == IfFree::Retake;
-        let trusted = terms.trusted();
+        let (trusted, now) = (terms.trusted(), self.core.clock.now());
         let (number, _, voters) = self.ask(terms, |ledger| {
-            let voters = if is_retaking { ledger.missing() } else { ledger.holders() };
+            // SAFETY RULE (design §9): looked at in the step that asks. What is over, or given back or handed on meanwhile, is
+            // not asked for any more.
+            let voters = match (ledger.is_kept() && !ledger.is_past(now), is_retaking) {
+                (false, _) => Vec::new(),
+                (true, false) => ledger.holders(),
+                (true, true) => ledger.missing(),
+            };
             voters.iter().for_each(|&index| ledger.ask_to_extend(index, trusted, is_retaking));
             voters
         });
@@ -58,8 +64,6 @@ impl Holding {
         asked: (RequestNumber, Vec<usize>),
         terms: Terms,
     ) -> Result<(), Error> {
-        // With fewer leases, the guard's end may have come nearer; also where the caller is gone before this is done.
-        let _looking = LooksAgain(self);
         let extended = self.heard_by(asked, terms).await;
         self.note(&extended);
         extended
@@ -90,7 +94,6 @@ impl Holding {
                 while let Some((index, returned)) = ballot.next().await {
                     is_late |= holding.extended(index, number, IfFree::Leave, returned).is_ok();
                 }
-                holding.core.keeper.look_again(&holding);
                 if is_late && holding.is_released() {
                     holding.chase().await;
                 }
@@ -141,7 +144,7 @@ impl Holding {
     }
 
     fn extended(
-        &self,
+        self: &Arc<Self>,
         index: usize,
         number: RequestNumber,
         if_free: IfFree,
@@ -157,27 +160,21 @@ impl Holding {
                 return Err(error);
             }
         };
+        let end = self.valid_until();
         self.ledger().extended(index, number, &extended, was_retaking, self.core.clock.now());
-        match extended {
-            Extended::Extended => Ok(()),
+        let denial = match extended {
+            Extended::Extended => return Ok(()),
             Extended::Retaken => {
                 telling::retaken(&self.terms.claim.name, &*self.core.nodes[index]);
-                Ok(())
+                return Ok(());
             }
-            Extended::NotHeld => Err(NodeError::NotHeld { node: self.node_name(index) }),
-            Extended::HeldByAnother(holder) => Err(NodeError::Taken { node: self.node_name(index), holder }),
+            Extended::NotHeld => NodeError::NotHeld { node: self.node_name(index) },
+            Extended::HeldByAnother(holder) => NodeError::Taken { node: self.node_name(index), holder },
+        };
+        // At once, whatever the other nodes will say, and when.
+        if self.valid_until() < end {
+            self.end_comes_nearer(&denial);
         }
-    }
-}
-
-/// Has the keeper look at the guard again when an extension is over.
-struct LooksAgain<'a>(&'a Arc<Holding>);
-
-impl Drop for LooksAgain<'_> {
-    fn drop(&mut self) {
-        // As long as it is valid, whoever extends plans anew.
-        if !self.0.is_valid() {
-            self.0.core.keeper.look_again(self.0);
-        }
+        Err(denial)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::{Holding, Standing};
-use crate::error::Error;
+use crate::error::{Error, NodeError, Operation};
 use crate::lost::Lost;
 use crate::protocol::{Expiry, Instant};
 use crate::service::{Deadline, Keeper};
@@ -20,7 +20,9 @@ pub(crate) struct Keep {
     pub(crate) place: Option<Deadline>,
     /// When it is to be renewed, if it is.
     renew_at: Option<Instant>,
-    is_renewing: bool,
+    /// The renewal that is under way, and when it should be over.
+    renewing: Option<(u32, Instant)>,
+    renewals: u32,
     /// The last renewal failed.
     is_failing: bool,
     /// What the leases are extended by: what was asked for last.
@@ -37,7 +39,8 @@ impl Keep {
         Self {
             place: None,
             renew_at: None,
-            is_renewing: false,
+            renewing: None,
+            renewals: 0,
             is_failing: false,
             expiry,
             since,
@@ -101,24 +104,29 @@ impl Holding {
         };
         // A guard of a few milliseconds is not renewed again and again.
         let soon = soon.min(left / 16);
-        match keep.renew_at.filter(|at| *at <= now + soon) {
-            Some(_) if is_shut => {
-                keep.renew_at = None;
-                Due::Nothing
-            }
-            Some(_) => {
-                keep.renew_at = None;
-                keep.is_renewing = true;
-                Due::Renewal
-            }
-            None => Due::Nothing,
+        let is_due = match keep.renewing {
+            // One that stands still with its runtime does not keep others from renewing.
+            Some((_, until)) => until <= now,
+            None => keep.renew_at.is_some_and(|at| at <= now + soon),
+        };
+        if is_due {
+            keep.renew_at = None;
+            keep.renewing = None;
         }
+        if !is_due || is_shut {
+            return Due::Nothing;
+        }
+        keep.renewals = keep.renewals.wrapping_add(1);
+        let at_most = self.terms.request_timeout.as_duration() * 2 + Keeper::OVERDUE;
+        keep.renewing = Some((keep.renewals, now + at_most));
+        Due::Renewal
     }
 
     /// When something comes due next.
     pub(crate) fn next_deadline(&self, keep: &Keep) -> Instant {
         let end = self.valid_until().unwrap_or_default();
-        keep.renew_at.map_or(end, |renewal| renewal.min(end))
+        let next = keep.renewing.map(|(_, until)| until).or(keep.renew_at);
+        next.map_or(end, |next| next.min(end))
     }
 
     /// When somebody who waits for the loss should look whether the keeper does: at the loss, or when the keeper should
@@ -135,12 +143,25 @@ impl Holding {
         {
             let mut keep = self.keep();
             keep.expiry = expiry;
-            if !keep.is_renewing {
+            if keep.renewing.is_none() {
                 self.plan(&mut keep, now);
             }
         }
         self.core.keeper.look_again(self);
         // The end may have come nearer; who waits for it has to look at it again.
+        self.signals.wake();
+    }
+
+    /// Has everybody look at the guard again whose end has come nearer: a node denied its lease.
+    pub(super) fn end_comes_nearer(self: &Arc<Self>, denial: &NodeError) {
+        if self.standing() == Standing::Lost {
+            let (name, operation, nodes) = (self.name(), Operation::Extend, vec![denial.clone()]);
+            self.note(&Err(match denial {
+                NodeError::Taken { .. } => Error::Taken { name, operation, nodes },
+                _ => Error::AlreadyExpired { name, operation, nodes },
+            }));
+        }
+        self.core.keeper.look_again(self);
         self.signals.wake();
     }
 
@@ -213,12 +234,13 @@ impl Holding {
 /// A renewal that is due. Dropped before its end, with its runtime, it leaves a guard that another can go on with.
 pub(crate) struct Renewal {
     holding: Arc<Holding>,
+    number: u32,
     result: Option<Result<(), Error>>,
 }
 
 impl Renewal {
     pub(crate) fn of(holding: &Arc<Holding>) -> Self {
-        Self { holding: Arc::clone(holding), result: None }
+        Self { holding: Arc::clone(holding), number: holding.keep().renewals, result: None }
     }
 
     /// Extends the leases. Whatever comes of it, nothing is released, and it is tried again as long as the guard is valid.
@@ -246,7 +268,11 @@ impl Drop for Renewal {
         let result = self.result.take();
         let (was_failing, is_failing) = {
             let mut keep = holding.keep();
-            keep.is_renewing = false;
+            if keep.renewing.is_none_or(|(number, _)| number != self.number) {
+                // It stood still for so long that another has taken its place.
+                return;
+            }
+            keep.renewing = None;
             let was_failing = keep.is_failing;
             match &result {
                 Some(Err(_)) => {

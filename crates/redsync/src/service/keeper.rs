@@ -24,8 +24,6 @@ pub(crate) struct Keeper(Arc<Shared>);
 
 struct Shared {
     deadlines: Mutex<Deadlines>,
-    /// The first deadline has become an earlier one.
-    is_earlier: Notify,
     renewing: Arc<UnderWay>,
     /// Guards are renewed no more.
     is_shut: AtomicBool,
@@ -35,16 +33,25 @@ struct Shared {
 struct Deadlines {
     guards: BTreeMap<Deadline, Arc<Holding>>,
     entered: u64,
+    /// The last that was sent for, or the one that took the role back.
     attendant: Option<Attendant>,
-    /// How many attendants there have been. All but the last go when they see it.
+    /// How many there have been.
     attendants: u64,
 }
 
 /// The task that waits for the deadlines.
+#[derive(Clone)]
 struct Attendant {
+    number: u64,
     runtime: Handle,
+    has_begun: bool,
     /// When it looks next.
     looks_at: Instant,
+    /// The first deadline has become an earlier one. Each has its own: one that stands still must not be told in the place
+    /// of one that does not.
+    is_earlier: Arc<Notify>,
+    /// Where its predecessor lived, if that was elsewhere.
+    former: Option<Handle>,
 }
 
 /// A guard's place among the deadlines.
@@ -68,7 +75,6 @@ impl Keeper {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Shared {
             deadlines: Mutex::default(),
-            is_earlier: Notify::new(),
             renewing: Arc::default(),
             is_shut: AtomicBool::new(false),
         }))
@@ -100,8 +106,8 @@ impl Keeper {
             deadlines.attendant.as_mut().filter(|attendant| place.at < attendant.looks_at)
         {
             attendant.looks_at = place.at;
-            let shared = Arc::clone(&self.0);
-            outside(&attendant.runtime, move || shared.is_earlier.notify_one());
+            let is_earlier = Arc::clone(&attendant.is_earlier);
+            outside(&attendant.runtime, move || is_earlier.notify_one());
         }
         drop(deadlines);
         drop(former);
@@ -124,22 +130,20 @@ impl Keeper {
             return;
         }
         let now = clock.now();
-        if deadlines.attendant.as_ref().is_some_and(|attendant| now <= attendant.looks_at + Self::OVERDUE) {
+        let present = deadlines.attendant.as_ref();
+        if present.is_some_and(|attendant| now <= attendant.looks_at + Self::OVERDUE) {
             return;
         }
         let Some(runtime) = runtime() else { return };
-        deadlines.attendants += 1;
-        deadlines.attendant = Some(Attendant { runtime: runtime.clone(), looks_at: now });
-        let attending = Attending {
-            shared: Arc::clone(&self.0),
-            number: deadlines.attendants,
-            has_begun: false,
-            is_over: false,
-        };
+        let is_elsewhere = |attendant: &&Attendant| attendant.runtime.id() != runtime.id();
+        if present.is_some_and(|attendant| !attendant.has_begun && !is_elsewhere(&attendant)) {
+            // It has been sent for here already, and the runtime has not come to it yet.
+            return;
+        }
+        let former = present.filter(is_elsewhere).map(|attendant| attendant.runtime.clone());
+        let attending = self.0.send_for(&mut deadlines, &runtime, former, now, clock);
         drop(deadlines);
-        let (clock, handle) = (Arc::clone(clock), runtime.clone());
-        // A runtime that has ended drops the task at once, and with it the mark that there is one.
-        outside(&runtime, move || drop(handle.spawn(attending.attend(clock))));
+        attending();
     }
 
     /// Has no guard renewed from here on, and says how many there are.
@@ -160,6 +164,34 @@ impl Keeper {
 }
 
 impl Shared {
+    /// Makes a new attendant, who lives in `runtime`. What is given sends for it, with no lock held.
+    fn send_for(
+        self: &Arc<Self>,
+        deadlines: &mut Deadlines,
+        runtime: &Handle,
+        former: Option<Handle>,
+        now: Instant,
+        clock: &Arc<dyn Clock>,
+    ) -> impl FnOnce() + use<> {
+        deadlines.attendants += 1;
+        let attendant = Attendant {
+            number: deadlines.attendants,
+            runtime: runtime.clone(),
+            has_begun: false,
+            looks_at: now,
+            is_earlier: Arc::default(),
+            former,
+        };
+        deadlines.attendant = Some(attendant.clone());
+        let (shared, clock, runtime) = (Arc::clone(self), Arc::clone(clock), runtime.clone());
+        move || {
+            let attending = Attending { shared, clock, role: attendant, is_over: false };
+            let handle = runtime.clone();
+            // A runtime that has ended drops the task at once, and with it the mark that there is one.
+            outside(&runtime, move || drop(handle.spawn(attending.attend())));
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Deadlines> {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,33 +240,33 @@ struct Batch {
 /// The task. Its end, for whatever reason, is seen.
 struct Attending {
     shared: Arc<Shared>,
-    number: u64,
-    has_begun: bool,
-    /// It ended by itself, with the last guard, or because another has taken over.
+    clock: Arc<dyn Clock>,
+    role: Attendant,
+    /// It ended by itself, with the last guard, or because another has begun.
     is_over: bool,
 }
 
 impl Attending {
-    async fn attend(mut self, clock: Arc<dyn Clock>) {
-        self.has_begun = true;
-        let shared = Arc::clone(&self.shared);
+    async fn attend(mut self) {
+        let (shared, clock, is_earlier) =
+            (Arc::clone(&self.shared), Arc::clone(&self.clock), Arc::clone(&self.role.is_earlier));
+        self.role.has_begun = true;
         loop {
             let (batch, next) = {
                 let mut deadlines = shared.lock();
-                if deadlines.attendants != self.number {
+                if deadlines
+                    .attendant
+                    .as_ref()
+                    .is_some_and(|other| other.number != self.role.number && other.has_begun)
+                {
                     self.is_over = true;
                     return;
                 }
                 let batch = shared.take_due(&mut deadlines, clock.now());
                 let next = deadlines.guards.keys().next().map(|place| place.at);
-                match (next, &mut deadlines.attendant) {
-                    (Some(next), Some(attendant)) => attendant.looks_at = next,
-                    (None, attendant) => {
-                        *attendant = None;
-                        self.is_over = true;
-                    }
-                    (Some(_), None) => {}
-                }
+                // One that was sent for in this one's place and has not begun, or has ended, leaves it the role.
+                deadlines.attendant = next.map(|looks_at| Attendant { looks_at, ..self.role.clone() });
+                self.is_over = next.is_none();
                 (batch, next)
             };
             // SAFETY RULE (design §9): losses are fired on time. Nothing comes before those who have to stop working.
@@ -252,10 +284,9 @@ impl Attending {
                 tokio::spawn(async move { drop(untold) });
             }
             let Some(next) = next else { return };
-            let is_earlier = shared.is_earlier.notified();
             tokio::select! {
                 biased;
-                () = is_earlier => {}
+                () = is_earlier.notified() => {}
                 () = clock.sleep_until(next) => {}
             }
         }
@@ -267,23 +298,32 @@ impl Drop for Attending {
         if self.is_over {
             return;
         }
-        let left: Vec<Arc<Holding>> = {
-            let mut deadlines = self.shared.lock();
-            if deadlines.attendants != self.number {
-                return;
-            }
-            deadlines.attendant = None;
-            deadlines.guards.values().cloned().collect()
-        };
-        // One that was never begun changes nothing, and must not be begun again for ever.
-        if self.has_begun && !left.is_empty() {
+        let mut deadlines = self.shared.lock();
+        if deadlines.attendant.as_ref().is_some_and(|other| other.number != self.role.number) {
+            return;
+        }
+        deadlines.attendant = None;
+        let left: Vec<Arc<Holding>> = deadlines.guards.values().cloned().collect();
+        // One that was never begun changes nothing, and must not be sent for again for ever.
+        if !self.role.has_begun || left.is_empty() {
+            return;
+        }
+        let former = self.role.former.take();
+        let has_former = former.is_some();
+        let again = former
+            .map(|former| self.shared.send_for(&mut deadlines, &former, None, self.clock.now(), &self.clock));
+        drop(deadlines);
+        if let Some(again) = again {
+            again();
+        }
+        if !has_former {
             tracing::warn!(
                 guards = left.len(),
                 "the runtime that renewed guards has ended; they are renewed again when redsync is next used in another",
             );
-            // Whoever waits for a loss in another runtime has it attended there.
-            left.iter().for_each(|holding| holding.signals.wake());
         }
+        // Whoever waits for a loss in another runtime has it attended there.
+        left.iter().for_each(|holding| holding.signals.wake());
     }
 }
 

@@ -13,6 +13,9 @@ pub(super) struct Facts {
     /// The history of data that the server is part of. A promotion begins a new one.
     replication_id: String,
     is_replica: bool,
+    /// It was a replica before, of a server that may have granted what never reached it; or a primary that restarted with
+    /// its data. Which of them, it does not say.
+    has_former_history: bool,
     /// The latest instant that the server can have started at. On the runtime's clock, which stands still during suspend:
     /// that only makes it look younger.
     started: Instant,
@@ -33,10 +36,13 @@ impl Facts {
         let [server, replication, memory] = answers;
         let uptime: u64 = field(server, "uptime_in_seconds")?.parse().ok()?;
         let replication_id = field(replication, "master_replid").unwrap_or_default();
+        // Zeros where there was none.
+        let former = field(replication, "master_replid2").unwrap_or_default();
         Some(Self {
             run_id: field(server, "run_id")?.to_owned(),
             replication_id: replication_id.to_owned(),
             is_replica: field(replication, "role") == Some("slave"),
+            has_former_history: former.bytes().any(|digit| digit != b'0'),
             // SAFETY RULE (design §11): whole seconds are counted conservatively. The server takes its start and the time
             // in whole seconds both, so up to one of those it counts has not passed.
             started: now
@@ -56,7 +62,7 @@ impl Facts {
         if self.run_id != earlier.run_id {
             // One that restarted in its place started after it was last seen alive. What claims to be older is another
             // server; or its clock was set ahead, and what it says of its age is worth nothing.
-            let is_restarted = self.started >= alive && !is_promoted;
+            let is_restarted = self.started >= alive && !is_promoted && !self.has_former_history;
             self.took_over = (!is_restarted).then_some(now);
         } else if is_promoted || self.replication_id != earlier.replication_id {
             self.took_over = Some(now);
@@ -218,6 +224,14 @@ mod tests {
         let seen = died + 10 * SECOND;
         let another = facts("b", 900, "master", seen).after(&earlier, died, seen);
         assert_eq!(another.uptime(seen), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_server_that_was_promoted_while_nobody_looked_counts_from_when_it_was_seen() {
+        let (last_seen, now) = (now(), now() + 600 * SECOND);
+        let earlier = facts("a", 500, "master", last_seen);
+        let promoted = Facts { has_former_history: true, ..facts("b", 500, "master", now) };
+        assert_eq!(promoted.after(&earlier, last_seen, now).uptime(now), Duration::ZERO);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,8 @@ struct Shared {
     state: Mutex<State>,
     /// What the server last connected to said of itself. Set before the connection is used.
     seen: Seen,
+    /// How many times connecting was begun.
+    connects: AtomicU64,
     boxes: Mutex<Vec<Sending>>,
 }
 
@@ -91,6 +93,7 @@ enum State {
         /// Why it failed the last time, where it did.
         failed: Option<NodeFault>,
         since: Instant,
+        number: u64,
     },
     Up(Arc<Live>),
     Down {
@@ -103,7 +106,8 @@ enum State {
 impl Link {
     pub(super) fn new(address: Address) -> Self {
         let (state, seen, boxes) = (Mutex::new(State::Idle), Seen::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { address, state, seen, boxes }) }
+        let connects = AtomicU64::new(0);
+        Self { shared: Arc::new(Shared { address, state, seen, connects, boxes }) }
     }
 
     /// The connection, if there is one.
@@ -127,7 +131,7 @@ impl Link {
                     }
                     // A runtime that ended takes its connecting task with it; its sender is gone then.
                     // One that takes for ever stands still with its runtime.
-                    State::Connecting { done, failed, since }
+                    State::Connecting { done, failed, since, .. }
                         if done.has_changed().is_ok() && since.elapsed() < CONNECT_TIMEOUT + DIAL_AGAIN =>
                     {
                         (done.clone(), failed.clone())
@@ -144,9 +148,10 @@ impl Link {
                         };
                         let (finished, done) = watch::channel(());
                         has_tried = true;
-                        let since = Instant::now();
-                        *state = State::Connecting { done: done.clone(), failed: failed.clone(), since };
-                        tokio::spawn(Arc::clone(&self.shared).connect(failures, finished));
+                        let (since, number) = (Instant::now(), self.shared.next_number());
+                        *state =
+                            State::Connecting { done: done.clone(), failed: failed.clone(), since, number };
+                        tokio::spawn(Arc::clone(&self.shared).connect(number, failures, finished));
                         (done, failed)
                     }
                 }
@@ -165,22 +170,35 @@ impl Link {
 }
 
 impl Shared {
-    async fn connect(self: Arc<Self>, failures: u32, finished: watch::Sender<()>) {
-        let mut watched = None;
-        let state = match self.dial_until_answered().await {
-            Ok(Dialled { live, is_gone, facts }) => {
-                self.seen.note(facts);
-                watched = Some((Arc::downgrade(&live), is_gone));
-                State::Up(live)
+    async fn connect(self: Arc<Self>, number: u64, failures: u32, finished: watch::Sender<()>) {
+        let dialled = self.dial_until_answered().await;
+        let (dialled, is_ours) = {
+            let mut state = self.state();
+            // One that stood still for long may find another in its place.
+            let is_ours = matches!(&*state, State::Connecting { number: present, .. } if *present == number);
+            if is_ours {
+                *state = match &dialled {
+                    Ok(Dialled { live, facts, .. }) => {
+                        self.seen.note(facts.clone());
+                        State::Up(Arc::clone(live))
+                    }
+                    Err(fault) => down(fault.clone(), failures),
+                };
             }
-            Err(fault) => down(fault, failures),
+            (dialled, is_ours)
         };
-        self.tell(&state, failures);
-        *self.state() = state;
         drop(finished);
-        if let Some((live, is_gone)) = watched {
-            tokio::spawn(watch_over(Arc::downgrade(&self), live, is_gone));
+        if !is_ours {
+            return;
         }
+        self.tell(&dialled, failures);
+        if let Ok(Dialled { live, is_gone, .. }) = dialled {
+            tokio::spawn(watch_over(Arc::downgrade(&self), Arc::downgrade(&live), is_gone));
+        }
+    }
+
+    fn next_number(&self) -> u64 {
+        self.connects.fetch_add(1, Ordering::Relaxed)
     }
 
     async fn dial_until_answered(self: &Arc<Self>) -> Result<Dialled, NodeFault> {
@@ -236,15 +254,14 @@ impl Shared {
     }
 
     /// Says when a server is lost, and when it is back; not each time that it is still lost.
-    fn tell(&self, state: &State, failures: u32) {
+    fn tell(&self, dialled: &Result<Dialled, NodeFault>, failures: u32) {
         let node = &self.address.label;
-        match state {
-            State::Up(_) => {
-                let facts = self.seen.last();
+        match dialled {
+            Ok(Dialled { facts, .. }) => {
                 telling::connected(node, failures, facts.as_ref().map_or(&[], |facts| &facts.concerns));
             }
-            State::Down { fault, .. } if failures == 0 => telling::unreachable(node, fault),
-            State::Down { .. } | State::Idle | State::Connecting { .. } => {}
+            Err(fault) if failures == 0 => telling::unreachable(node, fault),
+            Err(_) => {}
         }
     }
 

@@ -1,0 +1,148 @@
+//! Several runtimes keep each other's guards: one that stands still, starts late or ends takes nothing from the others.
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use redsync::{MemoryNode, Node, Redsync};
+use redsync_testkit::{servers, wait_until};
+use support::{DEADLINE, connect};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::sleep;
+
+const MILLIS: Duration = Duration::from_millis(1);
+
+/// In how many rounds at most, of which the best counts: a machine that stands still for an expiry loses every lock.
+const ROUNDS: usize = 3;
+
+fn held_in_some_round(holds: impl Fn() -> bool) -> bool {
+    (0..ROUNDS).any(|_| holds())
+}
+
+fn of_one_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn of_workers(workers: usize) -> Runtime {
+    Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap()
+}
+
+/// Over a node that needs no runtime to be asked.
+fn in_memory() -> Redsync {
+    Redsync::new([Arc::new(MemoryNode::new()) as Arc<dyn Node>]).unwrap()
+}
+
+#[test]
+fn a_keeper_that_was_replaced_does_not_hear_what_its_successor_is_told() {
+    let is_held = held_in_some_round(|| {
+        let redsync = in_memory();
+        let (still, healthy) = (of_one_thread(), of_workers(2));
+        let first = redsync.mutex("first").expiry(300 * MILLIS).renew(false);
+        let _first = still.block_on(async {
+            let guard = first.lock().await.unwrap();
+            // Long enough for the keeper to begin here.
+            sleep(20 * MILLIS).await;
+            guard
+        });
+        // Its first deadline passes, and it stands still.
+        thread::sleep(450 * MILLIS);
+
+        let (_long, short) = healthy.block_on(async {
+            let long = redsync.mutex("long").expiry(Duration::from_secs(60)).lock().await.unwrap();
+            // Long enough for the new keeper to look, and to sleep until the long lock's renewal.
+            sleep(100 * MILLIS).await;
+            (long, redsync.mutex("short").expiry(600 * MILLIS).lock().await.unwrap())
+        });
+        thread::sleep(2_000 * MILLIS);
+        short.is_valid()
+    });
+    assert!(is_held, "nobody renewed it");
+}
+
+#[test]
+fn a_runtime_that_took_over_and_ended_gives_the_guards_back() {
+    let is_held = held_in_some_round(|| {
+        let redsync = in_memory();
+        let lasting = of_workers(1);
+        let guard =
+            lasting.block_on(redsync.mutex("kept").expiry(1_500 * MILLIS).lock()).expect("it is free");
+        // Its only worker is busy across the renewal.
+        lasting.spawn(async { thread::sleep(700 * MILLIS) });
+        thread::sleep(620 * MILLIS);
+        let passing = of_one_thread();
+        passing.block_on(async {
+            redsync.mutex("other").lock().await.unwrap().unlock().await.unwrap();
+        });
+        drop(passing);
+
+        thread::sleep(4_000 * MILLIS);
+        guard.is_valid()
+    });
+    assert!(is_held, "the runtime that is there still did not take it back");
+}
+
+#[test]
+fn calls_that_keep_a_runtime_busy_do_not_keep_its_guards_from_being_renewed() {
+    let is_held = held_in_some_round(|| {
+        let redsync = in_memory();
+        let busy = of_one_thread();
+        busy.block_on(async {
+            let guard = redsync.mutex("kept").expiry(Duration::from_secs(4)).lock().await.unwrap();
+            let callers: Vec<_> = (0..10)
+                .map(|caller| {
+                    let redsync = redsync.clone();
+                    tokio::spawn(async move {
+                        let end = Instant::now() + Duration::from_secs(7);
+                        while Instant::now() < end {
+                            let mutex = redsync.mutex(format!("busy:{caller}"));
+                            let guard = mutex.lock().await.unwrap();
+                            // Each holds the only thread for so long that whoever is sent for waits for 100 ms.
+                            thread::sleep(10 * MILLIS);
+                            guard.unlock().await.unwrap();
+                            tokio::task::yield_now().await;
+                        }
+                    })
+                })
+                .collect();
+            for caller in callers {
+                caller.await.unwrap();
+            }
+            guard.is_valid()
+        })
+    });
+    assert!(is_held, "whoever was sent for was always replaced before it began");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_that_one_denial_brings_is_told_before_the_others_have_answered() {
+    let mut least = Duration::MAX;
+    for _ in 0..ROUNDS {
+        let servers = servers(5);
+        let redsync = connect(&servers).await;
+        let told: Arc<Mutex<Option<Instant>>> = Arc::default();
+        let hook = Arc::clone(&told);
+        // Each request may take 500 ms.
+        let mutex = redsync.mutex("name").expiry(10_000 * MILLIS);
+        let mutex = mutex.on_lost(move |_| *hook.lock().unwrap() = Some(Instant::now()));
+        servers[3..].iter().for_each(|server| server.pause());
+        let guard = mutex.lock().await.unwrap();
+        servers[0].flushall();
+
+        while guard.is_valid() {
+            sleep(MILLIS).await;
+        }
+        let lost = Instant::now();
+        wait_until("on_lost is called", DEADLINE, || told.lock().unwrap().is_some());
+
+        let late = told.lock().unwrap().unwrap().saturating_duration_since(lost);
+        println!("told {late:?} after it was lost");
+        least = least.min(late);
+        servers[3..].iter().for_each(|server| server.resume());
+        if least < 100 * MILLIS {
+            break;
+        }
+    }
+    assert!(least < 100 * MILLIS, "{least:?}: the hung nodes were waited for");
+}
