@@ -261,7 +261,7 @@ impl Guard {
     }
 
     /// Completes when the guard is no longer exclusive; see [`redsync::Guard::lost`](crate::Guard::lost). A future, for
-    /// whatever executor there is; without one, ask [`is_valid`](Guard::is_valid) before each step, or set
+    /// whatever executor there is (but on other systems than Linux and Android, it needs tokio's); without one, ask [`is_valid`](Guard::is_valid) before each step, or set
     /// [`on_lost`](Mutex::on_lost).
     pub fn lost(&self) -> LostSignal {
         self.guard.lost()

@@ -380,8 +380,8 @@ macro_rules! option_methods {
             }
 
             /// A function to be called when a guard is lost; not when it is released. It is called once, in the
-            /// background, right after [`Guard::lost`](crate::Guard::lost) has fired. **It must not block**: other
-            /// guards' losses wait for it.
+            /// background, right after [`Guard::lost`](crate::Guard::lost) has fired. **It must not block**: the functions of
+            /// other guards wait for it, and in a runtime of one thread all else does.
             #[must_use]
             pub fn on_lost(mut self, function: impl Fn(&$crate::lost::Lost) + Send + Sync + 'static) -> Self {
                 self $(.$options)* .on_lost = Some($crate::lost::OnLost::new(function));
