@@ -2,15 +2,20 @@
 
 mod support;
 
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redsync::{MemoryNode, Node, Redsync};
+use redsync::{
+    Acquired, Answer, Claim, Extended, Holder, IfFree, LockName, MemoryNode, Node, Redsync, Released, Token,
+    Uptime,
+};
 use redsync_testkit::{servers, wait_until};
 use support::{DEADLINE, connect};
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const MILLIS: Duration = Duration::from_millis(1);
 
@@ -85,16 +90,18 @@ fn a_runtime_that_took_over_and_ended_gives_the_guards_back() {
 
 #[test]
 fn calls_that_keep_a_runtime_busy_do_not_keep_its_guards_from_being_renewed() {
-    let is_held = held_in_some_round(|| {
+    // Whoever was always replaced would, in some rounds, still have had its turn.
+    let mut held = 0;
+    for _ in 0..ROUNDS {
         let redsync = in_memory();
         let busy = of_one_thread();
-        busy.block_on(async {
+        held += usize::from(busy.block_on(async {
             let guard = redsync.mutex("kept").expiry(Duration::from_secs(4)).lock().await.unwrap();
             let callers: Vec<_> = (0..10)
                 .map(|caller| {
                     let redsync = redsync.clone();
                     tokio::spawn(async move {
-                        let end = Instant::now() + Duration::from_secs(7);
+                        let end = Instant::now() + Duration::from_secs(6);
                         while Instant::now() < end {
                             let mutex = redsync.mutex(format!("busy:{caller}"));
                             let guard = mutex.lock().await.unwrap();
@@ -110,9 +117,80 @@ fn calls_that_keep_a_runtime_busy_do_not_keep_its_guards_from_being_renewed() {
                 caller.await.unwrap();
             }
             guard.is_valid()
-        })
+        }));
+        if held == ROUNDS - 1 {
+            return;
+        }
+    }
+    panic!("whoever was sent for was always replaced before it began");
+}
+
+/// A node that never answers the first extension.
+#[derive(Debug)]
+struct SilentOnce {
+    node: MemoryNode,
+    is_silent: AtomicBool,
+}
+
+impl fmt::Display for SilentOnce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.node.fmt(f)
+    }
+}
+
+impl Node for SilentOnce {
+    fn identity(&self) -> Answer<'_, String> {
+        self.node.identity()
+    }
+
+    fn uptime(&self) -> Answer<'_, Uptime> {
+        self.node.uptime()
+    }
+
+    fn concerns(&self) -> Answer<'_, Vec<String>> {
+        self.node.concerns()
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
+        self.node.acquire(claim)
+    }
+
+    fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
+        match self.is_silent.swap(false, Ordering::SeqCst) {
+            true => Box::pin(std::future::pending()),
+            false => self.node.extend(claim, if_free),
+        }
+    }
+
+    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
+        self.node.release(name, token)
+    }
+
+    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
+        self.node.inspect(name)
+    }
+}
+
+#[test]
+fn a_renewal_that_stands_still_with_its_runtime_is_begun_again_in_another() {
+    let is_held = held_in_some_round(|| {
+        let node = SilentOnce { node: MemoryNode::new(), is_silent: AtomicBool::new(true) };
+        let node = Arc::new(node);
+        let redsync = Redsync::new([Arc::clone(&node) as Arc<dyn Node>]).unwrap();
+        let (still, healthy) = (of_one_thread(), of_workers(1));
+        let guard = still.block_on(async {
+            let guard = redsync.mutex("name").expiry(Duration::from_secs(4)).lock().await.unwrap();
+            // Its renewal begins, is not answered, and then nobody looks at it any more.
+            while node.is_silent.load(Ordering::SeqCst) {
+                sleep(MILLIS).await;
+            }
+            guard
+        });
+
+        let lost = healthy.block_on(async { timeout(Duration::from_secs(6), guard.lost()).await });
+        lost.is_err()
     });
-    assert!(is_held, "whoever was sent for was always replaced before it began");
+    assert!(is_held, "nobody began it again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
