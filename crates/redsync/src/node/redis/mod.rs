@@ -158,11 +158,13 @@ impl Node for RedisNode {
             // Known without a trip, and still where the connection has just broken. It is asked for with each grant: the
             // smallest of boxes.
             Server::Link(link) => {
-                let known = link.known_facts();
-                if known.as_ref().is_some_and(|facts| facts.is_replica()) {
+                let Some(known) = link.known_facts() else {
+                    return Box::pin(async move { Ok(told(link.facts().await?)) });
+                };
+                if known.is_replica() {
                     link.ask_again();
                 }
-                Box::pin(ready(Ok(told(known))))
+                Box::pin(ready(Ok(told(Some(known)))))
             }
             Server::Client { .. } => Box::pin(async move { Ok(told(self.facts().await?)) }),
         }
