@@ -85,8 +85,7 @@ async fn hold(options: &Options, servers: &[RedisServer]) -> Result<Figures, Box
     let seconds = begun.elapsed().as_secs_f64();
     let client_cpu = (cpu_time() - cpu).as_secs_f64() / seconds;
     let server_cpu = (cpu_of(servers) - server_cpu) / seconds / servers.len() as f64;
-    let renewals_per_second =
-        (extensions_on(servers) - renewals) as f64 / seconds / servers.len() as f64;
+    let renewals_per_second = (extensions_on(servers) - renewals) as f64 / seconds / servers.len() as f64;
 
     let invalid = guards.iter().filter(|guard| !guard.is_valid()).count();
     let missing_keys = servers.iter().map(|server| options.guards.saturating_sub(keys_on(server))).sum();
@@ -127,7 +126,10 @@ fn print(options: &Options, figures: &Figures) {
     println!("  renewals a second    {:>10.0}", figures.renewals_per_second);
     println!("  cpu of this process  {:>9.1}% of a core", figures.client_cpu * 100.0);
     println!("  cpu of each server   {:>9.1}% of a core", figures.server_cpu * 100.0);
-    println!("  memory for a guard   {:>10.0} bytes (resident, its name and options among them)", figures.bytes_per_guard);
+    println!(
+        "  memory for a guard   {:>10.0} bytes (resident, its name and options among them)",
+        figures.bytes_per_guard
+    );
     println!("  all released within  {:>10.0?}", figures.release);
 }
 
@@ -137,7 +139,8 @@ const AT_ONCE: usize = 64;
 /// Memory of this process that is in use. proc(5).
 fn resident_bytes() -> Result<u64, Box<dyn Error>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS in /proc/self/status")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS in /proc/self/status")?;
     let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kibibytes * 1024)
 }
