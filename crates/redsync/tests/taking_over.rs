@@ -60,6 +60,7 @@ fn a_keeper_that_was_replaced_does_not_hear_what_its_successor_is_told() {
             sleep(100 * MILLIS).await;
             (long, redsync.mutex("short").expiry(600 * MILLIS).lock().await.unwrap())
         });
+        // Several of its expiries.
         thread::sleep(2_000 * MILLIS);
         short.is_valid()
     });
@@ -75,6 +76,7 @@ fn a_runtime_that_took_over_and_ended_gives_the_guards_back() {
             lasting.block_on(redsync.mutex("kept").expiry(1_500 * MILLIS).lock()).expect("it is free");
         // Its only worker is busy across the renewal.
         lasting.spawn(async { thread::sleep(700 * MILLIS) });
+        // By now its renewal is overdue.
         thread::sleep(620 * MILLIS);
         let passing = of_one_thread();
         passing.block_on(async {
@@ -82,6 +84,7 @@ fn a_runtime_that_took_over_and_ended_gives_the_guards_back() {
         });
         drop(passing);
 
+        // Several of its expiries.
         thread::sleep(4_000 * MILLIS);
         guard.is_valid()
     });
