@@ -50,8 +50,9 @@ struct Attendant {
     /// The first deadline has become an earlier one. Each has its own: one that stands still must not be told in the place
     /// of one that does not.
     is_earlier: Arc<Notify>,
-    /// Where its predecessor lived, if that was elsewhere.
-    former: Option<Handle>,
+    /// Where its predecessor lived, if that was elsewhere; and how to tell it of an earlier deadline as long as this one has
+    /// not begun.
+    former: Option<(Handle, Arc<Notify>)>,
 }
 
 /// A guard's place among the deadlines.
@@ -108,6 +109,9 @@ impl Keeper {
             attendant.looks_at = place.at;
             let is_earlier = Arc::clone(&attendant.is_earlier);
             outside(&attendant.runtime, move || is_earlier.notify_one());
+            if let Some((runtime, is_earlier)) = attendant.former.clone().filter(|_| !attendant.has_begun) {
+                outside(&runtime, move || is_earlier.notify_one());
+            }
         }
         drop(deadlines);
         drop(former);
@@ -140,7 +144,9 @@ impl Keeper {
             // It has been sent for here already, and the runtime has not come to it yet.
             return;
         }
-        let former = present.filter(is_elsewhere).map(|attendant| attendant.runtime.clone());
+        let former = present
+            .filter(is_elsewhere)
+            .map(|attendant| (attendant.runtime.clone(), Arc::clone(&attendant.is_earlier)));
         let attending = self.0.send_for(&mut deadlines, &runtime, former, now, clock);
         drop(deadlines);
         attending();
@@ -169,7 +175,7 @@ impl Shared {
         self: &Arc<Self>,
         deadlines: &mut Deadlines,
         runtime: &Handle,
-        former: Option<Handle>,
+        former: Option<(Handle, Arc<Notify>)>,
         now: Instant,
         clock: &Arc<dyn Clock>,
     ) -> impl FnOnce() + use<> {
@@ -310,8 +316,9 @@ impl Drop for Attending {
         }
         let former = self.role.former.take();
         let has_former = former.is_some();
-        let again = former
-            .map(|former| self.shared.send_for(&mut deadlines, &former, None, self.clock.now(), &self.clock));
+        let again = former.map(|(former, _)| {
+            self.shared.send_for(&mut deadlines, &former, None, self.clock.now(), &self.clock)
+        });
         drop(deadlines);
         if let Some(again) = again {
             again();
