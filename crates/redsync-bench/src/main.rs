@@ -1,5 +1,7 @@
 //! redsync measured beside the floor and the alternatives, in the same run on the same servers.
 
+mod contend;
+mod floor;
 mod hold;
 mod pairs;
 mod rounds;
@@ -24,6 +26,8 @@ struct Arguments {
 enum Measurement {
     /// Uncontended lock and unlock: pairs a second, and how long one takes.
     Pairs(pairs::Options),
+    /// Many who want one lock: how long it lies free between two holders, and how long they wait.
+    Contend(contend::Options),
     /// Many guards held at once: what their renewal costs, and what each takes of memory.
     Hold(hold::Options),
 }
@@ -31,6 +35,7 @@ enum Measurement {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     match Arguments::parse().measurement {
         Measurement::Pairs(options) => pairs::measure(&options),
+        Measurement::Contend(options) => contend::measure(&options),
         Measurement::Hold(options) => hold::measure(&options),
     }
 }

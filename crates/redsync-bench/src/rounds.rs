@@ -68,7 +68,8 @@ pub(crate) async fn record<F: Future>(end: Instant, mut step: impl FnMut() -> F)
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// From 100 ns to 100 s.
+pub(crate) fn histogram() -> Histogram<u64> {
     // 100 ns to 100 s at three digits.
     Histogram::new_with_bounds(100, 100_000_000_000, 3)
         .unwrap_or_else(|error| unreachable!("fixed bounds: {error}"))

@@ -81,7 +81,7 @@ pub(crate) enum Command {
     Extend(ExtendArgs),
     /// Release a lock by its lease
     Unlock(UnlockArgs),
-    /// Say whether the lock is free, or who holds it and for how long
+    /// Say whether the lock is free, or who holds it and for how long, and who waits for it
     Status(StatusArgs),
     /// Print a completion script for a shell
     Completions {
@@ -120,15 +120,32 @@ pub(crate) struct AcquireArgs {
     /// After what time the lock frees itself unless it is extended [default: 8s]
     #[arg(long, value_name = "DUR", value_parser = duration::parse)]
     pub(crate) expiry: Option<Duration>,
-    /// Give up after this time; without it, wait as long as it takes
+    /// Wait in line for this time at most; without it, as long as it takes
+    ///
+    /// Who came first gets the lock first. When no quorum of nodes can be reached for longer than the expiry, the wait ends
+    /// before.
     #[arg(long, value_name = "DUR", value_parser = duration::parse, conflicts_with = "no_wait")]
     pub(crate) wait: Option<Duration>,
-    /// Do not wait: give up at once if the lock is taken
+    /// Do not wait in line: give up at once if the lock is taken
     #[arg(long = "try", id = "no_wait")]
     pub(crate) no_wait: bool,
     /// Who holds, in the words that `status` shows [default: HOST:PID]
     #[arg(long, value_name = "TEXT")]
     pub(crate) owner: Option<String>,
+    #[command(flatten)]
+    pub(crate) release: ReleaseArgs,
+}
+
+/// How a lock is released.
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    /// Let go of the lock when it is released, for whoever asks first, in place of handing it over to the first in line
+    ///
+    /// Handed over, a lock is never free as long as somebody waits in line, and programs that poll for it, as those do that
+    /// use other libraries, may never get it. Where such programs share a busy lock with redsync, give this to every `run`,
+    /// and to every `lock` and `unlock`.
+    #[arg(long)]
+    pub(crate) barging: bool,
 }
 
 #[derive(Debug, Args)]
@@ -144,6 +161,8 @@ pub(crate) struct ExtendArgs {
 pub(crate) struct UnlockArgs {
     /// The line that `lock` printed, or `-` to read it from stdin
     pub(crate) lease: String,
+    #[command(flatten)]
+    pub(crate) release: ReleaseArgs,
 }
 
 #[derive(Debug, Args)]

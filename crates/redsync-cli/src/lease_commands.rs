@@ -45,7 +45,7 @@ pub(crate) async fn extend(fleet: &Fleet, args: &ExtendArgs, report: &Report) ->
 pub(crate) async fn unlock(fleet: &Fleet, args: &UnlockArgs, report: &Report) -> Result<Exit, Failure> {
     let lease = read(&args.lease)?;
     // The expiry bounds how long a node may take to answer, and how long the release is tried.
-    let mutex = fleet.mutex(lease.name().as_str()).expiry(lease.expiry());
+    let mutex = fleet.mutex(lease.name().as_str()).expiry(lease.expiry()).barging(args.release.barging);
     mutex.release(&lease).await?;
     if report.json {
         report.result("", || json!({ "name": lease.name().as_str(), "outcome": "released" }))?;

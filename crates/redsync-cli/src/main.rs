@@ -13,7 +13,8 @@
 //! | `job` | the command stops and goes on together with this process |
 //! | `terminal` | whose turn it is at the terminal |
 //! | `lease_commands` | `lock`, `extend`, `unlock` |
-//! | `status` | who holds |
+//! | `status` | who holds, and who waits |
+//! | `line` | those who wait, and places among them |
 //! | `withheld` | votes of restarted nodes, which do not count yet |
 //! | `pages` | completions and the manual page |
 //! | `report` | what is said, as text and as JSON |
@@ -28,6 +29,7 @@ mod exec;
 mod exit;
 mod job;
 mod lease_commands;
+mod line;
 mod nodes;
 mod pages;
 mod report;

@@ -1,4 +1,4 @@
-//! Who holds, in words and as JSON.
+//! Who holds and who waits, in words and as JSON.
 
 use redsync::{Holder, Inspection, LockOptions, LockState, NodeReport, TimeLeft};
 use serde_json::{Value, json};
@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::cli::StatusArgs;
 use crate::duration::in_words;
 use crate::exit::Exit;
+use crate::line::Line;
 use crate::nodes::Fleet;
 use crate::report::{Failure, Report, millis};
 use crate::withheld::{Vote, Withheld};
@@ -36,10 +37,18 @@ fn in_text(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> String {
         LockState::Unknown => format!("{name}: cannot tell, {failed} of {total} nodes failed"),
         _ => format!("{name} is held by nobody, but not free: others are taking it, or did not finish"),
     };
+    let line = Line::of(looked);
+    if !line.is_empty() {
+        text.push_str(&format!("; {line}"));
+    }
     if total > 1 || failed > 0 || is_withheld {
         for node in looked.nodes() {
             text.push_str("\n  ");
             text.push_str(&node_in_text(node));
+            let line_there = Line::on(node, looked);
+            if node.answer.is_ok() && line_there != line {
+                text.push_str(&format!("; {line_there}"));
+            }
             text.push_str(&vote_in_text(withheld.vote(node)));
         }
     }
@@ -78,7 +87,7 @@ fn held(holder: &Holder) -> String {
 }
 
 fn in_json(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> Value {
-    let node = |report| node_in_json(report, withheld.vote(report));
+    let node = |report| node_in_json(report, looked, withheld.vote(report));
     let nodes: Vec<Value> = looked.nodes().iter().map(node).collect();
     let (state, holder) = match looked.state() {
         LockState::Free => ("free", None),
@@ -88,11 +97,15 @@ fn in_json(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> Value {
     };
     let mut object = json!({ "name": name, "state": state, "nodes": nodes });
     add_holder(&mut object, holder.as_ref());
+    let line = Line::of(looked);
+    let is_told = looked.nodes().iter().any(|report| report.answer.is_ok());
+    object["waiting"] = if is_told { line.waiting_in_json() } else { Value::Null };
+    object["line"] = line.in_json();
     object
 }
 
 /// `withheld` says whether the node's vote counts, and `withheld_for_ms` for how much longer not, where that is known.
-fn node_in_json(report: &NodeReport, vote: Option<Vote>) -> Value {
+fn node_in_json(report: &NodeReport, looked: &Inspection, vote: Option<Vote>) -> Value {
     let (state, holder, error) = match &report.answer {
         Ok(None) => ("free", None, None),
         Ok(Some(holder)) => ("held", Some(holder), None),
@@ -105,6 +118,10 @@ fn node_in_json(report: &NodeReport, vote: Option<Vote>) -> Value {
         Some(Vote::UpSinceUnknown) | None => Value::Null,
     };
     add_holder(&mut object, holder);
+    object["waiting"] = match report.answer {
+        Ok(_) => Line::on(report, looked).waiting_in_json(),
+        Err(_) => Value::Null,
+    };
     object
 }
 

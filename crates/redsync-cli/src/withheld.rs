@@ -14,6 +14,8 @@ pub(crate) struct Withheld<'a> {
     looked: &'a Inspection,
     /// `None` where the restart guard is off, and so every vote counts.
     expiry: Option<Duration>,
+    /// Of whoever looks, if it asks for the lock.
+    token: Option<&'a str>,
 }
 
 /// A vote that does not count.
@@ -28,7 +30,12 @@ pub(crate) enum Vote {
 impl<'a> Withheld<'a> {
     /// The votes that would not count for a lock of this expiry.
     pub(crate) const fn of(looked: &'a Inspection, expiry: Option<Duration>) -> Self {
-        Self { looked, expiry }
+        Self { looked, expiry, token: None }
+    }
+
+    /// The same for the one who asks with `token`.
+    pub(crate) const fn seen_by(self, token: &'a str) -> Self {
+        Self { token: Some(token), ..self }
     }
 
     /// How the vote of one node is withheld, if it is.
@@ -41,11 +48,16 @@ impl<'a> Withheld<'a> {
         }
     }
 
-    /// Whether nothing else keeps the lock from being taken: without these votes no majority is free, with them one is.
+    /// Whether nothing else keeps the lock from being taken: without these votes no majority can be had, with them one can.
     pub(crate) fn is_in_the_way(&self) -> bool {
         let nodes = self.looked.nodes();
         let majority = nodes.len() / 2 + 1;
-        let free = nodes.iter().filter(|report| matches!(report.answer, Ok(None)));
+        let free = nodes.iter().filter(|report| match &report.answer {
+            Ok(None) => true,
+            // Whoever waits in line is granted leases that do not count yet.
+            Ok(Some(holder)) => self.token == Some(holder.token()),
+            Err(_) => false,
+        });
         let (withheld, counted): (Vec<_>, Vec<_>) = free.partition(|report| self.vote(report).is_some());
         counted.len() < majority && counted.len() + withheld.len() >= majority
     }

@@ -27,7 +27,13 @@
 //! machine's, and the runtime's clock must not be paused. No clause depends on exact times. A lease must not end
 //! before its expiry, counted from before it was asked for, less an allowance for clocks at different speeds (one in
 //! a hundred, and 2 ms); it has to be over some seconds after it; and only what is certain counts as a breach, so that
-//! a slow machine breaks nothing. The whole suite takes less than a second, and some more where leases never end.
+//! a slow machine breaks nothing. A place in line is skipped, too, when its time is over, by a count of whole seconds at the
+//! latest. The whole suite takes two seconds, and some more where leases never end.
+//!
+//! # Telling
+//!
+//! The suite listens with many clients on the one node. A node that says how soon to ask again, in answer to those who
+//! enter, cannot tell, and is asked.
 //!
 //! | file | idea |
 //! |---|---|

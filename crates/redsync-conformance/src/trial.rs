@@ -1,18 +1,22 @@
 //! One clause's try at a node: locks and owners of its own, and what they may expect.
 
+mod client;
 mod lease;
 mod owner;
+mod waiter;
 
 use std::fmt::{self, Debug, Display};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redsync::{Answer, Holder, LockName, Node, OwnerLabel, Token, Uptime};
+use redsync::{Answer, Holder, InLine, LockName, Look, Node, OwnerLabel, Token, Uptime};
 use tokio::time::timeout;
 
+pub(crate) use self::client::{Client, Heard};
 pub(crate) use self::lease::{Lease, Watched};
 pub(crate) use self::owner::Owner;
+pub(crate) use self::waiter::Waiter;
 
 /// Whether a clause is kept.
 pub(crate) type Verdict = Result<(), Breach>;
@@ -67,6 +71,24 @@ impl Trial {
     pub(crate) fn lock_named(&self, name: &str) -> Lock {
         let name = LockName::new(name).expect("a clause's names are neither empty nor too long");
         Lock { trial: self.clone(), name }
+    }
+
+    /// Somebody who can wait in line, and hears from the node.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.clone())
+    }
+
+    /// A new lock that is held for [`LONGER`], and so many who wait for it for [`LONG`] each, with one client, at the tickets
+    /// 10, 20, 30, …
+    pub(crate) async fn held_with_line<const N: usize>(&self) -> Result<(Lease, [Waiter; N]), Breach> {
+        const WHO: [&str; 4] = ["first", "second", "third", "fourth"];
+        let (lock, client) = (self.lock(), self.client());
+        let lease = lock.owner("holder").is_granted(LONGER).await?;
+        let line = std::array::from_fn(|index| client.waiter(&lock, WHO[index], 10 * (index as u64 + 1)));
+        for (waiter, position) in line.iter().zip(1..) {
+            waiter.is_queued(LONG, position, &lease).await?;
+        }
+        Ok((lease, line))
     }
 
     /// The beginning of names that nobody has used before.
@@ -133,8 +155,35 @@ impl Lock {
         }
     }
 
+    /// Expects that these wait, the next first, and nobody else.
+    pub(crate) async fn is_waited_for_by(&self, waiters: &[&Waiter]) -> Verdict {
+        let look = self.look().await?;
+        let line: Vec<InLine> = waiters.iter().map(|waiter| waiter.in_line()).collect();
+        if look.line == line && look.waiting == line.len() as u64 {
+            return Ok(());
+        }
+        let expected = format!("inspect of {self} says that {} wait: {line:?}", line.len());
+        Err(Breach::answered(expected, look))
+    }
+
+    /// Expects that nobody holds and nobody waits.
+    pub(crate) async fn is_deserted(&self) -> Verdict {
+        self.is_free().await?;
+        self.is_waited_for_by(&[]).await
+    }
+
+    /// Who holds.
     pub(crate) async fn inspect(&self) -> Result<Option<Holder>, Breach> {
+        Ok(self.look().await?.holder)
+    }
+
+    /// Who holds, and who waits.
+    pub(crate) async fn look(&self) -> Result<Look, Breach> {
         answered("inspect", self.trial.node.inspect(&self.name)).await
+    }
+
+    pub(crate) fn name(&self) -> &LockName {
+        &self.name
     }
 }
 

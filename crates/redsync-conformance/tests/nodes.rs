@@ -55,6 +55,13 @@ async fn the_redis_node_keeps_the_contract_with_a_client_of_ones_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_redis_node_keeps_the_contract_with_a_client_of_ones_own_that_can_be_told() {
+    let server = Arc::new(RedisServer::start());
+    let node = RedisNode::with_client(SocketClient::subscribing(server, Version::AsItIs));
+    check(Arc::new(node)).await.assert_ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_redis_node_keeps_the_contract_where_set_does_not_take_nx_and_get() {
     let server = Arc::new(RedisServer::start());
     let node = RedisNode::with_client(SocketClient::new(server, Version::BeforeSeven));
@@ -65,8 +72,9 @@ async fn the_redis_node_keeps_the_contract_where_set_does_not_take_nx_and_get() 
 async fn nothing_stays_behind_on_the_store() {
     let server = RedisServer::start();
     let node = RedisNode::open(&server.url()).unwrap();
-    check(Arc::new(node)).await.assert_ok();
+    let report = check(Arc::new(node)).await;
     assert_eq!(server.keys(), Vec::<String>::new());
+    report.assert_ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,9 +5,10 @@
 //! ```
 
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 
-use redsync::{Answer, Client, Command, Node, NodeFault, RedisNode, Redsync, Reply};
+use redsync::{Answer, Client, Command, Messages, Node, NodeFault, RedisNode, Redsync, Reply};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -64,6 +65,11 @@ impl Client for PlainClient {
             // The task ended with the request in its hands: it may have been applied.
             answer.await.unwrap_or_else(|_| Err(NodeFault::disconnected("the connection broke")))
         })
+    }
+
+    /// This one speaks RESP2 on one socket, which cannot be told anything. Whoever waits asks again, twenty times a second.
+    fn subscribe<'a>(&'a self, _channel: &'a str, _messages: Messages) -> Answer<'a, bool> {
+        Box::pin(ready(Ok(false)))
     }
 }
 

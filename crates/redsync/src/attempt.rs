@@ -12,7 +12,7 @@ use crate::holding::{Core, Holding, RequestNumber};
 use crate::node::{Acquired, Node, Uptime};
 use crate::options::Terms;
 use crate::protocol::{Instant, Verdict};
-use crate::telling::{self, Asked};
+use crate::telling::Asked;
 
 /// Asks every node at once, and decides as soon as the verdict is certain.
 ///
@@ -27,21 +27,30 @@ pub(crate) async fn attempt(
         return Err(Error::ShutDown);
     }
     core.enter()?;
-    let name = terms.claim.name.clone();
-    let wait_for_all = terms.wait_for_all;
+    // The undo is armed before the first byte is sent: from here on, dropping this future releases.
+    let holding = Holding::new(Arc::clone(core), terms);
+    let guard = Guard::new(Arc::clone(&holding));
+    match ask(&holding, at_most, shuffle).await {
+        Ok(()) => acquired(guard, &holding).await,
+        Err(error) => {
+            guard.give_back().await;
+            Err(error)
+        }
+    }
+}
+
+/// Asks every node at once for a lease, and decides as soon as the verdict is certain. Undoes nothing.
+pub(crate) async fn ask(holding: &Arc<Holding>, at_most: Duration, shuffle: bool) -> Result<(), Error> {
+    let (core, terms) = (&holding.core, &holding.terms);
     let timeout = terms.request_timeout.as_duration().min(at_most);
     let mut voters: Vec<usize> = (0..core.quorum.nodes()).collect();
     if shuffle {
         voters.shuffle(&mut rand::rng());
     }
     let mut count = Count::new(Operation::Lock, &core.nodes, core.quorum, &voters);
-
-    // The undo is armed before the first byte is sent: from here on, dropping this future releases.
-    let holding = Holding::new(Arc::clone(core), terms);
-    let guard = Guard::new(Arc::clone(&holding));
     let (number, sent) = holding.ask_to_acquire();
     let question = |node: Arc<dyn Node>| -> Question<Vote> {
-        let holding = Arc::clone(&holding);
+        let holding = Arc::clone(holding);
         Box::pin(async move {
             let acquired = node.acquire(&holding.terms.claim).await?;
             // After the grant: it was of the incarnation that is asked, or of one before it.
@@ -56,25 +65,30 @@ pub(crate) async fn attempt(
     };
     let ballot = Ballot::open(core, Asked::Acquire, voters, timeout, question);
     let mut asking =
-        Asking { holding: Arc::clone(&holding), number, sent, ballot: Some(ballot), is_reached: false };
-    while !count.is_decided(asking.outstanding(), wait_for_all) {
+        Asking { holding: Arc::clone(holding), number, sent, ballot: Some(ballot), is_reached: false };
+    while !count.is_decided(asking.outstanding(), terms.wait_for_all) {
         let Some(answer) = asking.next().await else { break };
         count.add(answer);
     }
     asking.is_reached = count.verdict() == Verdict::Reached;
     drop(asking);
 
-    if let Some(error) = count.into_error(name.clone()) {
-        guard.give_back().await;
-        return Err(error);
+    let name = || terms.claim.name.clone();
+    match count.into_error(name()) {
+        Some(error) => Err(error),
+        None if holding.is_valid() => Ok(()),
+        None => {
+            let took = core.clock.now().saturating_since(sent);
+            Err(Error::ValidityExhausted { name: name(), took })
+        }
     }
-    if !holding.is_valid() {
-        guard.give_back().await;
-        return Err(Error::ValidityExhausted { name, took: core.clock.now().saturating_since(sent) });
-    }
+}
+
+/// Hands a lock that was acquired to its caller.
+pub(crate) async fn acquired(guard: Guard, holding: &Arc<Holding>) -> Result<Guard, Error> {
     holding.begin_keeping();
     // Asked again now that it has its place: a shutdown that was told before the lock was taken takes none.
-    if core.keeper.is_shut() {
+    if holding.core.keeper.is_shut() {
         guard.give_back().await;
         return Err(Error::ShutDown);
     }
@@ -136,26 +150,11 @@ fn heard(
     (number, sent): (RequestNumber, Instant),
     returned: Returned<Vote>,
 ) -> Result<(), NodeError> {
-    let node = &holding.core.nodes[index];
     match returned {
-        Ok((Acquired::Granted, uptime)) => {
-            let ago = holding.core.clock.now().saturating_since(sent);
-            let wait = match uptime {
-                Uptime::Unbroken => None,
-                Uptime::AtLeast(uptime) => holding.terms.quarantine().wait(uptime, ago).map(Some),
-                Uptime::Unknown => Some(None),
-            };
-            let Some(wait) = wait else {
-                holding.granted(index, number);
-                return Ok(());
-            };
-            holding.granted_in_doubt(index, number);
-            telling::withheld(&holding.terms.claim.name, node, wait);
-            Err(NodeError::Withheld { node: node.to_string(), wait })
-        }
+        Ok((Acquired::Granted, uptime)) => holding.vote(index, (number, sent), uptime),
         Ok((Acquired::Taken(holder), _)) => {
             holding.refused(index, number);
-            Err(NodeError::Taken { node: node.to_string(), holder })
+            Err(NodeError::Taken { node: holding.core.nodes[index].to_string(), holder })
         }
         Err(error) => {
             if error.is_certainly_unapplied() {

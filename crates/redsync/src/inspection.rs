@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::NodeError;
-use crate::node::{Holder, TimeLeft, Uptime};
+use crate::node::{Holder, InLine, TimeLeft, Uptime};
 use crate::protocol::{Drift, DriftFactor, Expiry, Quarantine, Quorum};
 
 /// What the nodes say of a lock, at the moment each of them was asked.
@@ -22,6 +22,10 @@ pub struct NodeReport {
     pub node: String,
     /// Who has the lease there, if anybody; or why the node did not say.
     pub answer: Result<Option<Holder>, NodeError>,
+    /// Who waits in line there, the next first; the first hundred of them.
+    pub line: Vec<InLine>,
+    /// How many wait there in all.
+    pub waiting: u64,
     /// For how long the node has certainly remembered every lease it granted.
     pub uptime: Uptime,
 }
@@ -101,6 +105,21 @@ impl Inspection {
         }
     }
 
+    /// Who waits in line, the next first; the first hundred of them. As the node tells that has the longest line: a place is
+    /// asked for on all of them.
+    pub fn line(&self) -> &[InLine] {
+        self.longest().map_or(&[], |node| &node.line)
+    }
+
+    /// How many wait in line.
+    pub fn waiting(&self) -> u64 {
+        self.longest().map_or(0, |node| node.waiting)
+    }
+
+    fn longest(&self) -> Option<&NodeReport> {
+        self.nodes.iter().max_by_key(|node| node.waiting)
+    }
+
     /// Who has a majority, if anybody.
     pub fn holder(&self) -> Option<Holder> {
         match self.state() {
@@ -127,7 +146,13 @@ mod tests {
         let nodes = answers.iter().map(|answer| {
             let holder =
                 answer.map(|(token, secs)| Holder::new(token, TimeLeft::For(Duration::from_secs(secs))));
-            NodeReport { node: "node".into(), answer: Ok(holder), uptime: Uptime::Unbroken }
+            NodeReport {
+                node: "node".into(),
+                answer: Ok(holder),
+                line: Vec::new(),
+                waiting: 0,
+                uptime: Uptime::Unbroken,
+            }
         });
         Inspection::new(Quorum::of(answers.len()).unwrap(), nodes.collect()).state()
     }

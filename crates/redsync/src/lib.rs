@@ -32,6 +32,8 @@
 //!   [`run`](Guard::run) drops the work that must not go on.
 //! * **A restarted server cannot break the lock.** With several nodes, the vote of one that may have forgotten a lease is
 //!   withheld until that lease has run out.
+//! * **First come, first served.** [`lock`](Mutex::lock) waits in line, among all processes and on any number of nodes; a
+//!   release hands the lock to the next in one round trip. Dead waiters are skipped.
 //! * **Nothing is left behind.** A future dropped at any await point, a failed attempt, a dropped guard: what may have
 //!   been granted is released, and at the very worst runs out after one expiry.
 //! * **A slow or dead minority costs nothing.** All nodes are asked at once, each under a deadline, and the verdict falls
@@ -41,7 +43,8 @@
 //! # What is not
 //!
 //! No lock service can stop a process that was paused, and wakes up after its lock ran out, from writing late. A server that
-//! was flushed, or evicts keys, votes as if nothing had been. Waiting callers poll: they are not served in order.
+//! was flushed, or evicts keys, votes as if nothing had been. Programs that lock by other libraries do not wait in line, and may
+//! find a busy lock never free: [`barging`](Mutex::barging) is for fleets that have such.
 //! `docs/safety.md` of the repository has the whole list, and `docs/operating.md` what is told to operators.
 //!
 //! # Features
@@ -64,7 +67,10 @@
 //! | delays between tries | `protocol/retry.rs` |
 //! | one acquisition, from first byte to verdict | `attempt.rs`, asking by `ballot.rs` |
 //! | what is known of a token on each node; extending, releasing, undoing | `holding/` |
-//! | waiting, and the other ways to take a lock | `mutex.rs`, with `options.rs` |
+//! | the ways to take a lock | `mutex.rs`, with `options.rs` |
+//! | waiting in line | `waiting.rs`; for all callers of one lock `service/line/`; what counts of grants `holding/ledger.rs` |
+//! | who came first | `service/tickets.rs` |
+//! | the line on a node | `protocol/line.rs`, `node/redis/line.lua` |
 //! | what users hold | `guard.rs`, `lease.rs` |
 //! | renewal and loss: when | `service/keeper.rs`, and what happens then `holding/keep.rs`, `lost.rs` |
 //! | other work in the background | `service/reaper.rs` |
@@ -96,6 +102,7 @@ mod protocol;
 mod redsync;
 mod service;
 mod telling;
+mod waiting;
 
 pub use self::clock::{Clock, DrivenClock, Sleep, SystemClock};
 pub use self::error::{Error, ErrorKind, NodeError, Operation};
@@ -109,11 +116,12 @@ pub use self::node::RedisNode;
 #[cfg(feature = "sqlite")]
 pub use self::node::SqliteNode;
 #[cfg(feature = "redis")]
-pub use self::node::redis::client::{Client, Command, Reply};
+pub use self::node::redis::client::{Client, Command, Messages, Reply};
 pub use self::node::{
-    Acquired, Answer, Applied, Claim, Extended, FaultKind, Holder, IfFree, InvalidUrl, MemoryNode, Node,
-    NodeFault, Released, TimeLeft, Uptime, redacted,
+    Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Grant, Holder, IfFree, InLine,
+    InvalidUrl, Listener, Look, MemoryNode, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft,
+    Uptime, redacted,
 };
 pub use self::options::LockOptions;
-pub use self::protocol::{Expiry, Instant, InvalidOption, LockName, OwnerLabel, Token};
+pub use self::protocol::{Expiry, Instant, InvalidOption, LockName, OwnerLabel, Round, Ticket, Token};
 pub use self::redsync::{Builder, Redsync};

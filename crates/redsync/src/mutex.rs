@@ -11,9 +11,10 @@ use crate::error::{Error, ErrorKind};
 use crate::guard::Guard;
 use crate::holding::{Core, Holding};
 use crate::lease::Lease;
-use crate::options::{LockOptions, Patience, Settings, option_methods};
-use crate::protocol::{Instant, InvalidOption, LockName, OwnerLabel};
+use crate::options::{LockOptions, Patience, Settings, Waiting, option_methods};
+use crate::protocol::{Instant, InvalidOption, LockName, OwnerLabel, RetryDelay};
 use crate::telling;
+use crate::waiting::wait_in_line;
 
 /// A lock by name, with its options: what [`Redsync::mutex`](crate::Redsync::mutex) gives. Nothing is asked of any
 /// node until it is taken.
@@ -47,8 +48,12 @@ impl Mutex {
         self
     }
 
-    /// Takes the lock, waiting for it as long as the options say: 32 tries with random delays of 50 to 250 ms, unless
-    /// set. Go's redsync: `Mutex.Lock`.
+    /// Takes the lock. If others have it, waits in line: whoever came first gets it next, from the release itself. As long
+    /// as it takes, unless [`wait_up_to`](Mutex::wait_up_to) is set. Go's redsync: `Mutex.Lock`, which polls; as this does
+    /// with [`tries`](Mutex::tries) or [`retry_delay`](Mutex::retry_delay).
+    ///
+    /// All nodes order their lines by when the callers came, by their own clocks as far as those can be believed: callers
+    /// on different machines that come within milliseconds of each other may be served in either order.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -63,12 +68,14 @@ impl Mutex {
     ///
     /// # Errors
     ///
-    /// What the last try ended with: [`Error::Taken`], [`Error::NoQuorum`] or [`Error::ValidityExhausted`]; or
-    /// [`Error::InvalidOption`] before the first.
+    /// [`Error::NoQuorum`] when no quorum of nodes could be reached for longer than the expiry; [`Error::Taken`] when
+    /// [`wait_up_to`](Mutex::wait_up_to) or the tries were over; [`Error::ValidityExhausted`] when nodes are so slow that
+    /// nothing is left of the expiry each time; [`Error::InvalidOption`] before anything is asked.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped at any point. What may have been granted by then is released in the background.
+    /// May be dropped at any point. The place in line is left, and what may have been granted by then is passed on or
+    /// released, in the background.
     pub async fn lock(&self) -> Result<Guard, Error> {
         let settings = self.settings()?;
         self.core.enter()?;
@@ -83,6 +90,20 @@ impl Mutex {
             Patience::UpTo(duration) => Some(acquiring.began + duration),
             Patience::Tries(_) | Patience::Unbounded => None,
         };
+        match &settings.waiting {
+            Waiting::InLine => wait_in_line(&self.core, settings, end, &mut acquiring.tries).await,
+            Waiting::Polling(delay) => self.poll(settings, delay, end, acquiring).await,
+        }
+    }
+
+    /// Tries again and again. Go's redsync.
+    async fn poll(
+        &self,
+        settings: &Settings,
+        delay: &RetryDelay,
+        end: Option<Instant>,
+        acquiring: &mut Acquiring,
+    ) -> Result<Guard, Error> {
         // Since when no quorum of nodes could be reached, and what a person should be told in the end.
         let mut unreachable_since: Option<Instant> = None;
         let mut verdict: Option<Error> = None;
@@ -135,7 +156,7 @@ impl Mutex {
             if is_last && let Some(error) = verdict {
                 return Err(error);
             }
-            let pause_end = now + wait.unwrap_or_default() + settings.delay.after(tries.max(1));
+            let pause_end = now + wait.unwrap_or_default() + delay.after(tries.max(1));
             match end {
                 // No new try is begun at the very end; it could not be answered.
                 Some(end) if pause_end >= end => {

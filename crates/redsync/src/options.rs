@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::lost::OnLost;
-use crate::node::Claim;
+use crate::node::{Claim, Succession};
 use crate::protocol::{
     Drift, DriftFactor, Expiry, InvalidOption, LeaseEnds, LockName, OwnerLabel, Quarantine, RequestTimeout,
     RetryDelay, TimeoutFactor, Token,
@@ -40,14 +40,24 @@ pub struct LockOptions {
     pub(crate) max_hold: Option<Duration>,
     pub(crate) on_lost: Option<OnLost>,
     pub(crate) restart_guard: Option<bool>,
+    pub(crate) succession: Succession,
 }
 
-/// How long `lock` goes on trying.
+/// How long `lock` goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Patience {
     Tries(u32),
     UpTo(Duration),
     Unbounded,
+}
+
+/// How `lock` waits.
+#[derive(Clone, Debug)]
+pub(crate) enum Waiting {
+    /// In line.
+    InLine,
+    /// By trying again and again, with pauses. Go's redsync.
+    Polling(RetryDelay),
 }
 
 #[derive(Clone, Debug)]
@@ -69,7 +79,7 @@ impl LockOptions {
     /// How long a lease lasts unless set: 8 s.
     pub const DEFAULT_EXPIRY: Duration = Duration::from_secs(8);
 
-    /// How often `lock` tries unless set: 32 times.
+    /// How often `lock` tries where it polls, unless set: 32 times.
     pub const DEFAULT_TRIES: u32 = 32;
 
     /// The options as redsync has them by default.
@@ -88,7 +98,12 @@ impl LockOptions {
         let expiry = Expiry::new(self.expiry.unwrap_or(Self::DEFAULT_EXPIRY))?;
         let drift_factor = self.drift_factor.map_or(Ok(DriftFactor::default()), DriftFactor::new)?;
         let timeout_factor = self.timeout_factor.map_or(Ok(TimeoutFactor::default()), TimeoutFactor::new)?;
-        let patience = match self.patience.unwrap_or(Patience::Tries(Self::DEFAULT_TRIES)) {
+        let is_polling = self.delay.is_some() || matches!(self.patience, Some(Patience::Tries(_)));
+        let patience = match is_polling {
+            true => Patience::Tries(Self::DEFAULT_TRIES),
+            false => Patience::Unbounded,
+        };
+        let patience = match self.patience.unwrap_or(patience) {
             Patience::Tries(0) => {
                 return Err(InvalidOption::new("tries", "it is zero; the least is 1").into());
             }
@@ -99,10 +114,11 @@ impl LockOptions {
             }
             patience => patience,
         };
-        let delay = match &self.delay {
-            None => RetryDelay::default(),
-            Some(Delay::Fixed(delay)) => RetryDelay::fixed(*delay)?,
-            Some(Delay::Function(delay)) => delay.clone(),
+        let waiting = match &self.delay {
+            None if !is_polling => Waiting::InLine,
+            None => Waiting::Polling(RetryDelay::default()),
+            Some(Delay::Fixed(delay)) => Waiting::Polling(RetryDelay::fixed(*delay)?),
+            Some(Delay::Function(delay)) => Waiting::Polling(delay.clone()),
         };
         if let Some(max_hold) = self.max_hold.filter(|max_hold| *max_hold < expiry.as_duration()) {
             let reason = format!(
@@ -118,7 +134,7 @@ impl LockOptions {
             timeout_factor,
             drift: Drift::of(expiry, drift_factor)?,
             patience,
-            delay,
+            waiting,
             owner,
             token_fn: self.token_fn.clone(),
             wait_for_all: self.wait_for_all,
@@ -128,6 +144,7 @@ impl LockOptions {
             max_hold: self.max_hold,
             on_lost: self.on_lost.clone(),
             restart_guard: self.restart_guard.unwrap_or(restart_guard),
+            succession: self.succession,
         })
     }
 }
@@ -140,7 +157,7 @@ pub(crate) struct Settings {
     timeout_factor: TimeoutFactor,
     drift: Drift,
     pub(crate) patience: Patience,
-    pub(crate) delay: RetryDelay,
+    pub(crate) waiting: Waiting,
     owner: OwnerLabel,
     token_fn: Option<TokenFn>,
     wait_for_all: bool,
@@ -150,6 +167,7 @@ pub(crate) struct Settings {
     max_hold: Option<Duration>,
     on_lost: Option<OnLost>,
     restart_guard: bool,
+    succession: Succession,
 }
 
 impl Settings {
@@ -178,6 +196,7 @@ impl Settings {
             max_hold: self.max_hold,
             on_lost: self.on_lost.clone(),
             restart_guard: self.restart_guard,
+            succession: self.succession,
         }
     }
 
@@ -200,6 +219,7 @@ pub(crate) struct Terms {
     pub(crate) max_hold: Option<Duration>,
     pub(crate) on_lost: Option<OnLost>,
     pub(crate) restart_guard: bool,
+    pub(crate) succession: Succession,
 }
 
 impl Terms {
@@ -237,8 +257,11 @@ macro_rules! option_methods {
                 self
             }
 
-            /// How often `lock` tries, the first time included: at least 1. Default 32. Takes the place of
-            /// `wait_up_to` and `wait_without_limit`.
+            /// Has `lock` try so often, the first time included, with [pauses](Self::retry_delay) in between, in place of
+            /// waiting in line: at least 1. Takes the place of `wait_up_to` and `wait_without_limit`.
+            ///
+            /// That is how Go's redsync waits, and most other libraries: with no place in line, whoever happens to try first
+            /// gets the lock, and after whoever waits in line.
             ///
             /// Go's redsync: `WithTries`, `SetTries`.
             #[must_use]
@@ -247,18 +270,18 @@ macro_rules! option_methods {
                 self
             }
 
-            /// How long `lock` goes on trying, in place of a number of tries. The end is also the deadline of the
-            /// last try, so that hung nodes do not prolong it.
+            /// How long `lock` waits at most. Without it, as long as it takes; or 32 tries, where it polls. Hung nodes do not
+            /// prolong it.
             ///
-            /// A taken lock is waited for until then. When no quorum of nodes could be reached for longer than the
-            /// expiry, waiting ends before. Go: a context with a deadline.
+            /// When no quorum of nodes could be reached for longer than the expiry, waiting ends before, with
+            /// [`Error::NoQuorum`](crate::Error::NoQuorum). Go: a context with a deadline.
             #[must_use]
             pub fn wait_up_to(mut self, duration: std::time::Duration) -> Self {
                 self $(.$options)* .patience = Some($crate::options::Patience::UpTo(duration));
                 self
             }
 
-            /// `lock` goes on trying as long as it takes, in place of a number of tries. Waiting ends with
+            /// `lock` waits as long as it takes, which is the default where it does not poll. Waiting ends with
             /// [`Error::NoQuorum`](crate::Error::NoQuorum) when no quorum of nodes could be reached for longer than
             /// the expiry.
             #[must_use]
@@ -267,8 +290,9 @@ macro_rules! option_methods {
                 self
             }
 
-            /// The time between one try and the next, up to an hour. Default: random, 50 to 250 ms, which keeps
-            /// callers that collided once from colliding again.
+            /// Has `lock` poll, with this time between one try and the next, up to an hour, in place of waiting in line;
+            /// 32 times unless [`tries`](Self::tries) or [`wait_up_to`](Self::wait_up_to) says otherwise. Where only `tries`
+            /// is set, the time is random, 50 to 250 ms, which keeps callers that collided once from colliding again.
             ///
             /// Go's redsync: `WithRetryDelay`, `SetRetryDelay`.
             #[must_use]
@@ -277,8 +301,8 @@ macro_rules! option_methods {
                 self
             }
 
-            /// The time between one try and the next, as a function of the tries made so far (from 1 on). What it
-            /// returns is cut to between 1 ms and an hour.
+            /// As [`retry_delay`](Self::retry_delay), with a time that is a function of the tries made so far (from 1 on).
+            /// What it returns is cut to between 1 ms and an hour.
             ///
             /// Go's redsync: `WithRetryDelayFunc`, `SetRetryDelayFunc`, `DelayFunc`.
             #[must_use]
@@ -385,6 +409,21 @@ macro_rules! option_methods {
             #[must_use]
             pub fn on_lost(mut self, function: impl Fn(&$crate::lost::Lost) + Send + Sync + 'static) -> Self {
                 self $(.$options)* .on_lost = Some($crate::lost::OnLost::new(function));
+                self
+            }
+
+            /// Whether the lock is let go of when it is released, in place of being handed over to the first in line. Off by
+            /// default.
+            ///
+            /// Handed over, a lock is never free as long as somebody waits in line, and programs that poll for it, as those do
+            /// that use other libraries, may never get it. Where such programs share a busy lock with these, all of these
+            /// should set this: the first in line is told that the lock is free, and whoever asks first gets it.
+            #[must_use]
+            pub fn barging(mut self, barging: bool) -> Self {
+                self $(.$options)* .succession = match barging {
+                    true => $crate::node::Succession::Barging,
+                    false => $crate::node::Succession::HandOver,
+                };
                 self
             }
 

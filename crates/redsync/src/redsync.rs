@@ -12,9 +12,9 @@ use crate::holding::Core;
 use crate::inspection::{Inspection, NodeConcern, NodeReport};
 use crate::lease::Lease;
 use crate::mutex::Mutex;
-use crate::node::{self, Node, Uptime};
+use crate::node::{self, Look, Node, Uptime};
 use crate::protocol::{LockName, OwnerLabel, Quorum};
-use crate::service::{Keeper, Reaper};
+use crate::service::{Keeper, Reaper, Waiters};
 use crate::telling::Asked;
 
 /// Locks over one node, or over N independent ones of which a majority must agree. Go's redsync: `Redsync`, `New`.
@@ -126,18 +126,27 @@ impl Redsync {
             .ask_all(move |node| {
                 let name = name.clone();
                 Box::pin(async move {
-                    let holder = node.inspect(&name).await?;
-                    Ok((holder, node.uptime().await.unwrap_or(Uptime::Unknown)))
+                    let looked = node.inspect(&name).await?;
+                    Ok((looked, node.uptime().await.unwrap_or(Uptime::Unknown)))
                 })
             })
             .await;
         let reports = self.core.nodes.iter().zip(answers);
         let reports = reports.map(|(node, answer)| {
-            let (answer, uptime) = match answer {
-                Ok((holder, uptime)) => (Ok(holder), uptime),
-                Err(error) => (Err(error), Uptime::Unknown),
-            };
-            NodeReport { node: node.to_string(), answer, uptime }
+            let node = node.to_string();
+            match answer {
+                Ok((looked, uptime)) => {
+                    let Look { holder, line, waiting } = looked;
+                    NodeReport { node, answer: Ok(holder), line, waiting, uptime }
+                }
+                Err(error) => NodeReport {
+                    node,
+                    answer: Err(error),
+                    line: Vec::new(),
+                    waiting: 0,
+                    uptime: Uptime::Unknown,
+                },
+            }
         });
         Ok(Inspection::new(self.core.quorum, reports.collect()))
     }
@@ -240,6 +249,7 @@ impl Redsync {
     /// May be dropped at any point; the background ends all the same.
     pub async fn shutdown(&self) -> bool {
         let guards = self.core.keeper.shut();
+        self.core.waiters.wake_all();
         if guards > 0 {
             tracing::warn!(guards, "redsync is shut down while guards are alive; they are renewed no more");
         }
@@ -364,7 +374,8 @@ impl Builder {
         let (nodes, clock, reaper, keeper) = (nodes.into(), self.clock, Reaper::new(), Keeper::new());
         // With one node, there is no quorum to break; and its restart is met on the first day.
         let restart_guard = self.restart_guard.unwrap_or(quorum.nodes() > 1);
-        let core = Core { nodes, quorum, clock, reaper, keeper, restart_guard };
+        let waiters = Waiters::new(quorum.nodes());
+        let core = Core { nodes, quorum, clock, reaper, keeper, waiters, restart_guard };
         Ok(Redsync { core: Arc::new(core), process })
     }
 }

@@ -125,6 +125,8 @@ pub(crate) fn answered(node: &dyn fmt::Display, operation: Asked, took: Duration
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Asked {
     Acquire,
+    Enter,
+    Yield,
     Extend,
     Release,
     Look,
@@ -134,6 +136,8 @@ impl Asked {
     const fn name(self) -> &'static str {
         match self {
             Self::Acquire => "acquire",
+            Self::Enter => "enter",
+            Self::Yield => "yield",
             Self::Extend => "extend",
             Self::Release => "release",
             Self::Look => "look",

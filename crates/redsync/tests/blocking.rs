@@ -213,8 +213,12 @@ fn a_hung_server_holds_up_the_end_for_no_longer_than_a_second_or_so() {
     assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
 }
 
+fn random_pause(_: u32) -> Duration {
+    Duration::from_micros(rand::random_range(1_000..5_000))
+}
+
 #[test]
-fn threads_exclude_one_another() {
+fn threads_exclude_one_another_whether_they_wait_or_poll() {
     const THREADS: u32 = 6;
     const ROUNDS: u32 = 30;
     let servers = servers(3);
@@ -223,9 +227,12 @@ fn threads_exclude_one_another() {
     let counter = AtomicU32::new(0);
 
     thread::scope(|scope| {
-        for _ in 0..THREADS {
-            let mutex = redsync.mutex("counter").wait_up_to(MINUTE);
-            let mutex = mutex.retry_delay_fn(|_| Duration::from_micros(rand::random_range(1_000..5_000)));
+        for thread in 0..THREADS {
+            let mutex = redsync.mutex("counter");
+            let mutex = match thread % 2 {
+                0 => mutex,
+                _ => mutex.wait_up_to(MINUTE).retry_delay_fn(random_pause),
+            };
             let counter = &counter;
             scope.spawn(move || {
                 for _ in 0..ROUNDS {

@@ -1,5 +1,7 @@
 //! Futures dropped at any point, guards dropped anywhere, runtimes that end: no key outlives its owner.
 
+#[path = "support/delegate.rs"]
+mod delegate;
 mod support;
 
 use std::fmt;
@@ -11,13 +13,15 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use delegate::delegate;
 use redsync::{
-    Acquired, Answer, Claim, Extended, Guard, Holder, IfFree, LockName, MemoryNode, Node, NodeFault, Redsync,
-    Released, Token, Uptime,
+    Acquired, Answer, Claim, Guard, LockName, MemoryNode, Node, NodeFault, Redsync, Released, Succession,
+    Token,
 };
 use redsync_testkit::{RedisServer, servers, wait_until};
-use support::{DEADLINE, connect, connect_to, keys_on, over, wait_until_empty};
+use support::{DEADLINE, both_ways, connect, connect_to, keys_on, over, wait_until_empty};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
 /// A lease's time: the default. What is gone well before it was released, and did not expire.
 const EXPIRY: Duration = Duration::from_secs(8);
@@ -117,12 +121,34 @@ async fn a_wait_dropped_at_any_instant_leaves_the_holder_alone() {
     let redsync = connect(&servers).await;
     let held = redsync.mutex("name").fail_fast(false).lock().await.unwrap();
     for time in instants() {
-        let waiting = redsync.mutex("name").retry_delay(Duration::from_millis(1));
-        assert!(within(waiting.lock(), time).await.is_none());
+        for waiting in both_ways(&redsync.mutex("name"), Duration::from_millis(1)) {
+            assert!(within(waiting.lock(), time).await.is_none());
+        }
     }
+    wait_until("no place in line is left", SOON, || {
+        keys_on(&servers).iter().map(|(_, key)| key).all(|key| key == "name")
+    });
     for server in &servers {
         assert_eq!(server.get("name").as_deref(), Some(held.token().as_str()));
     }
+    held.unlock().await.unwrap();
+    assert_nothing_stays(&servers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_wait_dropped_at_any_instant_leaves_no_place_in_line() {
+    let servers = servers(3);
+    let held = connect(&servers).await.mutex("name").fail_fast(false).lock().await.unwrap();
+    for time in instants() {
+        // One that has not waited before: its nodes do not know where to tell it.
+        let redsync = connect(&servers).await;
+        assert!(within(redsync.mutex("name").lock(), time).await.is_none());
+    }
+
+    wait_until("no place in line is left", SOON, || {
+        keys_on(&servers).iter().map(|(_, key)| key).all(|key| key == "name")
+    });
+
     held.unlock().await.unwrap();
     assert_nothing_stays(&servers).await;
 }
@@ -215,6 +241,60 @@ async fn a_late_grant_to_an_attempt_that_gave_up_is_undone() {
         servers[..2].iter().all(|server| server.command_count("set") > 0)
     });
     wait_until_empty(&servers, SOON);
+}
+
+/// Has `hung` servers go on, and fails unless nothing is left on any of them soon, of what they were asked before.
+async fn assert_late_places_are_undone(servers: &[RedisServer], hung: &[RedisServer]) {
+    hung.iter().for_each(RedisServer::resume);
+    wait_until("the late SETs are applied", DEADLINE, || {
+        hung.iter().all(|server| server.command_count("set") > 0)
+    });
+    assert_nothing_stays(servers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_place_in_line_of_a_wait_that_ended_is_undone() {
+    let servers = servers(3);
+    let redsync = connect(&servers).await;
+    servers[..2].iter().for_each(RedisServer::pause);
+    // Each node may take 2 s.
+    let mutex = redsync.mutex("name").expiry(Duration::from_secs(60));
+    mutex.wait_up_to(Duration::from_millis(300)).lock().await.unwrap_err();
+
+    assert_late_places_are_undone(&servers, &servers[..2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_place_in_line_of_a_wait_that_was_dropped_is_undone() {
+    // While the lease is asked for; the first place; and the place once more.
+    for time in [1_000, 3_000, 5_500].map(Duration::from_millis) {
+        let servers = servers(3);
+        let redsync = connect(&servers).await;
+        servers[..2].iter().for_each(RedisServer::pause);
+        let mutex = redsync.mutex("name").expiry(Duration::from_secs(60));
+        timeout(time, mutex.lock()).await.unwrap_err();
+
+        assert_late_places_are_undone(&servers, &servers[..2]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_place_in_line_of_a_lock_that_was_unlocked_meanwhile_is_undone() {
+    for pause in [Duration::from_millis(50), Duration::from_millis(300), Duration::from_millis(1500)] {
+        let servers = servers(3);
+        let (holder, redsync) = (connect(&servers).await, connect(&servers).await);
+        let held = holder.mutex("name").lock().await.unwrap();
+        wait_until("all have the key", DEADLINE, || keys_on(&servers).len() == 3);
+        servers[2].pause();
+        let mutex = redsync.mutex("name");
+        let waiting = tokio::spawn(async move { mutex.lock().await });
+        // The server is silent for that long.
+        tokio::time::sleep(pause).await;
+        held.unlock().await.unwrap();
+        waiting.await.unwrap().unwrap().unlock().await.unwrap();
+
+        assert_late_places_are_undone(&servers, &servers[2..]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -393,33 +473,11 @@ struct NeverReleases {
 }
 
 impl Node for NeverReleases {
-    fn identity(&self) -> Answer<'_, String> {
-        self.store.identity()
-    }
+    delegate!(store: identity, uptime, concerns, acquire, extend, enter, yield_lease, inspect, listen);
 
-    fn uptime(&self) -> Answer<'_, Uptime> {
-        self.store.uptime()
-    }
-
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
-        self.store.concerns()
-    }
-
-    fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
-        self.store.acquire(claim)
-    }
-
-    fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
-        self.store.extend(claim, if_free)
-    }
-
-    fn release<'a>(&'a self, _: &'a LockName, _: &'a Token) -> Answer<'a, Released> {
+    fn release<'a>(&'a self, _: &'a LockName, _: &'a Token, _: Succession) -> Answer<'a, Released> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         Box::pin(ready(Err(NodeFault::unreachable("nobody listens"))))
-    }
-
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
-        self.store.inspect(name)
     }
 }
 
@@ -519,17 +577,7 @@ impl fmt::Display for SaysLate {
 }
 
 impl Node for SaysLate {
-    fn identity(&self) -> Answer<'_, String> {
-        self.node.identity()
-    }
-
-    fn uptime(&self) -> Answer<'_, Uptime> {
-        self.node.uptime()
-    }
-
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
-        self.node.concerns()
-    }
+    delegate!(node: identity, uptime, concerns, extend, enter, yield_lease, release, inspect, listen);
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         Box::pin(async move {
@@ -538,18 +586,6 @@ impl Node for SaysLate {
             self.heard.fetch_add(1, Ordering::SeqCst);
             acquired
         })
-    }
-
-    fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
-        self.node.extend(claim, if_free)
-    }
-
-    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
-        self.node.release(name, token)
-    }
-
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
-        self.node.inspect(name)
     }
 }
 

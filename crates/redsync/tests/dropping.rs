@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use redsync::{Error, Guard, Redsync};
 use redsync_testkit::servers;
-use support::{DEADLINE, connect, wait_until_empty};
+use support::{DEADLINE, both_ways, connect, wait_until_empty};
 use tokio::task::{JoinSet, yield_now};
 
 const EXPIRY: Duration = Duration::from_secs(2);
@@ -112,8 +112,10 @@ async fn whatever_is_dropped_a_rival_gets_in() {
                 let name = format!("dropped:{task}:{}", round % 10);
                 one_round(&redsync, &name, &mut chance, &mut dropped).await.unwrap();
                 let begun = Instant::now();
-                let rival = rivals.mutex(&name).expiry(EXPIRY).retry_delay(Duration::from_millis(2));
-                let got_in: Result<Guard, Error> = rival.wait_up_to(EXPIRY + TOLERANCE).lock().await;
+                let rival = rivals.mutex(&name).expiry(EXPIRY).wait_up_to(EXPIRY + TOLERANCE);
+                let [in_line, polling] = both_ways(&rival, Duration::from_millis(2));
+                let rival = if chance.random() { in_line } else { polling };
+                let got_in: Result<Guard, Error> = rival.lock().await;
                 got_in.unwrap().unlock().await.unwrap();
                 longest = longest.max(begun.elapsed());
             }

@@ -462,15 +462,33 @@ async fn of_a_hundred_who_try_at_once_exactly_one_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_is_exclusive_under_load() {
+    assert_exclusive_under_load(|_, mutex| mutex).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_polled_for_is_exclusive_under_load() {
+    assert_exclusive_under_load(|_, mutex| polling(mutex)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_and_those_who_poll_exclude_one_another_under_load() {
+    assert_exclusive_under_load(|task, mutex| if task % 2 == 0 { mutex } else { polling(mutex) }).await;
+}
+
+fn polling(mutex: Mutex) -> Mutex {
+    mutex.wait_up_to(MINUTE).retry_delay_fn(|_| Duration::from_micros(rand::random_range(1_000..5_000)))
+}
+
+/// Has tasks increment a counter under one lock, each as `with` says.
+async fn assert_exclusive_under_load(with: fn(u32, Mutex) -> Mutex) {
     const TASKS: u32 = 8;
     const ROUNDS: u32 = 50;
     let servers = servers(3);
     // Read and written in two steps, so that an increment that is not alone is lost.
     let counter = Arc::new(AtomicU32::new(0));
     let mut tasks = Vec::new();
-    for _ in 0..TASKS {
-        let mutex = connect(&servers).await.mutex("counter").wait_up_to(MINUTE);
-        let mutex = mutex.retry_delay_fn(|_| Duration::from_micros(rand::random_range(1_000..5_000)));
+    for task in 0..TASKS {
+        let mutex = with(task, connect(&servers).await.mutex("counter"));
         let counter = Arc::clone(&counter);
         tasks.push(tokio::spawn(async move {
             for _ in 0..ROUNDS {
@@ -488,6 +506,7 @@ async fn a_lock_is_exclusive_under_load() {
     }
 
     assert_eq!(counter.load(Ordering::Relaxed), TASKS * ROUNDS);
+    wait_until_empty(&servers, DEADLINE);
 }
 
 #[tokio::test(flavor = "multi_thread")]

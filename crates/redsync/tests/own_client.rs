@@ -9,6 +9,10 @@ use std::time::Duration;
 use own_client::PlainClient;
 use redsync::{ErrorKind, Node, RedisNode, Redsync};
 use redsync_testkit::RedisServer;
+use tokio::time::timeout;
+
+/// How long an event may take on a busy machine before a test calls it missing.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 async fn redsync_over(server: &RedisServer) -> Redsync {
     let client = PlainClient::connect(&server.address()).await.expect("a server that just started");
@@ -28,6 +32,29 @@ async fn a_lock_over_ones_own_client_excludes_one_over_the_built_in_client() {
     assert_eq!(holder.token(), guard.token().as_str());
     guard.unlock().await.unwrap();
     theirs.mutex("shared").try_lock().await.unwrap().expect("it is free again").unlock().await.unwrap();
+}
+
+#[tokio::test]
+async fn two_who_wait_in_line_over_their_own_clients_both_get_the_lock() {
+    let server = RedisServer::start();
+    let (first, second) = (redsync_over(&server).await, redsync_over(&server).await);
+    let guard = first.mutex("queue").lock().await.unwrap();
+    let waiting = [first.mutex("queue"), second.mutex("queue")]
+        .map(|mutex| tokio::spawn(async move { mutex.lock().await?.unlock().await }));
+    let in_line = timeout(DEADLINE, async {
+        // A line says of nobody that it came; it has to be asked.
+        while first.inspect("queue").await.unwrap().waiting() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    in_line.await.expect("both are in line");
+
+    guard.unlock().await.unwrap();
+
+    for waited in waiting {
+        timeout(DEADLINE, waited).await.expect("it gets its turn").unwrap().unwrap();
+    }
+    assert_eq!(server.keys(), Vec::<String>::new());
 }
 
 #[tokio::test]

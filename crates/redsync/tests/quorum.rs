@@ -3,15 +3,17 @@
 //! Each claim is held against every mask of blocked nodes for one to five nodes. A node is blocked when a stranger's
 //! key lies under the lock's name.
 
+#[path = "support/delegate.rs"]
+mod delegate;
 mod support;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use delegate::delegate;
 use redsync::{
-    Acquired, Answer, Claim, Error, Extended, Guard, Holder, IfFree, LockName, Mutex, Node, NodeError,
-    RedisNode, Redsync, Released, Token, Uptime,
+    Acquired, Answer, Claim, Error, Guard, LockOptions, Mutex, Node, NodeError, RedisNode, Redsync,
 };
 use redsync_testkit::{RedisServer, servers, wait_until};
 use support::{DEADLINE, connect, keys_on, timed};
@@ -232,14 +234,15 @@ async fn rivals_who_hold_one_of_two_nodes_each_both_give_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rivals_for_two_nodes_get_in_one_after_the_other() {
+async fn rivals_for_two_nodes_get_in_one_after_the_other_whether_they_wait_or_poll() {
     let servers = servers(2);
     let (ann, bob) = (connect(&servers).await, connect(&servers).await);
     for round in 0..20 {
         let name = format!("round {round}");
         let turn = async |redsync: &Redsync| {
-            let guard = redsync.mutex(&name).lock().await.unwrap();
-            guard.unlock().await.unwrap();
+            let mutex = redsync.mutex(&name);
+            let mutex = if round % 2 == 0 { mutex } else { mutex.tries(LockOptions::DEFAULT_TRIES) };
+            mutex.lock().await.unwrap().unlock().await.unwrap();
         };
 
         let (took, _) = timed(async { tokio::join!(turn(&ann), turn(&bob)) }).await;
@@ -266,40 +269,18 @@ struct AfterTheRival {
 }
 
 impl Node for AfterTheRival {
-    fn identity(&self) -> Answer<'_, String> {
-        self.node.identity()
-    }
-
-    fn uptime(&self) -> Answer<'_, Uptime> {
-        self.node.uptime()
-    }
-
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
-        self.node.concerns()
-    }
+    delegate!(node: identity, uptime, concerns, extend, enter, yield_lease, release, inspect, listen);
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         Box::pin(async move {
             loop {
-                if let Some(rival) = self.node.inspect(&claim.name).await? {
+                if let Some(rival) = self.node.inspect(&claim.name).await?.holder {
                     // Until both have met their rival, neither may give way.
                     self.both_are_refused.wait().await;
                     return Ok(Acquired::Taken(rival));
                 }
             }
         })
-    }
-
-    fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
-        self.node.extend(claim, if_free)
-    }
-
-    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
-        self.node.release(name, token)
-    }
-
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
-        self.node.inspect(name)
     }
 }
 

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use redsync::{Error, FaultKind, NodeError, Redsync};
-use redsync_testkit::{RedisServer, servers};
+use redsync_testkit::{RedisServer, servers, wait_until};
 use support::{DEADLINE, assert_contains, connect, connect_to, with_causes};
 
 /// What the only node's failure says.
@@ -75,15 +75,42 @@ async fn a_user_who_may_not_use_the_key_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn few_permissions_are_enough() {
-    let rules = "resetchannels ~orders:* +hello +info +set +get +del +pexpire +pttl +eval +evalsha";
-    let server = RedisServer::builder().user("ann", "secret", rules).start();
+    let server = RedisServer::builder().user("ann", "secret", FEW_PERMISSIONS).start();
     let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
 
     let guard = redsync.mutex("orders:42").lock().await.unwrap();
     guard.extend().await.unwrap();
     redsync.inspect("orders:42").await.unwrap().holder().unwrap();
     guard.unlock().await.unwrap();
+
+    assert_eq!(server.keys(), [""; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_permissions_are_enough_to_wait_in_line() {
+    for telling in ["", "&redsync:grants:* +subscribe +publish"] {
+        let rules = format!("{FEW_PERMISSIONS} {telling}");
+        let server = RedisServer::builder().user("ann", "secret", &rules).start();
+        let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
+        let guard = redsync.mutex("orders:42").lock().await.unwrap();
+        let next = redsync.mutex("orders:42");
+        let waiting = tokio::spawn(async move { next.lock().await });
+        wait_until("it is in line", DEADLINE, || server.keys().len() > 1);
+
+        guard.unlock().await.unwrap();
+
+        // Far less than the refresh of its place, or the lease that a lost grant would have left.
+        let next = tokio::time::timeout(Duration::from_secs(1), waiting).await.expect("it is its turn");
+        next.unwrap().unwrap().unlock().await.unwrap();
+        assert_eq!(server.keys(), [""; 0], "{rules}");
+    }
+}
+
+/// What a user needs for locks whose names begin with `orders:`. Where it may not subscribe, those who wait ask now and
+/// then.
+const FEW_PERMISSIONS: &str = "resetchannels ~orders:* ~{orders:* +hello +info +eval +evalsha +time \
+    +set +get +del +pexpire +pttl \
+    +zadd +zrem +zrank +zrange +zcard +zpopmin +hset +hget +hdel";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_server_is_called_that() {

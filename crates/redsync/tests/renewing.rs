@@ -1,5 +1,7 @@
 //! Renewal on a clock that tests drive: to the nanosecond, and for days in a moment.
 
+#[path = "support/delegate.rs"]
+mod delegate;
 mod support;
 
 use std::fmt;
@@ -10,11 +12,12 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
+use delegate::delegate;
 use redsync::{
-    Acquired, Answer, Claim, Clock, DrivenClock, Error, ErrorKind, Extended, Guard, Holder, IfFree, Instant,
-    LockName, MemoryNode, Node, NodeFault, Redsync, Released, Token, Uptime,
+    Answer, Claim, Clock, DrivenClock, Error, ErrorKind, Extended, Guard, IfFree, Instant, MemoryNode, Node,
+    NodeFault, Redsync,
 };
-use support::{DEADLINE, assert_contains};
+use support::{DEADLINE, assert_contains, both_ways};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
@@ -476,13 +479,16 @@ async fn a_shutdown_ends_the_wait_for_a_lock() {
     let simulation = simulated(3);
     let _held = simulation.rival.mutex("name").lock().await.unwrap();
     let mutex = simulation.redsync.mutex("name").wait_without_limit();
-    let waiting = tokio::spawn(async move { mutex.lock().await });
+    let waiting =
+        both_ways(&mutex, 100 * MILLIS).map(|mutex| tokio::spawn(async move { mutex.lock().await }));
     settle().await;
 
     simulation.redsync.shutdown().await;
 
-    let waited = simulation.until_ended(waiting).await;
-    assert!(matches!(waited, Err(Error::ShutDown)), "{waited:?}");
+    for waiting in waiting {
+        let waited = simulation.until_ended(waiting).await;
+        assert!(matches!(waited, Err(Error::ShutDown)), "{waited:?}");
+    }
 }
 
 #[tokio::test]
@@ -567,21 +573,7 @@ impl fmt::Display for Scripted {
 }
 
 impl Node for Scripted {
-    fn identity(&self) -> Answer<'_, String> {
-        self.node.identity()
-    }
-
-    fn uptime(&self) -> Answer<'_, Uptime> {
-        self.node.uptime()
-    }
-
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
-        self.node.concerns()
-    }
-
-    fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
-        self.node.acquire(claim)
-    }
+    delegate!(node: identity, uptime, concerns, acquire, enter, yield_lease, release, inspect, listen);
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
         Box::pin(async move {
@@ -594,13 +586,5 @@ impl Node for Scripted {
             self.clock.sleep_until(self.clock.now() + takes).await;
             extended
         })
-    }
-
-    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
-        self.node.release(name, token)
-    }
-
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
-        self.node.inspect(name)
     }
 }

@@ -1,6 +1,8 @@
 //! Nodes that may have forgotten: a restarted server, a promoted replica. Their votes are withheld for as long as a lease
 //! that they forgot may still be trusted.
 
+#[path = "support/delegate.rs"]
+mod delegate;
 #[path = "../examples/own_client.rs"]
 mod own_client;
 mod support;
@@ -9,13 +11,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use delegate::delegate;
 use own_client::PlainClient;
 use redsync::{
-    Acquired, Answer, Claim, Clock, DrivenClock, Error, ErrorKind, Extended, Guard, Holder, IfFree, Instant,
-    LockName, MemoryNode, Node, NodeError, RedisNode, Redsync, Released, SystemClock, Token, Uptime,
+    Acquired, Answer, Claim, ClientId, Clock, DrivenClock, Entered, Error, ErrorKind, Guard, Instant,
+    MemoryNode, Node, NodeError, Place, RedisNode, Redsync, SystemClock, Uptime,
 };
 use redsync_testkit::{Proxy, RedisServer, servers, wait_until};
-use support::{DEADLINE, assert_contains, keys_on, over, timed, wait_until_empty};
+use support::{DEADLINE, assert_contains, both_ways, keys_on, over, timed, wait_until_empty};
 use tokio::time::timeout;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -124,10 +127,21 @@ async fn trying_fresh_servers_is_an_error_that_names_each_of_them_and_the_wait()
 async fn waiting_outlasts_the_quarantine_of_fresh_servers_whatever_the_tries() {
     let servers = servers(3);
     let redsync = Redsync::connect(servers.iter().map(RedisServer::url)).await.unwrap();
-    // By default 32 tries: a third of a second.
+    // 32 tries: a third of a second.
     let mutex = redsync.mutex("name").expiry(2 * SECOND).retry_delay(Duration::from_millis(10));
 
     let (took, locked) = timed(timeout(DEADLINE, mutex.lock())).await;
+
+    assert!(locked.expect("it ends").unwrap().is_valid());
+    assert!(took > SECOND && took < 5 * SECOND, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_in_line_outlasts_the_quarantine_of_fresh_servers() {
+    let servers = servers(3);
+    let redsync = Redsync::connect(servers.iter().map(RedisServer::url)).await.unwrap();
+
+    let (took, locked) = timed(timeout(DEADLINE, redsync.mutex("name").expiry(2 * SECOND).lock())).await;
 
     assert!(locked.expect("it ends").unwrap().is_valid());
     assert!(took > SECOND && took < 5 * SECOND, "{took:?}");
@@ -149,11 +163,13 @@ async fn waiting_for_restarted_nodes_ends_in_time() {
     let servers = servers(3);
     let redsync = Redsync::connect(servers.iter().map(RedisServer::url)).await.unwrap();
 
-    let (took, locked) = timed(redsync.mutex("name").wait_up_to(SECOND).lock()).await;
+    for mutex in both_ways(&redsync.mutex("name").wait_up_to(SECOND), SECOND / 50) {
+        let (took, locked) = timed(mutex.lock()).await;
 
-    let error = locked.unwrap_err();
-    assert!(matches!(error.nodes(), [NodeError::Withheld { .. }, ..]), "{error}");
-    assert!(took < 2 * SECOND, "{took:?}");
+        let error = locked.unwrap_err();
+        assert!(matches!(error.nodes(), [NodeError::Withheld { .. }, ..]), "{error}");
+        assert!(took < 2 * SECOND, "{took:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -526,19 +542,13 @@ impl fmt::Display for Restarted {
 }
 
 impl Node for Restarted {
-    fn identity(&self) -> Answer<'_, String> {
-        self.node.identity()
-    }
+    delegate!(node: identity, concerns, extend, yield_lease, release, inspect, listen);
 
     fn uptime(&self) -> Answer<'_, Uptime> {
         Box::pin(async move {
             let uptime = self.clock.now().saturating_since(self.up_since);
             Ok(if self.says { Uptime::AtLeast(uptime) } else { Uptime::Unknown })
         })
-    }
-
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
-        self.node.concerns()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
@@ -549,15 +559,11 @@ impl Node for Restarted {
         })
     }
 
-    fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
-        self.node.extend(claim, if_free)
-    }
-
-    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
-        self.node.release(name, token)
-    }
-
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
-        self.node.inspect(name)
+    fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered> {
+        Box::pin(async move {
+            let entered = self.node.enter(client, places).await;
+            self.clock.advance(*self.takes.lock().unwrap());
+            entered
+        })
     }
 }

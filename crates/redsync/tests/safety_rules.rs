@@ -2,14 +2,19 @@
 //!
 //! Each test goes red when its rule is broken; which one, `docs/safety.md` lists.
 
+#[path = "support/delegate.rs"]
+mod delegate;
+
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use delegate::delegate;
 use redsync::{
-    Acquired, Answer, Claim, Clock, DrivenClock, ErrorKind, Extended, Guard, Holder, IfFree, LockName,
-    MemoryNode, Node, NodeError, NodeFault, Redsync, Released, SystemClock, Token, Uptime,
+    Acquired, Answer, Claim, ClientId, Clock, DrivenClock, Entered, ErrorKind, Extended, Guard, Holder,
+    IfFree, LockName, Look, MemoryNode, Node, NodeError, NodeFault, Place, Redsync, Released, Succession,
+    SystemClock, Token, Uptime,
 };
 
 const MILLIS: Duration = Duration::from_millis(1);
@@ -80,7 +85,7 @@ impl Timed {
     fn node_holder(&self) -> Option<Holder> {
         let name = LockName::new("name").unwrap();
         let looking = async { self.node.inspect(&name).await };
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(looking).unwrap()
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(looking).unwrap().holder
     }
 }
 
@@ -91,16 +96,10 @@ impl fmt::Display for Timed {
 }
 
 impl Node for Timed {
-    fn identity(&self) -> Answer<'_, String> {
-        self.node.identity()
-    }
+    delegate!(node: identity, concerns, inspect, listen);
 
     fn uptime(&self) -> Answer<'_, Uptime> {
         Box::pin(std::future::ready(Ok(*self.uptime.lock().unwrap())))
-    }
-
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
-        self.node.concerns()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
@@ -116,13 +115,26 @@ impl Node for Timed {
         self.around(self.node.extend(claim, if_free))
     }
 
-    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
-        self.releases.fetch_add(1, Ordering::SeqCst);
-        self.around(self.node.release(name, token))
+    fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered> {
+        self.tokens.lock().unwrap().extend(places.iter().map(|place| place.claim.token.to_string()));
+        Box::pin(async move {
+            self.gate.acquire().await.unwrap().forget();
+            self.around(self.node.enter(client, places)).await
+        })
     }
 
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
-        self.node.inspect(name)
+    fn yield_lease<'a>(&'a self, client: &'a ClientId, place: &'a Place) -> Answer<'a, Entered> {
+        self.around(self.node.yield_lease(client, place))
+    }
+
+    fn release<'a>(
+        &'a self,
+        name: &'a LockName,
+        token: &'a Token,
+        succession: Succession,
+    ) -> Answer<'a, Released> {
+        self.releases.fetch_add(1, Ordering::SeqCst);
+        self.around(self.node.release(name, token, succession))
     }
 }
 
@@ -433,7 +445,7 @@ async fn a_majority_that_lost_its_leases_is_a_lost_lock_though_the_leases_are_fr
     let (_, nodes, redsync) = over(3);
     let guard = redsync.mutex("name").fail_fast(false).lock().await.unwrap();
     for node in &nodes[..2] {
-        node.node.release(guard.name(), guard.token()).await.unwrap();
+        node.node.release(guard.name(), guard.token(), Succession::HandOver).await.unwrap();
     }
 
     assert_eq!(guard.extend().await.unwrap_err().kind(), ErrorKind::AlreadyExpired);
@@ -441,7 +453,7 @@ async fn a_majority_that_lost_its_leases_is_a_lost_lock_though_the_leases_are_fr
 
     assert!(!guard.is_valid());
     for node in &nodes[..2] {
-        assert_eq!(node.node.inspect(guard.name()).await.unwrap(), None, "it was taken again");
+        assert_eq!(node.node.inspect(guard.name()).await.unwrap().holder, None, "it was taken again");
     }
 }
 
@@ -449,12 +461,12 @@ async fn a_majority_that_lost_its_leases_is_a_lost_lock_though_the_leases_are_fr
 async fn a_lease_is_taken_again_where_a_majority_still_stands() {
     let (_, nodes, redsync) = over(3);
     let guard = redsync.mutex("name").fail_fast(false).lock().await.unwrap();
-    nodes[2].node.release(guard.name(), guard.token()).await.unwrap();
+    nodes[2].node.release(guard.name(), guard.token(), Succession::HandOver).await.unwrap();
 
     guard.extend().await.unwrap();
     settle().await;
 
-    assert!(nodes[2].node.inspect(guard.name()).await.unwrap().is_some());
+    assert!(nodes[2].node.inspect(guard.name()).await.unwrap().holder.is_some());
 }
 
 #[tokio::test]
@@ -518,7 +530,7 @@ async fn a_lock_that_is_granted_after_a_shutdown_is_none_and_is_given_back() {
 
     assert_eq!(locked.unwrap_err().kind(), ErrorKind::ShutDown);
     let name = LockName::new("name").unwrap();
-    assert_eq!(nodes[0].node.inspect(&name).await.unwrap(), None, "it was left behind");
+    assert_eq!(nodes[0].node.inspect(&name).await.unwrap(), Look::default(), "it was left behind");
 }
 
 // Design §11.
@@ -565,7 +577,7 @@ async fn what_a_withheld_vote_granted_is_given_back() {
     settle().await;
 
     for node in &nodes {
-        assert_eq!(node.node.inspect(&LockName::new("name").unwrap()).await.unwrap(), None);
+        assert_eq!(node.node.inspect(&LockName::new("name").unwrap()).await.unwrap(), Look::default());
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redsync::{Clock, DrivenClock, ErrorKind, Guard, Instant, LockState, MemoryNode, Redsync, TimeLeft};
-use support::DEADLINE;
+use support::{DEADLINE, both_ways};
 use tokio::task::{JoinHandle, yield_now};
 
 const NANOSECOND: Duration = Duration::from_nanos(1);
@@ -144,20 +144,39 @@ async fn an_extended_guard_is_held_for_a_day() {
 
 #[tokio::test]
 async fn a_waiter_gets_in_when_the_lease_runs_out_and_not_before() {
-    let (clock, redsync) = simulated(3);
-    let abandoned = held(&redsync, HOUR).await;
-    let end = clock.now() + HOUR;
-    abandoned.into_lease();
-    let mutex = redsync.mutex("name").wait_without_limit().retry_delay(SECOND);
+    // In line it asks a moment after the end; else at the next of its tries.
+    for (polls, late) in [(false, SECOND / 100), (true, SECOND)] {
+        let (clock, redsync) = simulated(3);
+        let abandoned = held(&redsync, HOUR).await;
+        let end = clock.now() + HOUR;
+        abandoned.into_lease();
+        let mutex = redsync.mutex("name").wait_without_limit();
+        let mutex = if polls { mutex.retry_delay(SECOND) } else { mutex };
 
-    let guard = drive(&clock, tokio::spawn(async move { mutex.lock().await })).await.unwrap();
+        let guard = drive(&clock, tokio::spawn(async move { mutex.lock().await })).await.unwrap();
 
-    assert!(clock.now() >= end && clock.now() <= end + SECOND, "{:?}", clock.now());
-    assert!(guard.is_valid());
+        assert!(clock.now() >= end && clock.now() <= end + late, "{:?}", clock.now());
+        assert!(guard.is_valid());
+    }
 }
 
 #[tokio::test]
-async fn a_waiter_gets_in_at_its_next_try_after_an_unlock() {
+async fn a_waiter_gets_in_with_the_unlock() {
+    let (clock, redsync) = simulated(3);
+    let guard = held(&redsync, HOUR).await;
+    let mutex = redsync.mutex("name");
+    let waiting = tokio::spawn(async move { mutex.lock().await });
+    settle().await;
+    let now = clock.now();
+
+    guard.unlock().await.unwrap();
+
+    let _guard = drive(&clock, waiting).await.unwrap();
+    assert_eq!(clock.now(), now);
+}
+
+#[tokio::test]
+async fn a_poller_gets_in_at_its_next_try_after_an_unlock() {
     let (clock, redsync) = simulated(3);
     let guard = held(&redsync, HOUR).await;
     let mutex = redsync.mutex("name").wait_without_limit().retry_delay(SECOND);
@@ -175,21 +194,54 @@ async fn a_waiter_gets_in_at_its_next_try_after_an_unlock() {
 async fn waiting_ends_exactly_in_time() {
     let (clock, redsync) = simulated(3);
     let _held = held(&redsync, 10 * HOUR).await;
+    for mutex in both_ways(&redsync.mutex("name").wait_up_to(HOUR), 7 * SECOND) {
+        let begun = clock.now();
+
+        let error = drive(&clock, tokio::spawn(async move { mutex.lock().await })).await.unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::Taken);
+        assert_eq!(clock.now(), begun + HOUR);
+    }
+}
+
+#[tokio::test]
+async fn waiting_has_no_end_by_default() {
+    let (clock, redsync) = simulated(3);
+    let guard = held(&redsync, 10 * HOUR).await;
+    let mutex = redsync.mutex("name");
+    let waiting = tokio::spawn(async move { mutex.lock().await });
     let begun = clock.now();
-    let mutex = redsync.mutex("name").wait_up_to(HOUR).retry_delay(7 * SECOND);
+    settle().await;
+    while clock.now() < begun + HOUR {
+        clock.advance(SECOND);
+        settle().await;
+    }
+    assert!(!waiting.is_finished());
+
+    guard.unlock().await.unwrap();
+
+    assert!(drive(&clock, waiting).await.unwrap().is_valid());
+}
+
+#[tokio::test]
+async fn polling_gives_up_after_32_tries_and_31_pauses() {
+    let (clock, redsync) = simulated(1);
+    let _held = held(&redsync, HOUR).await;
+    let begun = clock.now();
+    let mutex = redsync.mutex("name").retry_delay(SECOND);
 
     let error = drive(&clock, tokio::spawn(async move { mutex.lock().await })).await.unwrap_err();
 
     assert_eq!(error.kind(), ErrorKind::Taken);
-    assert_eq!(clock.now(), begun + HOUR);
+    assert_eq!(clock.now(), begun + 31 * SECOND);
 }
 
 #[tokio::test]
-async fn the_default_gives_up_after_32_tries_and_31_pauses() {
+async fn between_tries_lie_50_to_250_ms_unless_told_otherwise() {
     let (clock, redsync) = simulated(1);
     let _held = held(&redsync, HOUR).await;
     let begun = clock.now();
-    let mutex = redsync.mutex("name");
+    let mutex = redsync.mutex("name").tries(32);
 
     let error = drive(&clock, tokio::spawn(async move { mutex.lock().await })).await.unwrap_err();
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use redsync::{Clock, Error, Guard, MemoryNode, Node, Redsync, SystemClock};
+use redsync::{Clock, Error, Guard, MemoryNode, Node, Redsync, Succession, SystemClock};
 use redsync_testkit::{Proxy, RedisServer, wait_until};
 use support::{DEADLINE, connect_to, over};
 use tokio::runtime::{Builder, Runtime};
@@ -299,7 +299,7 @@ fn lateness_beside_a_slow_on_lost() -> Duration {
             signal.await;
             SystemClock.now()
         });
-        node.release(guard.name(), guard.token()).await.unwrap();
+        node.release(guard.name(), guard.token(), Succession::HandOver).await.unwrap();
         told.await.unwrap().saturating_since(is_called.recv().unwrap())
     })
 }

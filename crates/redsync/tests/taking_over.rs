@@ -1,5 +1,7 @@
 //! Several runtimes keep each other's guards: one that stands still, starts late or ends takes nothing from the others.
 
+#[path = "support/delegate.rs"]
+mod delegate;
 mod support;
 
 use std::fmt;
@@ -8,10 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redsync::{
-    Acquired, Answer, Claim, Extended, Holder, IfFree, LockName, MemoryNode, Node, Redsync, Released, Token,
-    Uptime,
-};
+use delegate::delegate;
+use redsync::{Answer, Claim, Extended, IfFree, MemoryNode, Node, Redsync};
 use redsync_testkit::{servers, wait_until};
 use support::{DEADLINE, connect};
 use tokio::runtime::{Builder, Runtime};
@@ -142,35 +142,13 @@ impl fmt::Display for SilentOnce {
 }
 
 impl Node for SilentOnce {
-    fn identity(&self) -> Answer<'_, String> {
-        self.node.identity()
-    }
-
-    fn uptime(&self) -> Answer<'_, Uptime> {
-        self.node.uptime()
-    }
-
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
-        self.node.concerns()
-    }
-
-    fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
-        self.node.acquire(claim)
-    }
+    delegate!(node: identity, uptime, concerns, acquire, enter, yield_lease, release, inspect, listen);
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
         match self.is_silent.swap(false, Ordering::SeqCst) {
             true => Box::pin(std::future::pending()),
             false => self.node.extend(claim, if_free),
         }
-    }
-
-    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
-        self.node.release(name, token)
-    }
-
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
-        self.node.inspect(name)
     }
 }
 

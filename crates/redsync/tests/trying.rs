@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 
-use redsync::{Error, ErrorKind, LockOptions, Mutex, Redsync};
-use redsync_testkit::{RedisServer, servers};
-use support::{DEADLINE, assert_contains, connect, connect_to, timed, wait_until_empty};
+use redsync::{Error, ErrorKind, LockOptions, Mutex, NodeError, Redsync};
+use redsync_testkit::{RedisServer, servers, wait_until};
+use support::{DEADLINE, assert_contains, both_ways, connect, connect_to, timed, wait_until_empty};
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// Between two tries of who polls.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a busy machine may add to a time that is measured.
 const SLACK: Duration = Duration::from_millis(1500);
@@ -133,9 +136,7 @@ async fn a_taken_lock_is_tried_again_until_it_is_free() {
     let before = server.command_count("set");
     let mutex = redsync.mutex("name").wait_up_to(MINUTE).retry_delay(Duration::from_millis(5));
     let waiting = tokio::spawn(async move { mutex.lock().await });
-    redsync_testkit::wait_until("the lock was tried for twice", DEADLINE, || {
-        server.command_count("set") - before >= 2
-    });
+    wait_until("the lock was tried for twice", DEADLINE, || server.command_count("set") - before >= 2);
 
     server.flushall();
 
@@ -205,13 +206,14 @@ async fn every_try_has_a_token_of_its_own() {
 async fn waiting_ends_about_in_time_and_says_who_has_the_lock() {
     let (_server, redsync) = blocked_server().await;
     let most = Duration::from_millis(500);
+    for mutex in both_ways(&redsync.mutex("name").wait_up_to(most), PAUSE) {
+        let (took, locked) = timed(mutex.lock()).await;
 
-    let (took, locked) = timed(redsync.mutex("name").wait_up_to(most).lock()).await;
-
-    let error = locked.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Taken);
-    assert_contains(&error.to_string(), &["held by stranger:1"]);
-    assert!(took >= most && took < most + SLACK, "{took:?}");
+        let error = locked.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Taken);
+        assert_contains(&error.to_string(), &["held by stranger:1"]);
+        assert!(took >= most && took < most + SLACK, "{took:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,10 +238,32 @@ async fn hung_nodes_do_not_prolong_the_wait() {
 
     // Each node may take 2 s for a lease of an hour.
     let mutex = redsync.mutex("name").expiry(Duration::from_secs(3600)).wait_up_to(most);
-    let (took, locked) = timed(mutex.lock()).await;
+    for mutex in both_ways(&mutex, PAUSE) {
+        let (took, locked) = timed(mutex.lock()).await;
 
-    assert_eq!(locked.unwrap_err().kind(), ErrorKind::NoQuorum);
-    assert!(took >= most && took < most + SLACK, "{took:?}");
+        assert_eq!(locked.unwrap_err().kind(), ErrorKind::NoQuorum);
+        assert!(took >= most && took < most + SLACK, "{took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_in_vain_names_the_nodes_that_hung_and_no_other() {
+    let servers = servers(3);
+    let redsync = connect(&servers).await;
+    servers[..2].iter().for_each(RedisServer::pause);
+    let mut hung = [servers[0].url(), servers[1].url()];
+    hung.sort_unstable();
+
+    // Each node may take 2 s for a lease of an hour.
+    let mutex =
+        redsync.mutex("name").expiry(Duration::from_secs(3600)).wait_up_to(Duration::from_millis(300));
+    for mutex in both_ways(&mutex, PAUSE) {
+        let error = mutex.lock().await.unwrap_err();
+
+        let mut named: Vec<&str> = error.nodes().iter().map(NodeError::node).collect();
+        named.sort_unstable();
+        assert_eq!(named, hung, "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,23 +273,26 @@ async fn waiting_without_limit_ends_when_no_quorum_was_reached_for_longer_than_t
     server.kill();
     let expiry = Duration::from_millis(500);
 
-    let mutex = redsync.mutex("name").expiry(expiry).wait_without_limit();
-    let (took, locked) = timed(mutex.lock()).await;
+    let [_, polling] = both_ways(&redsync.mutex("name").expiry(expiry).wait_without_limit(), PAUSE);
+    for mutex in [redsync.mutex("name").expiry(expiry), polling] {
+        let (took, locked) = timed(mutex.lock()).await;
 
-    assert_eq!(locked.unwrap_err().kind(), ErrorKind::NoQuorum);
-    assert!(took >= expiry && took < expiry + SLACK, "{took:?}");
+        assert_eq!(locked.unwrap_err().kind(), ErrorKind::NoQuorum);
+        assert!(took >= expiry && took < expiry + SLACK, "{took:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_wait_says_so_and_leaves_only_the_holders_key() {
     let (server, redsync) = blocked_server().await;
-    let mutex = redsync.mutex("name").wait_without_limit();
+    for mutex in both_ways(&redsync.mutex("name").wait_without_limit(), PAUSE) {
+        let error = mutex.lock_unless(tokio::time::sleep(Duration::from_millis(100))).await.unwrap_err();
 
-    let error = mutex.lock_unless(tokio::time::sleep(Duration::from_millis(100))).await.unwrap_err();
-
-    assert!(matches!(&error, Error::Cancelled { name } if name.as_str() == "name"), "{error:?}");
-    assert_eq!(error.to_string(), "waiting for lock \"name\" was cancelled");
-    assert_eq!(server.get("name").as_deref(), Some("5f1c@stranger:1"));
+        assert!(matches!(&error, Error::Cancelled { name } if name.as_str() == "name"), "{error:?}");
+        assert_eq!(error.to_string(), "waiting for lock \"name\" was cancelled");
+        wait_until("only the holder's key is left", DEADLINE, || server.keys() == ["name"]);
+        assert_eq!(server.get("name").as_deref(), Some("5f1c@stranger:1"));
+    }
     server.flushall();
     assert_eq!(server.keys(), [""; 0]);
 }

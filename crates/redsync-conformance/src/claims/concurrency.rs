@@ -1,13 +1,14 @@
 //! Many at once: one holds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
-use redsync::{Acquired, Extended, Holder, IfFree, Token};
+use redsync::{Acquired, Extended, Holder, IfFree, Placed, Token};
 use tokio::sync::Barrier;
 use tokio::task::{JoinError, JoinSet, yield_now};
 
-use crate::trial::{Breach, LONG, Lock, Owner, Trial, Verdict};
+use crate::trial::{Breach, LONG, Lock, Owner, Trial, Verdict, Waiter};
 
 pub(crate) async fn of_many_at_once_exactly_one_is_granted(trial: &Trial) -> Verdict {
     let lock = trial.lock();
@@ -61,6 +62,79 @@ pub(crate) async fn never_do_two_hold_at_once(trial: &Trial) -> Verdict {
         or_panic(ended)?;
     }
     lock.is_free().await
+}
+
+pub(crate) async fn of_many_who_enter_at_once_one_is_granted_and_the_others_wait(trial: &Trial) -> Verdict {
+    const WAITERS: u64 = 40;
+    let (lock, client) = (trial.lock(), trial.client());
+    let waiters: Vec<Waiter> = (1..=WAITERS).map(|ticket| client.waiter(&lock, "waiter", ticket)).collect();
+    let start = Arc::new(Barrier::new(waiters.len()));
+    let mut tasks = JoinSet::new();
+    for waiter in waiters.iter().cloned() {
+        let start = Arc::clone(&start);
+        tasks.spawn(async move {
+            start.wait().await;
+            let is_granted = waiter.enter(LONG).await?.places == [Placed::Granted];
+            Ok((waiter, is_granted))
+        });
+    }
+    let mut granted = Vec::new();
+    while let Some(ended) = tasks.join_next().await {
+        let (waiter, is_granted) = or_panic(ended)?;
+        granted.extend(is_granted.then_some(waiter));
+    }
+    let [holder] = &granted[..] else {
+        return Err(Breach::new("exactly one is granted", format!("{} are", granted.len())));
+    };
+    let is_holder = |waiter: &Waiter| waiter.owner().token() == holder.owner().token();
+    let line: Vec<&Waiter> = waiters.iter().filter(|waiter| !is_holder(waiter)).collect();
+    lock.is_waited_for_by(&line).await?;
+    let mut holder = holder;
+    for next in line {
+        let asked = Instant::now();
+        holder.owner().releases().await?;
+        next.was_handed_it(LONG, asked).await?;
+        holder = next;
+    }
+    holder.owner().releases().await?;
+    lock.is_deserted().await
+}
+
+pub(crate) async fn no_stranger_comes_between_those_in_line(trial: &Trial) -> Verdict {
+    const WAITERS: u64 = 40;
+    const STRANGERS: usize = 3;
+    let (lock, client) = (trial.lock(), trial.client());
+    let holder = lock.owner("holder");
+    let lease = holder.is_granted(LONG).await?;
+    let line: Vec<Waiter> = (1..=WAITERS).map(|ticket| client.waiter(&lock, "waiter", ticket)).collect();
+    for (waiter, position) in line.iter().zip(1..) {
+        waiter.is_queued(LONG, position, &lease).await?;
+    }
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut strangers = JoinSet::new();
+    for _ in 0..STRANGERS {
+        let (stranger, is_over) = (lock.owner("stranger"), Arc::clone(&is_over));
+        strangers.spawn(async move {
+            while !is_over.load(Ordering::SeqCst) {
+                if stranger.acquire(LONG).await? == Acquired::Granted {
+                    return Err(Breach::new("strangers are refused while there is a line", "one is granted"));
+                }
+                yield_now().await;
+            }
+            Ok(())
+        });
+    }
+    let mut holder = &holder;
+    for next in &line {
+        holder.release().await?;
+        yield_now().await;
+        holder = next.owner();
+    }
+    is_over.store(true, Ordering::SeqCst);
+    while let Some(ended) = strangers.join_next().await {
+        or_panic(ended)?;
+    }
+    Ok(())
 }
 
 /// What a caller with this token was told: that it holds, or who does.

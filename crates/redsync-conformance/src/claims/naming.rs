@@ -1,10 +1,10 @@
 //! Names and tokens: any text, and never mistaken for each other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use redsync::{IfFree, LockName, Token};
+use redsync::{IfFree, LockName, Ticket, Token};
 
-use crate::trial::{LONG, LONGER, Owner, SHORT, Trial, Verdict};
+use crate::trial::{Client, Heard, LESS_LONG, LONG, LONGER, Owner, SHORT, Trial, Verdict, Waiter};
 
 pub(crate) async fn names_of_any_characters_and_lengths_work(trial: &Trial) -> Verdict {
     for text in ODD_TEXTS {
@@ -90,6 +90,150 @@ pub(crate) async fn one_token_holds_each_name_on_its_own(trial: &Trial) -> Verdi
     lease.is_running().await
 }
 
+pub(crate) async fn lines_for_names_of_any_characters_and_lengths_work(trial: &Trial) -> Verdict {
+    let client = trial.client();
+    for text in ODD_TEXTS {
+        let name = trial.fresh_prefix() + text;
+        waits_its_turn(&client.waiter(&trial.lock_named(&name), "waiter", 10)).await?;
+    }
+    for filler in ["n", "ñ", "名"] {
+        let mut name = trial.fresh_prefix();
+        fill(&mut name, filler, LockName::MAX_BYTES);
+        waits_its_turn(&client.waiter(&trial.lock_named(&name), "waiter", 10)).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn waiters_with_tokens_of_any_characters_and_lengths_work(trial: &Trial) -> Verdict {
+    let client = trial.client();
+    for text in ODD_TEXTS {
+        let owner = trial.lock().owner_with(token(text));
+        waits_its_turn(&client.waiter_as(owner, Ticket::from_micros(10))).await?;
+    }
+    for filler in ["t", "ť", "字"] {
+        let mut text = String::new();
+        fill(&mut text, filler, Token::MAX_BYTES);
+        let owner = trial.lock().owner_with(token(&text));
+        waits_its_turn(&client.waiter_as(owner, Ticket::from_micros(10))).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn names_that_look_alike_have_different_lines(trial: &Trial) -> Verdict {
+    let client = trial.client();
+    for alike in LOOK_ALIKES {
+        let prefix = trial.fresh_prefix();
+        let names = alike.iter().map(|text| format!("{prefix}{text}"));
+        each_has_a_line_of_its_own(trial, &client, names).await?;
+    }
+    // Where hash tags decide on where a line is kept.
+    let name = trial.fresh_prefix();
+    let braced =
+        ["{name}", "name", "{{name}}", "{name}}", "{}name", "{}{name}", "name{}", "{name}line", "}name{"];
+    each_has_a_line_of_its_own(trial, &client, braced.iter().map(|text| text.replace("name", &name))).await?;
+    let mut long = trial.fresh_prefix();
+    fill(&mut long, "n", LockName::MAX_BYTES - 1);
+    each_has_a_line_of_its_own(trial, &client, ["", "1", "2"].iter().map(|end| format!("{long}{end}"))).await
+}
+
+pub(crate) async fn tokens_that_look_alike_have_different_places(trial: &Trial) -> Verdict {
+    let client = trial.client();
+    for alike in LOOK_ALIKES {
+        let lock = trial.lock();
+        let holder = lock.owner("holder");
+        let lease = holder.is_granted(LONGER).await?;
+        let line: Vec<Waiter> = (10..)
+            .zip(*alike)
+            .map(|(ticket, text)| client.waiter_as(lock.owner_with(token(text)), Ticket::from_micros(ticket)))
+            .collect();
+        for (waiter, position) in line.iter().zip(1..) {
+            waiter.is_queued(LONG, position, &lease).await?;
+        }
+        lock.is_waited_for_by(&line.iter().collect::<Vec<_>>()).await?;
+        let mut holder = &holder;
+        for next in &line {
+            let asked = Instant::now();
+            holder.releases().await?;
+            next.was_handed_it(LONG, asked).await?;
+            next.comes_to_know(LONG).await?;
+            holder = next.owner();
+        }
+        holder.releases().await?;
+        lock.is_deserted().await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn where_a_token_ends_and_a_name_begins_is_clear_in_a_grant(trial: &Trial) -> Verdict {
+    let client = trial.client();
+    for separator in ["", ":", " ", "/", "\0", "\n", "1:", "freed:"] {
+        let prefix = trial.fresh_prefix();
+        let [short, long] =
+            [prefix.clone(), format!("{separator}{prefix}")].map(|name| trial.lock_named(&name));
+        for (lock, text) in [(&long, "token".to_owned()), (&short, format!("token{separator}"))] {
+            waits_its_turn(&client.waiter_as(lock.owner_with(token(&text)), Ticket::from_micros(10))).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Every request of one who waits, with this name and this token.
+async fn waits_its_turn(waiter: &Waiter) -> Verdict {
+    let (lock, holder) = (waiter.lock(), waiter.lock().owner("holder"));
+    let lease = holder.is_granted(LONGER).await?;
+    waiter.is_queued(LONG, 1, &lease).await?;
+    lock.is_waited_for_by(&[waiter]).await?;
+    let asked = Instant::now();
+    holder.releases().await?;
+    waiter.was_handed_it(LONG, asked).await?;
+    waiter.comes_to_know(LONG).await?;
+    waiter.yields_in_vain(LESS_LONG).await?.is_running().await?;
+    waiter.owner().releases().await?;
+    waiter.is_admitted(LONG).await?;
+    waiter.owner().releases().await?;
+    let lease = holder.is_granted(LONGER).await?;
+    waiter.is_queued(LONG, 1, &lease).await?;
+    waiter.owner().leaves_the_line().await?;
+    waiter.is_queued(LONG, 1, &lease).await?;
+    holder.lets_go().await?;
+    waiter.client().is_told(&Heard::Freed(lock.name().clone())).await?;
+    waiter.owner().leaves_the_line().await?;
+    lock.is_deserted().await
+}
+
+/// One waits for each, and is in that line alone.
+async fn each_has_a_line_of_its_own(
+    trial: &Trial,
+    client: &Client,
+    names: impl Iterator<Item = String>,
+) -> Verdict {
+    let mut line = Vec::new();
+    for name in names {
+        let lock = trial.lock_named(&name);
+        lock.is_deserted().await?;
+        let lease = lock.owner("holder").is_granted(LONGER).await?;
+        let waiter = client.waiter(&lock, "waiter", 10);
+        waiter.is_queued(LONG, 1, &lease).await?;
+        line.push((lease, waiter));
+    }
+    for (_, waiter) in &line {
+        waiter.lock().is_waited_for_by(&[waiter]).await?;
+    }
+    for (gone, (lease, waiter)) in line.iter().enumerate() {
+        let asked = Instant::now();
+        lease.owner().releases().await?;
+        waiter.was_handed_it(LONG, asked).await?;
+        waiter.comes_to_know(LONG).await?;
+        waiter.owner().releases().await?;
+        waiter.lock().is_deserted().await?;
+        for (lease, waiter) in &line[gone + 1..] {
+            lease.is_running().await?;
+            waiter.lock().is_waited_for_by(&[waiter]).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Every request, with this name and this token.
 async fn goes_through_everything(holder: &Owner) -> Verdict {
     let lock = holder.lock();
@@ -146,6 +290,9 @@ const ODD_TEXTS: &[&str] = &[
     "before{tag}",
     "{}empty{}",
     "un}balanced{",
+    "1:2:three",
+    ":",
+    "freed:all",
     "100%",
     "%s%n%d%00",
     "a/../b/./c",

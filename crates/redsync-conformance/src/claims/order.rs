@@ -5,7 +5,7 @@ use std::time::Duration;
 use redsync::Released;
 use tokio::time::sleep;
 
-use crate::trial::{Breach, LONG, Lease, Owner, SHORT, Trial, Verdict};
+use crate::trial::{Breach, LONG, Lease, Owner, SHORT, Trial, Verdict, Waiter};
 
 pub(crate) async fn a_dropped_answer_leaves_the_node_usable(trial: &Trial) -> Verdict {
     for patience in PATIENCE {
@@ -60,16 +60,62 @@ pub(crate) async fn a_dropped_extend_comes_before_a_later_acquire_or_never(trial
     all_are_running(&leases).await
 }
 
+pub(crate) async fn a_dropped_enter_comes_before_a_later_release_or_never(trial: &Trial) -> Verdict {
+    let waiters = waiters(trial);
+    for (waiter, patience) in waiters.iter().zip(PATIENCE.into_iter().cycle()) {
+        waiter.abandons_enter(LONG, patience).await;
+        undo(waiter.owner()).await?;
+        waiter.lock().is_deserted().await?;
+    }
+    stragglers_are_in().await;
+    for waiter in waiters {
+        waiter.lock().is_deserted().await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_dropped_yield_comes_before_a_later_release_or_never(trial: &Trial) -> Verdict {
+    let waiters = waiters(trial);
+    for (waiter, patience) in waiters.iter().zip(PATIENCE.into_iter().cycle()) {
+        waiter.is_admitted(LONG).await?;
+        waiter.abandons_yield(LONG, patience).await;
+        waiter.owner().releases().await?;
+        waiter.lock().is_deserted().await?;
+    }
+    stragglers_are_in().await;
+    for waiter in waiters {
+        waiter.lock().is_deserted().await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_dropped_release_comes_before_a_later_enter_or_never(trial: &Trial) -> Verdict {
+    let mut leases = Vec::new();
+    for (waiter, patience) in waiters(trial).iter().zip(PATIENCE.into_iter().cycle()) {
+        waiter.is_admitted(LONG).await?;
+        waiter.owner().abandons_release(patience).await;
+        leases.push(waiter.is_admitted(LONG).await?);
+    }
+    stragglers_are_in().await;
+    all_are_running(&leases).await
+}
+
 /// Enough of them that a node which leaves the order to luck is found out.
 fn callers(trial: &Trial) -> Vec<Owner> {
     (0..32).map(|_| trial.lock().owner("caller")).collect()
+}
+
+/// As many, with one client.
+fn waiters(trial: &Trial) -> Vec<Waiter> {
+    let client = trial.client();
+    (0..32).map(|_| client.waiter(&trial.lock(), "waiter", 10)).collect()
 }
 
 /// A release by somebody who does not know whether there is something to release.
 async fn undo(caller: &Owner) -> Verdict {
     match caller.release().await? {
         Released::Released | Released::NotHeld => Ok(()),
-        other @ Released::HeldByAnother(_) => {
+        other @ (Released::Left | Released::HeldByAnother(_)) => {
             Err(Breach::answered("release by caller says Released or NotHeld", other))
         }
     }

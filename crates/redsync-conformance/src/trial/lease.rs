@@ -23,13 +23,16 @@ impl Lease {
         Self { owner, lasting, asked, answered: Instant::now() }
     }
 
+    /// Who has it.
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
     /// Expects that the node says of this lease who has it and how long it still lasts.
     pub(crate) async fn is_running(&self) -> Verdict {
         let asked = Instant::now();
         match self.owner.lock().inspect().await? {
-            Some(holder) if holder.time_left() != TimeLeft::Unknown && self.is_told_by(&holder, asked) => {
-                Ok(())
-            }
+            Some(holder) if self.is_told_in_full_by(&holder, asked) => Ok(()),
             other => {
                 Err(Breach::answered(format!("inspect of {} says Some, {self}", self.owner.lock()), other))
             }
@@ -75,6 +78,13 @@ impl Lease {
         sleep((self.lasting + OVER).saturating_sub(self.answered.elapsed())).await;
     }
 
+    /// The same on a node that counts in whole seconds, where a place in line lasts as long as a lease would and its end does
+    /// not show.
+    pub(crate) async fn would_be_over_by_any_count(&self) {
+        let seconds = Duration::from_secs(self.lasting.as_millis().div_ceil(1_000) as u64);
+        sleep((seconds + OVER).saturating_sub(self.answered.elapsed())).await;
+    }
+
     /// Whether the lease may have ended on its own by now, at the earliest that the contract allows.
     pub(crate) fn may_be_over(&self) -> bool {
         self.asked.elapsed() >= self.lasting.saturating_sub(self.drift())
@@ -92,6 +102,11 @@ impl Lease {
             TimeLeft::Unknown => true,
         };
         holder.token() == self.owner.token().as_str() && time_left_fits
+    }
+
+    /// The same, with the time that is left.
+    pub(crate) fn is_told_in_full_by(&self, holder: &Holder, asked: Instant) -> bool {
+        holder.time_left() != TimeLeft::Unknown && self.is_told_by(holder, asked)
     }
 
     fn may_have_ended(&self) -> Verdict {

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use redsync::{Acquired, Answer, Claim, Expiry, Extended, IfFree, Node, NodeFault, Released, Token};
+use redsync::{
+    Acquired, Answer, Claim, Expiry, Extended, IfFree, Node, NodeFault, Released, Succession, Token,
+};
 use tokio::time::timeout;
 
 use super::{Breach, Lease, Lock, Verdict, answered};
@@ -32,8 +34,12 @@ impl Owner {
     }
 
     pub(crate) async fn release(&self) -> Result<Released, Breach> {
-        answered(format!("release by {}", self.who()), self.node().release(&self.lock.name, &self.token))
-            .await
+        self.release_with(Succession::HandOver).await
+    }
+
+    pub(crate) async fn release_with(&self, succession: Succession) -> Result<Released, Breach> {
+        let release = self.node().release(&self.lock.name, &self.token, succession);
+        answered(format!("release by {}", self.who()), release).await
     }
 
     /// An acquire that the node may answer with a fault.
@@ -110,24 +116,36 @@ impl Owner {
 
     /// Expects that the lease can be released.
     pub(crate) async fn releases(&self) -> Verdict {
-        match self.release().await? {
-            Released::Released => Ok(()),
-            other => Err(Breach::answered(
-                format!("release of {} by {} says Released", self.lock, self.who()),
-                other,
-            )),
-        }
+        self.is_answered(Succession::HandOver, Released::Released).await
+    }
+
+    /// Expects that the lease can be released without being handed over.
+    pub(crate) async fn lets_go(&self) -> Verdict {
+        self.is_answered(Succession::Barging, Released::Released).await
+    }
+
+    /// Expects that there is a place in line to leave, and nothing else to release.
+    pub(crate) async fn leaves_the_line(&self) -> Verdict {
+        self.is_answered(Succession::HandOver, Released::Left).await
     }
 
     /// Expects that there is nothing to release.
     pub(crate) async fn has_nothing_to_release(&self) -> Verdict {
-        match self.release().await? {
-            Released::NotHeld => Ok(()),
-            other => Err(Breach::answered(
-                format!("release of {} by {} says NotHeld", self.lock, self.who()),
-                other,
-            )),
+        self.is_answered(Succession::HandOver, Released::NotHeld).await
+    }
+
+    /// Expects that a release has just this answer.
+    pub(crate) async fn is_answered(&self, succession: Succession, expected: Released) -> Verdict {
+        let answer = self.release_with(succession).await?;
+        if answer == expected {
+            return Ok(());
         }
+        let expected = format!(
+            "release (Succession::{succession:?}) of {} by {} says {expected:?}",
+            self.lock,
+            self.who()
+        );
+        Err(Breach::answered(expected, answer))
     }
 
     /// Expects that another's lease cannot be released.
@@ -155,7 +173,7 @@ impl Owner {
     }
 
     pub(crate) async fn abandons_release(&self, patience: Duration) {
-        abandon(self.node().release(&self.lock.name, &self.token), patience).await;
+        abandon(self.node().release(&self.lock.name, &self.token, Succession::HandOver), patience).await;
     }
 }
 
@@ -178,12 +196,12 @@ impl Owner {
         Lease::new(self.clone(), lasting, asked)
     }
 
-    fn claim(&self, lasting: Duration) -> Claim {
+    pub(super) fn claim(&self, lasting: Duration) -> Claim {
         let expiry = Expiry::new(lasting).expect("a clause's expiries are in range");
         Claim::new(self.lock.name.clone(), self.token.clone(), expiry)
     }
 
-    fn node(&self) -> &dyn Node {
+    pub(super) fn node(&self) -> &dyn Node {
         &*self.lock.trial.node
     }
 
@@ -193,7 +211,7 @@ impl Owner {
 }
 
 /// Asks, and drops the answer: after the first poll if there is no patience at all.
-async fn abandon<T>(answer: Answer<'_, T>, patience: Duration) {
+pub(super) async fn abandon<T>(answer: Answer<'_, T>, patience: Duration) {
     if patience.is_zero() {
         let _ = answer.now_or_never();
     } else {

@@ -1,10 +1,15 @@
 //! A Redis client of a user's own: slow, simple, and good for one thing, to be any version that a test wants.
 
+mod subscriptions;
+
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 
-use redsync::{Answer, Client, Command, NodeFault, Reply};
+use redsync::{Answer, Client, Command, Messages, NodeFault, Reply};
 use redsync_testkit::RedisServer;
+
+use self::subscriptions::Subscriptions;
 
 /// Which server the client pretends to speak to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,15 +19,22 @@ pub(crate) enum Version {
     BeforeSeven,
 }
 
-/// A client over the server's unix socket, with a connection for each command.
+/// A client over the server's unix socket, with a connection for each command, and perhaps one for what the server tells.
 pub(crate) struct SocketClient {
     server: Arc<RedisServer>,
     version: Version,
+    subscriptions: Option<Subscriptions>,
 }
 
 impl SocketClient {
     pub(crate) fn new(server: Arc<RedisServer>, version: Version) -> Self {
-        Self { server, version }
+        Self { server, version, subscriptions: None }
+    }
+
+    /// One that can be told.
+    pub(crate) fn subscribing(server: Arc<RedisServer>, version: Version) -> Self {
+        let subscriptions = Subscriptions::over(&server.unix_url()).expect("a server that just started");
+        Self { server, version, subscriptions: Some(subscriptions) }
     }
 
     fn refuses(&self, parts: &[&str]) -> bool {
@@ -46,6 +58,13 @@ impl Client for SocketClient {
                 Err(error) => Err(NodeFault::disconnected("the socket broke").with_source(error)),
             }
         })
+    }
+
+    fn subscribe<'a>(&'a self, channel: &'a str, messages: Messages) -> Answer<'a, bool> {
+        match &self.subscriptions {
+            Some(subscriptions) => Box::pin(subscriptions.add(channel, messages)),
+            None => Box::pin(ready(Ok(false))),
+        }
     }
 }
 

@@ -1,74 +1,26 @@
 //! A node that is right but for one defect.
 
+mod defect;
+mod line;
+mod telling;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::pending;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use redsync::{
-    Acquired, Answer, Claim, Expiry, Extended, Holder, IfFree, LockName, MemoryNode, Node, NodeFault,
-    Released, TimeLeft, Token, Uptime,
+    Acquired, Answer, Claim, ClientId, Entered, Expiry, Extended, Holder, IfFree, Listener, LockName, Look,
+    MemoryNode, Node, NodeFault, Place, Released, Succession, TimeLeft, Token, Uptime,
 };
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// What is wrong with a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Defect {
-    GrantsEveryone,
-    SaysGrantedToEveryone,
-    LooksAndTakesInTwoSteps,
-    LooksAndRetakesInTwoSteps,
-    NamesAWrongHolder,
-    RefusalRestartsTheHoldersExpiry,
-    RefusesTheHolder,
-    KeepsTheOldExpiryOnReacquire,
-    NeverEndsALease,
-    EndsLeasesEarly,
-    RoundsExpiriesUpToSeconds,
-    KeepsExpiriesIn32Bits,
-    RefusesTheLongestExpiryButGrantsIt,
-    TakesTheShortestExpiryForNone,
-    ExtendIsNotOwnerChecked,
-    ExtendOnlyLengthens,
-    ExtendDoesNothing,
-    ExtendGrantsFreeNames,
-    ExtendRevivesItsLastHolder,
-    RetakeTakesAnothersLease,
-    RetakeOnlySaysSo,
-    RetakenLeasesNeverEnd,
-    RetakeDoesNotKnowItsOwner,
-    ReleaseIsNotOwnerChecked,
-    ReleaseOnlySaysSo,
-    ReleaseAlwaysSaysReleased,
-    ReleaseDoesNotSeeAnother,
-    InspectProlongs,
-    InspectDoesNotTellTime,
-    InspectShowsTheLastHolder,
-    IdentityIsNewEachTime,
-    IdentityIsEmpty,
-    HasNoLabel,
-    UptimeShrinks,
-    DoesNotSayItsUptime,
-    ConcernsOfManyLines,
-    TrimsNames,
-    RefusesOddNames,
-    CutsNames,
-    RefusesLongTokens,
-    ReadsTokensToTheFirstNul,
-    TakesAPrefixForTheToken,
-    FindsLeasesByNameAndTokenInOne,
-    KnowsOneNamePerToken,
-    BreaksWhenAnAnswerIsDropped,
-    AppliesDroppedAcquiresLate,
-    AppliesDroppedReleasesLate,
-    AppliesDroppedExtendsLate,
-    Faults,
-    Hangs,
-    Panics,
-}
+pub(crate) use self::defect::Defect;
+use self::line::Lines;
+use self::telling::Tellers;
 
 /// A [`MemoryNode`] with a defect.
 #[derive(Clone)]
@@ -86,6 +38,8 @@ struct Notes {
     broken: Mutex<HashSet<LockName>>,
     by_name_and_token: Mutex<HashMap<String, (LockName, Token)>>,
     by_token: Mutex<HashMap<Token, LockName>>,
+    lines: Lines,
+    tellers: Tellers,
 }
 
 impl WrongNode {
@@ -95,7 +49,7 @@ impl WrongNode {
 
     async fn acquire(&self, claim: Claim) -> Result<Acquired, NodeFault> {
         let claim = self.misread_claim(claim).await?;
-        let holder = self.inner.inspect(&claim.name).await?;
+        let holder = self.inner.inspect(&claim.name).await?.holder;
         let is_own = holder.as_ref().is_some_and(|holder| holder.token() == claim.token.as_str());
         match (self.defect, holder) {
             (Defect::GrantsEveryone, _) => return self.put(&claim).await,
@@ -108,8 +62,7 @@ impl WrongNode {
                 return Ok(Acquired::Taken(Holder::new("somebody", holder.time_left())));
             }
             (Defect::RefusalRestartsTheHoldersExpiry, Some(holder)) if !is_own => {
-                let prolonged = Claim::new(claim.name, token_of(&holder), claim.expiry);
-                self.inner.extend(&prolonged, IfFree::Leave).await?;
+                self.prolong(&claim.name, &holder, claim.expiry).await?;
                 return Ok(Acquired::Taken(holder));
             }
             (Defect::RefusesTheHolder, Some(holder)) if is_own => return Ok(Acquired::Taken(holder)),
@@ -120,7 +73,13 @@ impl WrongNode {
             }
             _ => {}
         }
+        if let Some(refused) = self.refuses_strangers(&claim).await? {
+            return Ok(Acquired::Taken(refused));
+        }
         let acquired = self.inner.acquire(&claim).await?;
+        if acquired != Acquired::Granted {
+            self.note_refusal(&claim).await?;
+        }
         if acquired == Acquired::Granted {
             self.note_grant(&claim).await?;
         }
@@ -129,7 +88,7 @@ impl WrongNode {
 
     async fn extend(&self, claim: Claim, if_free: IfFree) -> Result<Extended, NodeFault> {
         let claim = self.misread_claim(claim).await?;
-        let holder = self.inner.inspect(&claim.name).await?;
+        let holder = self.inner.inspect(&claim.name).await?.holder;
         let is_own = holder.as_ref().is_some_and(|holder| holder.token() == claim.token.as_str());
         match (self.defect, holder, if_free) {
             (Defect::LooksAndRetakesInTwoSteps, None, IfFree::Retake) => {
@@ -168,17 +127,25 @@ impl WrongNode {
             _ => {}
         }
         let extended = self.inner.extend(&claim, if_free).await?;
+        if self.defect == Defect::ExtendClearsTheLine {
+            self.clear_line(&claim.name).await?;
+        }
         if extended == Extended::Retaken {
             self.note_grant(&claim).await?;
         }
         Ok(extended)
     }
 
-    async fn release(&self, name: LockName, token: Token) -> Result<Released, NodeFault> {
+    async fn release(
+        &self,
+        name: LockName,
+        token: Token,
+        succession: Succession,
+    ) -> Result<Released, NodeFault> {
         let (name, token) = self.misread(name, token).await?;
-        match (self.defect, self.inner.inspect(&name).await?) {
+        match (self.defect, self.inner.inspect(&name).await?.holder) {
             (Defect::ReleaseIsNotOwnerChecked, Some(holder)) => {
-                return self.inner.release(&name, &token_of(&holder)).await;
+                return self.inner.release(&name, &token_of(&holder), succession).await;
             }
             (Defect::ReleaseOnlySaysSo, Some(holder)) if holder.token() == token.as_str() => {
                 return Ok(Released::Released);
@@ -186,7 +153,7 @@ impl WrongNode {
             (Defect::ReleaseAlwaysSaysReleased, None) => return Ok(Released::Released),
             _ => {}
         }
-        match self.inner.release(&name, &token).await? {
+        match self.release_in_line(&name, &token, succession).await? {
             Released::HeldByAnother(_) if self.defect == Defect::ReleaseDoesNotSeeAnother => {
                 Ok(Released::NotHeld)
             }
@@ -194,32 +161,37 @@ impl WrongNode {
         }
     }
 
-    async fn inspect(&self, name: LockName) -> Result<Option<Holder>, NodeFault> {
+    async fn inspect(&self, name: LockName) -> Result<Look, NodeFault> {
         let (name, _) = self.misread(name, Token::from_text("nobody").unwrap()).await?;
-        let holder = self.inner.inspect(&name).await?;
-        match (self.defect, holder) {
+        let mut look = self.look(&name).await?;
+        look.holder = match (self.defect, look.holder) {
             (Defect::InspectProlongs, Some(holder)) => {
                 let longer = time_left(&holder) + Duration::from_millis(200);
-                let prolonged =
-                    Claim::new(name, token_of(&holder), Expiry::new(longer).unwrap_or(Expiry::MAX));
-                self.inner.extend(&prolonged, IfFree::Leave).await?;
-                Ok(Some(holder))
+                self.prolong(&name, &holder, Expiry::new(longer).unwrap_or(Expiry::MAX)).await?;
+                Some(holder)
             }
             (Defect::InspectDoesNotTellTime, Some(holder)) => {
-                Ok(Some(Holder::new(holder.token(), TimeLeft::Unknown)))
+                Some(Holder::new(holder.token(), TimeLeft::Unknown))
             }
             (Defect::InspectShowsTheLastHolder, None) => {
                 let last = self.notes.last_holders.lock().unwrap().get(&name).cloned();
-                Ok(last.map(|token| Holder::new(token.as_str(), TimeLeft::For(Duration::ZERO))))
+                last.map(|token| Holder::new(token.as_str(), TimeLeft::For(Duration::ZERO)))
             }
-            (_, holder) => Ok(holder),
-        }
+            (_, holder) => holder,
+        };
+        Ok(look)
+    }
+
+    /// Lets the lease of whoever has it last for `expiry`.
+    async fn prolong(&self, name: &LockName, holder: &Holder, expiry: Expiry) -> Result<(), NodeFault> {
+        let prolonged = Claim::new(name.clone(), token_of(holder), expiry);
+        self.inner.extend(&prolonged, IfFree::Leave).await.map(drop)
     }
 
     /// Grants, whoever has it.
     async fn put(&self, claim: &Claim) -> Result<Acquired, NodeFault> {
-        if let Some(holder) = self.inner.inspect(&claim.name).await? {
-            self.inner.release(&claim.name, &token_of(&holder)).await?;
+        if let Some(holder) = self.inner.inspect(&claim.name).await?.holder {
+            self.inner.release(&claim.name, &token_of(&holder), Succession::Barging).await?;
         }
         self.inner.acquire(claim).await
     }
@@ -233,7 +205,7 @@ impl WrongNode {
         if let Some(former) =
             former.filter(|former| self.defect == Defect::KnowsOneNamePerToken && *former != name)
         {
-            self.inner.release(&former, &token).await?;
+            self.inner.release(&former, &token, Succession::HandOver).await?;
         }
         Ok(())
     }
@@ -258,6 +230,7 @@ impl WrongNode {
         let named = |text: &str| LockName::new(text).unwrap();
         match self.defect {
             Defect::TrimsNames => Ok((named(name.as_str().trim_end()), token)),
+            Defect::IgnoresBraces => Ok((named(&name.as_str().replace(['{', '}'], "")), token)),
             Defect::RefusesOddNames if !name.as_str().is_ascii() => {
                 Err(NodeFault::refused("ERR", "odd name"))
             }
@@ -272,7 +245,7 @@ impl WrongNode {
                 let text = token.as_str().split('\0').next().unwrap_or_default();
                 Ok((name, Token::from_text(text).unwrap()))
             }
-            Defect::TakesAPrefixForTheToken => match self.inner.inspect(&name).await? {
+            Defect::TakesAPrefixForTheToken => match self.inner.inspect(&name).await?.holder {
                 Some(holder) if holder.token().starts_with(token.as_str()) => Ok((name, token_of(&holder))),
                 _ => Ok((name, token)),
             },
@@ -366,13 +339,38 @@ impl Node for WrongNode {
         })
     }
 
-    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
-        let (node, owned, token) = (self.clone(), name.clone(), token.clone());
-        self.answer(Defect::AppliesDroppedReleasesLate, name, async move { node.release(owned, token).await })
+    fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered> {
+        let (node, client, places) = (self.clone(), client.clone(), places.to_vec());
+        self.answer(Defect::AppliesDroppedEntersLate, &places[0].claim.name.clone(), async move {
+            node.enter(client, places).await
+        })
     }
 
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
+    fn yield_lease<'a>(&'a self, client: &'a ClientId, place: &'a Place) -> Answer<'a, Entered> {
+        let (node, client, place) = (self.clone(), client.clone(), place.clone());
+        self.answer(Defect::AppliesDroppedEntersLate, &place.claim.name.clone(), async move {
+            node.yield_lease(client, place).await
+        })
+    }
+
+    fn release<'a>(
+        &'a self,
+        name: &'a LockName,
+        token: &'a Token,
+        succession: Succession,
+    ) -> Answer<'a, Released> {
+        let (node, owned, token) = (self.clone(), name.clone(), token.clone());
+        self.answer(Defect::AppliesDroppedReleasesLate, name, async move {
+            node.release(owned, token, succession).await
+        })
+    }
+
+    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         Box::pin(self.inspect(name.clone()))
+    }
+
+    fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {
+        self.listen_to_inner(client, listener);
     }
 }
 

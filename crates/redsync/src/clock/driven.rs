@@ -56,6 +56,10 @@ impl Clock for DrivenClock {
         self.lock().now
     }
 
+    fn wall_micros(&self) -> u64 {
+        self.now().as_nanos() / 1_000
+    }
+
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         Box::pin(DrivenSleep { clock: self.clone(), deadline, place: None })
     }

@@ -35,6 +35,12 @@ impl Clock for SystemClock {
         Instant::default() + BEGINNING.elapsed()
     }
 
+    #[expect(clippy::disallowed_types, reason = "for the order of callers, never for validity")]
+    fn wall_micros(&self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(alarm) = super::alarm::Alarm::of_this_process() {

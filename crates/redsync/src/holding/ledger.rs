@@ -9,11 +9,24 @@
 use std::time::Duration;
 
 use crate::node::{Extended, Released};
-use crate::protocol::{Instant, LeaseEnds, Quorum};
+use crate::protocol::{Instant, LeaseEnds, Quorum, Round};
 
 /// The number of a request, in the order of asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RequestNumber(u32);
+
+impl RequestNumber {
+    /// The number as nodes are told it.
+    pub(crate) const fn round(self) -> Round {
+        Round::new(self.0)
+    }
+}
+
+impl From<Round> for RequestNumber {
+    fn from(round: Round) -> Self {
+        Self(round.as_u32())
+    }
+}
 
 /// What is known of one token on each node.
 #[derive(Debug)]
@@ -56,6 +69,10 @@ struct Entry {
     extending: u32,
     /// How many of these may take the lease again.
     retaking: u32,
+    /// How many requests to yield it has not answered.
+    yielding: u32,
+    /// The last such request that it did answer, and the newest request asked until then.
+    yielded: Option<(RequestNumber, RequestNumber)>,
     /// Such a request was answered while the node was being asked to release: which came first is not known.
     stood_meanwhile: bool,
     /// Whether the node is being asked to release right now. One at a time asks and hears what comes of it; two would
@@ -70,6 +87,8 @@ pub(super) enum Mark {
     None,
     /// It was asked for, and the answer is not known: it may be there, or come to be.
     Asked,
+    /// It has a place in line there, and no lease yet.
+    Queued,
     /// It was granted.
     Granted,
     /// It was there and was released. An answer that was under way meanwhile is out of date.
@@ -92,9 +111,20 @@ impl Entry {
         shortest
     }
 
-    /// Whether there may be something to release.
-    const fn is_open(&self) -> bool {
+    /// Whether a lease that request `number` was granted may have been yielded since.
+    fn may_have_yielded(&self, number: RequestNumber) -> bool {
+        let is_older = |(yielded, newest)| number != yielded && number <= newest;
+        self.yielding > 0 || self.yielded.is_some_and(is_older)
+    }
+
+    /// Whether there may be a lease.
+    const fn may_hold(&self) -> bool {
         matches!(self.mark, Mark::Asked | Mark::Granted) || self.retaking > 0
+    }
+
+    /// Whether there may be something to release: a lease, or a place in line.
+    const fn is_open(&self) -> bool {
+        self.may_hold() || matches!(self.mark, Mark::Queued)
     }
 }
 
@@ -111,6 +141,8 @@ impl Ledger {
             shortest_unanswered: Duration::MAX,
             extending: 0,
             retaking: 0,
+            yielding: 0,
+            yielded: None,
             stood_meanwhile: false,
             is_releasing: false,
         };
@@ -202,7 +234,9 @@ impl Ledger {
     pub(super) fn refused(&mut self, node: usize, number: RequestNumber, now: Instant) {
         self.nodes[node].hear();
         if self.is_news(node, number) {
-            self.nodes[node].mark = Mark::None;
+            let entry = &mut self.nodes[node];
+            // Another request may have brought a place in line meanwhile, or a lease.
+            entry.mark = if entry.unanswered == 0 { Mark::None } else { Mark::Asked };
             self.ends.lose(node);
             self.is_past(now);
         }
@@ -245,9 +279,107 @@ impl Ledger {
         entry.hear()
     }
 
-    /// Which nodes may have the token.
+    /// Records that `node` is about to be asked for a place in line, or to renew it.
+    pub(super) fn ask_to_enter(&mut self, node: usize, trusted: Duration) {
+        let entry = &mut self.nodes[node];
+        if matches!(entry.mark, Mark::None | Mark::Released) {
+            entry.mark = Mark::Asked;
+        }
+        entry.ask(trusted);
+    }
+
+    /// Records that `node` answered request `number` with a place in line.
+    pub(super) fn queued(&mut self, node: usize, number: RequestNumber, now: Instant) {
+        self.nodes[node].hear();
+        let entry = &self.nodes[node];
+        // A grant to the place that this request took came after it, and may be heard of before.
+        let is_overtaken = entry.heard == number && entry.mark == Mark::Granted;
+        if !is_overtaken && self.is_news(node, number) {
+            self.nodes[node].mark = Mark::Queued;
+            self.ends.lose(node);
+            self.is_past(now);
+        }
+    }
+
+    /// Records that a request will not be applied by `node`: it never was sent.
+    pub(super) fn unapplied(&mut self, node: usize) {
+        self.nodes[node].hear();
+    }
+
+    /// Records that `node` tells of a grant to the place that request `number` took or renewed. False if that is no longer
+    /// so.
+    ///
+    /// SAFETY RULE (design §8): when it was granted is not known, but that it was after that request was sent; its end is
+    /// counted from there. A grant to a place that was renewed since without having the lease, or yielded, is over.
+    pub(super) fn told(&mut self, node: usize, number: RequestNumber, counts: bool, now: Instant) -> bool {
+        let entry = &mut self.nodes[node];
+        if matches!(entry.mark, Mark::None | Mark::Released) || number < entry.heard {
+            return false;
+        }
+        let shortest = entry.shortest_unanswered;
+        match counts {
+            true => self.stands(node, number, shortest, now),
+            false => entry.mark = Mark::Granted,
+        }
+        true
+    }
+
+    /// When request `number` was sent, if that is remembered.
+    pub(super) fn sent(&self, number: RequestNumber) -> Option<Instant> {
+        self.asked.iter().find(|asked| asked.number == number).map(|asked| asked.sent)
+    }
+
+    /// Until when `node`'s lease stands, if it counts.
+    pub(super) fn end_on(&self, node: usize) -> Option<Instant> {
+        self.ends.end_on(node)
+    }
+
+    /// Which nodes have the token while no majority has: those to yield. None where a majority stands.
+    pub(super) fn minority(&mut self, now: Instant) -> Vec<usize> {
+        if !self.is_kept() || self.is_past(now) || self.ends.valid_until().is_some_and(|end| now < end) {
+            return Vec::new();
+        }
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].mark == Mark::Granted).collect()
+    }
+
+    /// Records that `node` is about to be asked, by request `number`, to take the lease back and give a place in line for
+    /// it. From here on it counts for nothing there.
+    ///
+    /// SAFETY RULE (design §8): what it granted before is no news any more; and as long as such a request is unanswered, it
+    /// may be applied after any other, and a lease that the node grants counts for nothing.
+    pub(super) fn ask_to_yield(&mut self, node: usize, number: RequestNumber, trusted: Duration) {
+        self.ends.lose(node);
+        let entry = &mut self.nodes[node];
+        entry.mark = Mark::Asked;
+        entry.heard = entry.heard.max(number);
+        entry.yielding += 1;
+        entry.ask(trusted);
+    }
+
+    /// Records that `node` answered request `number` to yield, or will not apply it.
+    ///
+    /// SAFETY RULE (design §8): whatever else was asked until now may have been applied before it, and what is granted to
+    /// that counts for nothing.
+    pub(super) fn yielded(&mut self, node: usize, number: RequestNumber) {
+        let newest = RequestNumber(self.requests);
+        let entry = &mut self.nodes[node];
+        entry.yielding = entry.yielding.saturating_sub(1);
+        entry.yielded = Some((number, newest));
+    }
+
+    /// On how many nodes a lease can count.
+    pub(super) fn countable(&self) -> usize {
+        self.nodes.iter().filter(|entry| entry.yielding == 0).count()
+    }
+
+    /// Whether every node is known to have the token.
+    pub(super) fn is_granted_everywhere(&self) -> bool {
+        self.nodes.iter().all(|entry| entry.mark == Mark::Granted)
+    }
+
+    /// Which nodes may have a lease for the token.
     pub(super) fn holders(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|&node| self.nodes[node].is_open()).collect()
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].may_hold()).collect()
     }
 
     /// Which nodes are not known to have it.
@@ -285,6 +417,11 @@ impl Ledger {
     /// Whether the token has no end: it has not been given back or handed on.
     pub(super) fn is_kept(&self) -> bool {
         !self.is_released && !self.is_handed_on
+    }
+
+    /// Whether somebody else goes on with the token.
+    pub(super) fn is_handed_on(&self) -> bool {
+        self.is_handed_on
     }
 
     /// Records that somebody else goes on with the token, from `now` on.
@@ -339,7 +476,7 @@ impl Ledger {
         self.ends.lose(node);
         let entry = &mut self.nodes[node];
         match released {
-            Released::Released => entry.mark = Mark::Released,
+            Released::Released | Released::Left => entry.mark = Mark::Released,
             // Where the answer to acquiring had not been seen, "not held" may only mean "not yet".
             Released::NotHeld if before == Mark::Asked => {}
             Released::NotHeld | Released::HeldByAnother(_) => entry.mark = Mark::None,
@@ -351,7 +488,7 @@ impl Ledger {
 
     fn stands(&mut self, node: usize, number: RequestNumber, shortest: Duration, now: Instant) {
         self.nodes[node].mark = Mark::Granted;
-        if !self.is_news(node, number) {
+        if !self.is_news(node, number) || self.nodes[node].may_have_yielded(number) {
             return;
         }
         // No later than any later request asked for, and no longer than any lets it last that may be applied after this
@@ -361,7 +498,7 @@ impl Ledger {
         // SAFETY RULE (design §9): loss is final. A late answer adds nothing to a guard whose time was over.
         if let Some(end) = end.filter(|_| !self.is_past(now)) {
             self.ends.grant(node, end);
-            self.was_held = self.was_held || self.ends.valid_until().is_some();
+            self.was_held = self.was_held || self.ends.valid_until().is_some_and(|end| now < end);
         }
     }
 
@@ -375,211 +512,4 @@ impl Ledger {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::node::{Holder, TimeLeft};
-
-    fn at(millis: u64) -> Instant {
-        Instant::default() + Duration::from_millis(millis)
-    }
-
-    fn millis(millis: u64) -> Duration {
-        Duration::from_millis(millis)
-    }
-
-    /// Asks all nodes at `sent` to extend for so long.
-    fn extend(ledger: &mut Ledger, sent: u64, trusted: u64, may_retake: bool) -> RequestNumber {
-        let number = ledger.ask(at(sent), millis(trusted), at(sent + trusted));
-        (0..ledger.nodes.len()).for_each(|node| ledger.ask_to_extend(node, millis(trusted), may_retake));
-        number
-    }
-
-    fn over(nodes: usize) -> Ledger {
-        Ledger::new(Quorum::of(nodes).unwrap())
-    }
-
-    /// A ledger whose first request, to acquire until `end`, was granted by `granted`.
-    fn acquired(nodes: usize, granted: &[usize], end: u64) -> (Ledger, RequestNumber) {
-        let mut ledger = over(nodes);
-        let number = ledger.ask(at(0), millis(end), at(end));
-        ledger.ask_to_acquire(millis(end));
-        granted.iter().for_each(|&node| ledger.granted(node, number, at(0)));
-        (ledger, number)
-    }
-
-    #[test]
-    fn a_late_answer_does_not_override_a_newer_and_shorter_end() {
-        let (mut ledger, _) = acquired(1, &[0], 8000);
-        let longer = extend(&mut ledger, 0, 8000, false);
-        let shorter = extend(&mut ledger, 0, 100, false);
-        ledger.extended(0, shorter, &Extended::Extended, false, at(1));
-        ledger.extended(0, longer, &Extended::Extended, false, at(2));
-        assert_eq!(ledger.valid_until(), Some(at(100)));
-    }
-
-    #[test]
-    fn an_answer_is_worth_no_more_than_the_shortest_end_asked_for_since() {
-        let (mut ledger, acquire) = acquired(3, &[0, 1], 8000);
-        let shorter = extend(&mut ledger, 0, 100, false);
-        ledger.extended(0, shorter, &Extended::Extended, false, at(1));
-        ledger.extended(1, shorter, &Extended::Extended, false, at(1));
-        // The third node's old answer comes now; whether it has heard of the shorter end is not known.
-        ledger.granted(2, acquire, at(2));
-        let longer = extend(&mut ledger, 1000, 8000, false);
-        ledger.extended(0, longer, &Extended::Extended, false, at(3));
-        assert_eq!(ledger.valid_until(), Some(at(100)));
-    }
-
-    #[test]
-    fn an_older_and_shorter_request_may_be_applied_after_a_newer_and_longer_one() {
-        let (mut ledger, _) = acquired(1, &[0], 8000);
-        let shorter = extend(&mut ledger, 10, 100, false);
-        let longer = extend(&mut ledger, 20, 8000, false);
-        ledger.extended(0, longer, &Extended::Extended, false, at(30));
-        assert_eq!(
-            ledger.valid_until(),
-            Some(at(120)),
-            "the shorter may be applied any time after the longer was sent"
-        );
-        ledger.extended(0, shorter, &Extended::Extended, false, at(40));
-        let newer = extend(&mut ledger, 50, 8000, false);
-        ledger.extended(0, newer, &Extended::Extended, false, at(60));
-        assert_eq!(ledger.valid_until(), Some(at(8050)), "all are answered");
-    }
-
-    #[test]
-    fn a_lost_request_that_is_shorter_bounds_all_that_come_after() {
-        let (mut ledger, _) = acquired(1, &[0], 8000);
-        extend(&mut ledger, 10, 100, false);
-        for sent in [20, 60, 90] {
-            let longer = extend(&mut ledger, sent, 8000, false);
-            ledger.extended(0, longer, &Extended::Extended, false, at(sent + 1));
-            assert_eq!(ledger.valid_until(), Some(at(sent + 100)));
-        }
-    }
-
-    #[test]
-    fn a_lost_request_of_the_same_length_costs_nothing() {
-        let (mut ledger, _) = acquired(1, &[0], 8000);
-        extend(&mut ledger, 1000, 8000, false);
-        let number = extend(&mut ledger, 2000, 8000, false);
-        ledger.extended(0, number, &Extended::Extended, false, at(2001));
-        assert_eq!(ledger.valid_until(), Some(at(10_000)));
-    }
-
-    #[test]
-    fn what_stood_again_while_it_was_released_is_released_again() {
-        let (mut ledger, _) = acquired(1, &[0], 8000);
-        let number = extend(&mut ledger, 1000, 8000, true);
-        let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
-        ledger.extended(0, number, &Extended::Retaken, true, at(1));
-        ledger.released(0, before, &Released::NotHeld);
-        assert_eq!(ledger.holders(), [0]);
-    }
-
-    #[test]
-    fn longer_ends_count_as_they_are_answered() {
-        let (mut ledger, _) = acquired(3, &[0, 1, 2], 8000);
-        let mut last = 8000;
-        for _ in 0..20 {
-            last += 1000;
-            let number = extend(&mut ledger, last - 8000, 8000, false);
-            ledger.extended(0, number, &Extended::Extended, false, at(0));
-            ledger.extended(2, number, &Extended::Extended, false, at(0));
-            assert_eq!(ledger.valid_until(), Some(at(last)));
-        }
-    }
-
-    #[test]
-    fn not_held_is_not_certain_where_the_answer_to_acquiring_was_never_seen() {
-        let (mut ledger, _) = acquired(3, &[0, 1], 8000);
-        let number = extend(&mut ledger, 1000, 8000, false);
-        ledger.extended(2, number, &Extended::NotHeld, false, at(1));
-        assert_eq!(ledger.holders(), [0, 1, 2], "the request may still arrive there");
-    }
-
-    #[test]
-    fn what_may_be_taken_again_is_released_until_that_is_answered() {
-        let (mut ledger, _) = acquired(1, &[0], 8000);
-        let number = extend(&mut ledger, 1000, 8000, true);
-        ledger.give_back(at(1000));
-        let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
-        ledger.released(0, before, &Released::NotHeld);
-        assert!(ledger.is_open(), "the late request may take it again");
-        ledger.extended(0, number, &Extended::Retaken, true, at(1));
-        assert_eq!(ledger.holders(), [0]);
-        let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked again") };
-        ledger.released(0, before, &Released::Released);
-        assert!(!ledger.is_open());
-    }
-
-    #[test]
-    fn a_grant_in_doubt_counts_for_nothing_and_is_released() {
-        let (mut ledger, acquire) = acquired(3, &[0], 8000);
-        ledger.granted_in_doubt(1, acquire);
-        assert_eq!(ledger.valid_until(), None);
-        assert_eq!(ledger.holders(), [0, 1, 2], "what was granted is to be released");
-        let [(0, _), (1, Mark::Granted), (2, Mark::Asked)] = ledger.take(false)[..] else {
-            panic!("all are asked to release")
-        };
-    }
-
-    #[test]
-    fn a_last_request_of_who_handed_the_token_on_may_still_be_applied() {
-        let mut ledger = over(1);
-        ledger.ask(at(0), millis(10_000), at(10_000));
-        ledger.presume(Some(millis(1000)));
-        let number = extend(&mut ledger, 0, 10_000, false);
-        ledger.extended(0, number, &Extended::Extended, false, at(1));
-        assert_eq!(ledger.valid_until(), Some(at(1000)));
-    }
-
-    #[test]
-    fn what_expired_before_it_was_given_back_was_lost() {
-        let (mut ledger, _) = acquired(1, &[0], 8000);
-        ledger.give_back(at(8000));
-        assert!(ledger.is_past(at(8000)));
-        let (mut ledger, _) = acquired(1, &[0], 8000);
-        ledger.give_back(at(7999));
-        assert!(!ledger.is_past(at(8000)), "it was given back in time");
-    }
-
-    #[test]
-    fn an_old_refusal_does_not_undo_a_newer_grant() {
-        let (mut ledger, acquire) = acquired(3, &[0, 1], 8000);
-        let number = extend(&mut ledger, 1000, 8000, true);
-        ledger.extended(2, number, &Extended::Retaken, true, at(1));
-        ledger.refused(2, acquire, at(2));
-        assert_eq!(ledger.holders(), [0, 1, 2]);
-    }
-
-    #[test]
-    fn an_answer_that_was_under_way_during_the_release_is_out_of_date() {
-        let (mut ledger, acquire) = acquired(1, &[], 8000);
-        let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
-        ledger.released(0, before, &Released::Released);
-        ledger.granted(0, acquire, at(1));
-        assert!(!ledger.is_open());
-    }
-
-    #[test]
-    fn a_node_is_asked_to_release_by_one_at_a_time() {
-        let (mut ledger, _) = acquired(2, &[0, 1], 8000);
-        assert_eq!(ledger.take(false).len(), 2);
-        assert_eq!(ledger.take(false).len(), 0);
-        ledger.leave(1);
-        assert_eq!(ledger.take(false).len(), 1);
-    }
-
-    #[test]
-    fn what_is_over_stays_over() {
-        let (mut ledger, _) = acquired(1, &[0], 8000);
-        let number = extend(&mut ledger, 7000, 13_000, false);
-        assert!(ledger.is_past(at(8000)));
-        ledger.extended(0, number, &Extended::Extended, false, at(8001));
-        assert!(ledger.is_past(at(8002)));
-        let another = Extended::HeldByAnother(Holder::new("other", TimeLeft::Unknown));
-        ledger.extended(0, number, &another, false, at(8003));
-        assert!(ledger.is_past(at(0)), "even if time went back");
-    }
-}
+mod tests;

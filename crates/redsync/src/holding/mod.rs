@@ -7,8 +7,10 @@ mod extend;
 mod keep;
 mod ledger;
 mod release;
+mod waiting;
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,13 +18,14 @@ use self::keep::Keep;
 pub(crate) use self::keep::{Due, Renewal, Untold};
 use self::ledger::Ledger;
 pub(crate) use self::ledger::RequestNumber;
+pub(crate) use self::waiting::Told;
 use crate::ballot::Nodes;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::lost::Signals;
 use crate::options::Terms;
 use crate::protocol::{Expiry, Instant, LockName, Quorum};
-use crate::service::{Keeper, Reaper};
+use crate::service::{Keeper, Reaper, Waiters};
 
 /// What all locks of one [`Redsync`](crate::Redsync) share.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) reaper: Reaper,
     pub(crate) keeper: Keeper,
+    pub(crate) waiters: Waiters,
     /// Whether votes of restarted nodes are withheld, unless a lock says otherwise.
     pub(crate) restart_guard: bool,
 }
@@ -62,6 +66,8 @@ pub(crate) struct Holding {
     pub(crate) terms: Terms,
     /// Who waits for the end of it.
     pub(crate) signals: Signals,
+    /// Grants that nodes tell of may still be for this token.
+    pub(crate) is_told: AtomicBool,
     keep: Mutex<Keep>,
     ledger: Mutex<Ledger>,
 }
@@ -82,7 +88,8 @@ impl Holding {
     pub(crate) fn new(core: Arc<Core>, terms: Terms) -> Arc<Self> {
         let ledger = Mutex::new(Ledger::new(core.quorum));
         let keep = Mutex::new(Keep::new(terms.claim.expiry));
-        Arc::new(Self { core, terms, signals: Signals::default(), keep, ledger })
+        let is_told = AtomicBool::new(false);
+        Arc::new(Self { core, terms, signals: Signals::default(), is_told, keep, ledger })
     }
 
     /// Records that the lease is about to be asked for on all nodes: what may come of it must be undone from here on.
@@ -139,7 +146,7 @@ impl Holding {
         let mut ledger = self.ledger();
         match ledger.valid_until() {
             _ if ledger.is_past(now) => Standing::Lost,
-            Some(_) if ledger.is_kept() => Standing::Held,
+            Some(end) if ledger.is_kept() && now < end => Standing::Held,
             _ => Standing::Released,
         }
     }

@@ -117,7 +117,7 @@ impl Release {
             let holding = Arc::clone(holding);
             Box::pin(async move {
                 let claim = &holding.terms.claim;
-                node.release(&claim.name, &claim.token).await
+                node.release(&claim.name, &claim.token, holding.terms.succession).await
             })
         });
         Self { holding: Arc::clone(holding), ballot, asked }
@@ -146,7 +146,7 @@ impl Release {
                 self.holding.ledger().released(index, before, &released);
                 match released {
                     Released::Released => Ok(()),
-                    Released::NotHeld => Err(NodeError::NotHeld { node: node() }),
+                    Released::NotHeld | Released::Left => Err(NodeError::NotHeld { node: node() }),
                     Released::HeldByAnother(holder) => Err(NodeError::Taken { node: node(), holder }),
                 }
             }

@@ -1,14 +1,18 @@
 //! A node inside this process: for tests, and for programs that want no server yet.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Acquired, Answer, Claim, Extended, Holder, IfFree, Node, NodeFault, Released, TimeLeft, Uptime};
+use super::{
+    Acquired, Answer, Claim, ClientId, Entered, Extended, Grant, Holder, IfFree, InLine, Listener, Look,
+    Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
+};
 use crate::clock::{Clock, SystemClock};
-use crate::protocol::{Instant, LockName, Token};
+use crate::protocol::{Instant, Line, LockName, Token, Waiter};
 
 /// A node that keeps its leases in this process's memory.
 ///
@@ -24,12 +28,32 @@ struct Store {
     label: String,
     identity: u64,
     clock: Arc<dyn Clock>,
-    leases: Mutex<HashMap<LockName, Lease>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    locks: HashMap<LockName, Lock>,
+    listeners: HashMap<ClientId, Weak<dyn Listener>>,
+}
+
+/// What is kept of one name: who has it, and who waits.
+struct Lock {
+    lease: Option<Lease>,
+    line: Line<ClientId>,
 }
 
 struct Lease {
     token: Token,
     end: Instant,
+}
+
+/// What somebody is to be told, when no lock is held any more.
+type Told = Option<(Arc<dyn Listener>, Event)>;
+
+enum Event {
+    Granted(Grant),
+    Freed(LockName),
 }
 
 impl MemoryNode {
@@ -47,30 +71,111 @@ impl MemoryNode {
         static CREATED: AtomicU64 = AtomicU64::new(1);
         let identity = CREATED.fetch_add(1, Ordering::Relaxed);
         let label = name.map_or_else(|| format!("memory:#{identity}"), |name| format!("memory:{name}"));
-        Self { store: Arc::new(Store { label, identity, clock, leases: Mutex::default() }) }
+        Self { store: Arc::new(Store { label, identity, clock, state: Mutex::default() }) }
     }
 
-    fn leases(&self) -> MutexGuard<'_, HashMap<LockName, Lease>> {
-        // A panic cannot leave the map half-changed: each step below is one insertion or removal.
-        self.store.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    /// One step on one name, which nobody else comes between; and then whoever has to know is told.
+    fn step<T>(&self, name: &LockName, step: impl FnOnce(&mut Step<'_>) -> T) -> T {
+        let mut state = self.state();
+        let State { locks, listeners } = &mut *state;
+        let mut entry = match locks.entry(name.clone()) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => entry.insert_entry(Lock { lease: None, line: Line::new() }),
+        };
+        let (lock, now) = (entry.get_mut(), self.store.clock.now());
+        if lock.lease.as_ref().is_some_and(|lease| lease.end <= now) {
+            lock.lease = None;
+        }
+        let mut taken = Step { name, lock, listeners, now, told: None };
+        let done = step(&mut taken);
+        let told = taken.told;
+        if entry.get().lease.is_none() && entry.get().line.is_empty() {
+            entry.remove();
+        }
+        drop(state);
+        match told {
+            Some((listener, Event::Granted(grant))) => listener.granted(grant),
+            Some((listener, Event::Freed(name))) => listener.freed(name),
+            None => {}
+        }
+        done
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic cannot leave it half-changed: nothing below panics between two changes that belong together.
+        self.store.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Store {
-    fn holder_of(&self, lease: &Lease) -> Holder {
-        let left = lease.end.saturating_since(self.clock.now());
-        Holder::new(lease.token.as_str(), TimeLeft::For(left))
+/// One step on one name.
+struct Step<'a> {
+    name: &'a LockName,
+    lock: &'a mut Lock,
+    listeners: &'a HashMap<ClientId, Weak<dyn Listener>>,
+    now: Instant,
+    told: Told,
+}
+
+impl Step<'_> {
+    fn holder(&self) -> Option<Holder> {
+        let lease = self.lock.lease.as_ref()?;
+        Some(Holder::new(lease.token.as_str(), TimeLeft::For(lease.end.saturating_since(self.now))))
     }
 
-    fn lease_for(&self, claim: &Claim) -> Lease {
-        Lease { token: claim.token.clone(), end: self.clock.now() + claim.expiry.as_duration() }
+    /// Another's lease than `token`'s.
+    fn other_than(&self, token: &Token) -> Option<Holder> {
+        self.holder().filter(|holder| holder.token() != token.as_str())
     }
 
-    /// Removes the name's lease if its time is over.
-    fn expire(&self, leases: &mut HashMap<LockName, Lease>, name: &LockName) {
-        if leases.get(name).is_some_and(|lease| lease.end <= self.clock.now()) {
-            leases.remove(name);
-        }
+    fn grant(&mut self, claim: &Claim) {
+        let end = self.now + claim.expiry.as_duration();
+        self.lock.lease = Some(Lease { token: claim.token.clone(), end });
+    }
+
+    fn take_place(&mut self, client: &ClientId, place: &Place) {
+        let waiter = Waiter {
+            ticket: place.ticket,
+            round: place.round,
+            expiry: place.claim.expiry,
+            deadline: self.now + place.claim.expiry.as_duration(),
+            contact: client.clone(),
+        };
+        self.lock.line.enter(&place.claim.token, waiter);
+    }
+
+    /// Gives the lease to the first in line, who is told unless it is the one who asks.
+    fn hand_over(&mut self, asking: impl Fn(&Token) -> bool) {
+        let mut listener = None;
+        let next = self.lock.line.next(self.now, |waiter| {
+            listener = self.listeners.get(&waiter.contact).and_then(Weak::upgrade);
+            listener.is_some()
+        });
+        self.lock.lease = next.map(|(token, waiter)| {
+            if !asking(&token) {
+                let grant = Grant::new(self.name.clone(), token.clone(), waiter.round);
+                self.told = listener.map(|listener| (listener, Event::Granted(grant)));
+            }
+            Lease { token, end: self.now + waiter.expiry.as_duration() }
+        });
+    }
+
+    /// Tells the first in line, who keeps its place, that it may ask.
+    fn wake_first(&mut self) {
+        let listening =
+            |waiter: &Waiter<ClientId>| self.listeners.get(&waiter.contact).and_then(Weak::upgrade);
+        let first = self.lock.line.iter().find_map(|(_, waiter)| listening(waiter));
+        self.told = first.map(|listener| (listener, Event::Freed(self.name.clone())));
+    }
+
+    /// The answer to those who entered.
+    fn entered(&self, places: &[Place], micros: u64) -> Entered {
+        let holds = |token: &Token| self.lock.lease.as_ref().is_some_and(|lease| lease.token == *token);
+        let placed = places.iter().map(|place| match self.lock.line.position(&place.claim.token) {
+            _ if holds(&place.claim.token) => Placed::Granted,
+            position => Placed::Queued(position.unwrap_or_default()),
+        });
+        let nobody = || Holder::new("", TimeLeft::Unknown);
+        Entered::new(placed.collect(), self.holder().unwrap_or_else(nobody), micros)
     }
 }
 
@@ -96,56 +201,108 @@ impl Node for MemoryNode {
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         at_once(move || {
-            let mut leases = self.leases();
-            self.store.expire(&mut leases, &claim.name);
-            match leases.get(&claim.name) {
-                Some(lease) if lease.token != claim.token => Acquired::Taken(self.store.holder_of(lease)),
-                _ => {
-                    leases.insert(claim.name.clone(), self.store.lease_for(claim));
+            self.step(&claim.name, |step| match step.other_than(&claim.token) {
+                Some(holder) => Acquired::Taken(holder),
+                None => {
+                    step.grant(claim);
                     Acquired::Granted
                 }
-            }
+            })
+        })
+    }
+
+    fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered> {
+        at_once(move || {
+            let micros = self.store.clock.wall_micros();
+            self.step(&places[0].claim.name, |step| {
+                for place in places {
+                    let is_holder =
+                        step.lock.lease.as_ref().is_some_and(|lease| lease.token == place.claim.token);
+                    match is_holder {
+                        true => step.grant(&place.claim),
+                        false => step.take_place(client, place),
+                    }
+                }
+                if step.lock.lease.is_none() {
+                    step.hand_over(|token| places.iter().any(|place| place.claim.token == *token));
+                }
+                step.entered(places, micros)
+            })
+        })
+    }
+
+    fn yield_lease<'a>(&'a self, client: &'a ClientId, place: &'a Place) -> Answer<'a, Entered> {
+        at_once(move || {
+            let (micros, token) = (self.store.clock.wall_micros(), &place.claim.token);
+            self.step(&place.claim.name, |step| {
+                step.take_place(client, place);
+                if step.other_than(token).is_none() {
+                    step.hand_over(|next| next == token);
+                }
+                step.entered(std::slice::from_ref(place), micros)
+            })
         })
     }
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
         at_once(move || {
-            let mut leases = self.leases();
-            self.store.expire(&mut leases, &claim.name);
-            let done = match (leases.get(&claim.name), if_free) {
-                (Some(lease), _) if lease.token != claim.token => {
-                    return Extended::HeldByAnother(self.store.holder_of(lease));
-                }
-                (Some(_), _) => Extended::Extended,
-                (None, IfFree::Retake) => Extended::Retaken,
-                (None, IfFree::Leave) => return Extended::NotHeld,
-            };
-            leases.insert(claim.name.clone(), self.store.lease_for(claim));
-            done
+            self.step(&claim.name, |step| {
+                let done = match (step.holder(), if_free) {
+                    (Some(holder), _) if holder.token() != claim.token.as_str() => {
+                        return Extended::HeldByAnother(holder);
+                    }
+                    (Some(_), _) => Extended::Extended,
+                    (None, IfFree::Retake) => Extended::Retaken,
+                    (None, IfFree::Leave) => return Extended::NotHeld,
+                };
+                step.grant(claim);
+                done
+            })
         })
     }
 
-    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
+    fn release<'a>(
+        &'a self,
+        name: &'a LockName,
+        token: &'a Token,
+        succession: Succession,
+    ) -> Answer<'a, Released> {
         at_once(move || {
-            let mut leases = self.leases();
-            self.store.expire(&mut leases, name);
-            match leases.get(name) {
-                None => Released::NotHeld,
-                Some(lease) if lease.token != *token => Released::HeldByAnother(self.store.holder_of(lease)),
-                Some(_) => {
-                    leases.remove(name);
-                    Released::Released
+            self.step(name, |step| {
+                let has_left = step.lock.line.leave(token);
+                let other = step.other_than(token);
+                let had_it = other.is_none() && step.lock.lease.is_some();
+                if other.is_none() {
+                    step.lock.lease = None;
+                    match succession {
+                        Succession::HandOver => step.hand_over(|_| false),
+                        Succession::Barging => step.wake_first(),
+                    }
                 }
-            }
+                match other {
+                    _ if had_it => Released::Released,
+                    _ if has_left => Released::Left,
+                    Some(holder) => Released::HeldByAnother(holder),
+                    None => Released::NotHeld,
+                }
+            })
         })
     }
 
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
+    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         at_once(move || {
-            let mut leases = self.leases();
-            self.store.expire(&mut leases, name);
-            leases.get(name).map(|lease| self.store.holder_of(lease))
+            self.step(name, |step| {
+                let line = step.lock.line.iter().take(Look::SHOWN);
+                let line = line.map(|(token, waiter)| InLine::new(token.as_str(), waiter.ticket));
+                Look::new(step.holder(), line.collect(), step.lock.line.len() as u64)
+            })
         })
+    }
+
+    fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {
+        let mut state = self.state();
+        state.listeners.retain(|_, listener| listener.strong_count() > 0);
+        state.listeners.insert(client.clone(), listener);
     }
 }
 

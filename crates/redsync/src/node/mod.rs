@@ -6,6 +6,7 @@
 
 mod fault;
 mod memory;
+mod place;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(feature = "sqlite")]
@@ -15,10 +16,12 @@ mod url;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Weak;
 use std::time::Duration;
 
 pub use self::fault::{Applied, FaultKind, NodeFault};
 pub use self::memory::MemoryNode;
+pub use self::place::{ClientId, Entered, Grant, InLine, Listener, Look, Place, Placed, Succession};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisNode;
 #[cfg(feature = "sqlite")]
@@ -63,12 +66,37 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// happens when nobody has it. Another's lease is left as it is.
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended>;
 
-    /// Ends the lease if this token has it. Another's lease is left as it is.
-    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released>;
+    /// Gives each of `places`, all of one name and all of `client`, its place in line, or renews it. Whoever has the lease
+    /// already keeps it, and its expiry starts anew. If the name is free, the first in line gets it, who may be among
+    /// these or not.
+    ///
+    /// A place that is not renewed for the claim's expiry is taken for that of a dead waiter. There must be one place at
+    /// least.
+    fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered>;
 
-    /// Says who has the lease and for how long, and changes nothing. The time left is never
-    /// [`TimeLeft::Unknown`] here.
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>>;
+    /// Takes the lease back from `place`'s token, if that has it, and gives it to the first in line: `place` among them, at
+    /// its ticket. So it may be granted anew to the one who yielded it. If another has it, this is [`enter`](Node::enter).
+    fn yield_lease<'a>(&'a self, client: &'a ClientId, place: &'a Place) -> Answer<'a, Entered>;
+
+    /// Ends the lease if this token has it, and hands it over to the first in line in the same step, as `succession` says.
+    /// Whoever is in line for this token leaves it. Another's lease is left as it is.
+    ///
+    /// In line, whoever did not renew its place in time, and whoever cannot be told of its grant any more, is skipped in
+    /// the same step.
+    fn release<'a>(
+        &'a self,
+        name: &'a LockName,
+        token: &'a Token,
+        succession: Succession,
+    ) -> Answer<'a, Released>;
+
+    /// Says who has the lease and for how long, and who waits for it. Changes nothing.
+    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look>;
+
+    /// From here on, `listener` is told of what happens to those whom `client` has in line. Called once for each client,
+    /// before its first [`enter`](Node::enter). A listener that is gone is told nothing, and those who wait for it are
+    /// dead.
+    fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>);
 }
 
 /// What is asked for: this name, for this token, for this long.
@@ -141,6 +169,8 @@ pub enum Extended {
 pub enum Released {
     /// The token had the lease, and has it no longer.
     Released,
+    /// The token had a place in line, and has it no longer.
+    Left,
     /// Nobody has the lease: it had expired, or was never granted.
     NotHeld,
     /// Another token has it.
@@ -179,14 +209,18 @@ impl Holder {
 /// The owner's label, or the token's beginning where it has none.
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 16;
-        match self.owner() {
-            Some(owner) => write!(f, "{}", owner.escape_debug()),
-            None => {
-                let shown: String = self.token.chars().take(SHOWN).collect();
-                let more = if shown.len() < self.token.len() { "…" } else { "" };
-                write!(f, "token {}{more}", shown.escape_debug())
-            }
+        show_owner(&self.token, f)
+    }
+}
+
+fn show_owner(token: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const SHOWN: usize = 16;
+    match crate::protocol::owner_in(token) {
+        Some(owner) => write!(f, "{}", owner.escape_debug()),
+        None => {
+            let shown: String = token.chars().take(SHOWN).collect();
+            let more = if shown.len() < token.len() { "…" } else { "" };
+            write!(f, "token {}{more}", shown.escape_debug())
         }
     }
 }

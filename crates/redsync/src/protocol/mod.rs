@@ -6,19 +6,23 @@
 
 mod expiry;
 mod instant;
+mod line;
 mod name;
 mod quarantine;
 mod quorum;
 mod retry;
+mod ticket;
 mod token;
 mod validity;
 
 pub use self::expiry::Expiry;
 pub use self::instant::Instant;
+pub(crate) use self::line::{Line, Waiter};
 pub use self::name::LockName;
 pub(crate) use self::quarantine::Quarantine;
 pub(crate) use self::quorum::{Quorum, Tally, Verdict};
 pub(crate) use self::retry::RetryDelay;
+pub use self::ticket::{Round, Ticket};
 pub(crate) use self::token::owner_in;
 pub use self::token::{OwnerLabel, Token};
 pub(crate) use self::validity::{Drift, DriftFactor, LeaseEnds, RequestTimeout, TimeoutFactor};

@@ -89,6 +89,11 @@ impl LeaseEnds {
         self.ends[node] = Some(end);
     }
 
+    /// Until when the lease on node number `node` stands, if there is one.
+    pub(crate) fn end_on(&self, node: usize) -> Option<Instant> {
+        self.ends[node]
+    }
+
     /// Records that node number `node` has no lease of ours.
     pub(crate) fn lose(&mut self, node: usize) {
         self.ends[node] = None;

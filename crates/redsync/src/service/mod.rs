@@ -1,8 +1,13 @@
 //! What runs in the background of each [`Redsync`](crate::Redsync).
 
 mod keeper;
+mod line;
 mod outside;
 mod reaper;
+mod tickets;
+mod waiters;
 
 pub(crate) use self::keeper::{Deadline, Keeper};
+pub(crate) use self::line::{Member, Outlook};
 pub(crate) use self::reaper::Reaper;
+pub(crate) use self::waiters::Waiters;

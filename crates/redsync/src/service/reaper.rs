@@ -162,6 +162,7 @@ impl Departing {
     async fn depart(mut self, moment: Sleep) {
         if let Some(batches) = &self.batches {
             tokio::select! {
+                biased;
                 () = moment => {}
                 () = batches.is_urgent.notified() => {}
             }

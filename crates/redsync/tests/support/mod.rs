@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use redsync::Redsync;
+use redsync::{Mutex, Redsync};
 use redsync_testkit::{RedisServer, wait_until};
 
 /// How long an event may take on a busy machine before a test calls it missing.
@@ -39,6 +39,11 @@ pub(crate) fn keys_on(servers: &[RedisServer]) -> Vec<(usize, String)> {
 #[track_caller]
 pub(crate) fn wait_until_empty(servers: &[RedisServer], deadline: Duration) {
     wait_until("no key is left on any server", deadline, || keys_on(servers).is_empty());
+}
+
+/// The two ways in which `mutex` may wait: in line, and by trying again after each `pause`.
+pub(crate) fn both_ways(mutex: &Mutex, pause: Duration) -> [Mutex; 2] {
+    [mutex.clone(), mutex.clone().retry_delay(pause)]
 }
 
 /// How long `future` takes, and what comes of it.

@@ -1,7 +1,9 @@
 //! What a Redis client must do to serve under a [`RedisNode`](super::RedisNode): execute a command.
 
 use std::fmt;
+use std::sync::Arc;
 
+use super::pushes::Pushes;
 use crate::node::Answer;
 
 /// A Redis client: yours, if you have one already, or the one that
@@ -23,6 +25,40 @@ pub trait Client: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// code; a command that was certainly not sent is [`NodeFault::unreachable`](crate::NodeFault::unreachable); one
     /// whose reply was lost is [`NodeFault::disconnected`](crate::NodeFault::disconnected).
     fn execute(&self, command: Command) -> Answer<'_, Reply>;
+
+    /// Subscribes to `channel`, now and after each reconnect, and gives `messages` what is published there. Completes when
+    /// the server has confirmed it; with `false` where this client cannot, and those who wait for a lock ask again and
+    /// again.
+    ///
+    /// Where messages may have been missed, as after a reconnect, `messages` is told so.
+    ///
+    /// # Errors
+    ///
+    /// As [`execute`](Client::execute). It is tried again then.
+    fn subscribe<'a>(&'a self, channel: &'a str, messages: Messages) -> Answer<'a, bool>;
+}
+
+/// Where the messages of a channel go. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Messages {
+    channel: Arc<str>,
+    pushes: Arc<Pushes>,
+}
+
+impl Messages {
+    pub(super) fn new(channel: &str, pushes: &Arc<Pushes>) -> Self {
+        Self { channel: channel.into(), pushes: Arc::clone(pushes) }
+    }
+
+    /// This was published.
+    pub fn message(&self, payload: &[u8]) {
+        self.pushes.message(&self.channel, payload);
+    }
+
+    /// Some may have been missed.
+    pub fn interrupted(&self) {
+        self.pushes.interrupted();
+    }
 }
 
 /// A command and its arguments.

@@ -13,6 +13,8 @@ pub(super) struct Facts {
     /// The history of data that the server is part of. A promotion begins a new one.
     replication_id: String,
     is_replica: bool,
+    /// It is part of a cluster.
+    pub(super) is_cluster: bool,
     /// It was a replica before, of a server that may have granted what never reached it; or a primary that restarted with
     /// its data. Which of them, it does not say.
     has_former_history: bool,
@@ -42,6 +44,7 @@ impl Facts {
             run_id: field(server, "run_id")?.to_owned(),
             replication_id: replication_id.to_owned(),
             is_replica: field(replication, "role") == Some("slave"),
+            is_cluster: field(server, "redis_mode") == Some("cluster"),
             has_former_history: former.bytes().any(|digit| digit != b'0'),
             // SAFETY RULE (design §11): whole seconds are counted conservatively. The server takes its start and the time
             // in whole seconds both, so up to one of those it counts has not passed.

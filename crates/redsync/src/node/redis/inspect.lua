@@ -1,10 +1,12 @@
--- Says who has the lease and for how long. Changes nothing.
+-- Says who has the lease and for how long, and who waits for it. Changes nothing.
 --
 -- KEYS[1]  the lease: the lock's name
--- Reply    nil: nobody; {holder's token, milliseconds left or -1}
+-- KEYS[2]  the line: a sorted set, ticket -> token
+-- ARGV[1]  how many of those who wait are told of
+-- Reply    {holder's token or nil, milliseconds left or -1, how many wait, token, ticket, token, ticket, …}
 -- Called by RedisNode::inspect.
-local holder = redis.call('GET', KEYS[1])
-if not holder then
-  return false
+local reply = {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), redis.call('ZCARD', KEYS[2])}
+for _, value in ipairs(redis.call('ZRANGE', KEYS[2], 0, ARGV[1] - 1, 'WITHSCORES')) do
+  reply[#reply + 1] = value
 end
-return {holder, redis.call('PTTL', KEYS[1])}
+return reply

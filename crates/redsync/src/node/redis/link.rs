@@ -20,6 +20,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use super::address::Address;
 use super::client::{Command, Reply};
 use super::facts::{Facts, Seen};
+use super::pushes::{Channels, Pushes};
 use super::scripts;
 use crate::node::{FaultKind, NodeFault};
 use crate::telling;
@@ -60,6 +61,8 @@ struct Shared {
     state: Mutex<State>,
     /// What the server last connected to said of itself. Set before the connection is used.
     seen: Seen,
+    /// Who is told of what the server publishes.
+    pushes: Arc<Pushes>,
     /// How many times connecting was begun.
     connects: AtomicU64,
     boxes: Mutex<Vec<Sending>>,
@@ -74,6 +77,7 @@ struct Live {
     connection: MultiplexedConnection,
     /// Requests in a row that were given up unanswered.
     silent_requests: AtomicU32,
+    channels: Channels,
 }
 
 /// A new connection, what learns of its end, and what its server said of itself.
@@ -104,10 +108,10 @@ enum State {
 }
 
 impl Link {
-    pub(super) fn new(address: Address) -> Self {
+    pub(super) fn new(address: Address, pushes: Arc<Pushes>) -> Self {
         let (state, seen, boxes) = (Mutex::new(State::Idle), Seen::default(), Mutex::default());
         let connects = AtomicU64::new(0);
-        Self { shared: Arc::new(Shared { address, state, seen, connects, boxes }) }
+        Self { shared: Arc::new(Shared { address, state, seen, pushes, connects, boxes }) }
     }
 
     /// The connection, if there is one.
@@ -224,13 +228,19 @@ impl Shared {
     async fn dial(self: Arc<Self>) -> Result<Dialled, NodeFault> {
         let (gone, is_gone) = watch::channel(false);
         // The caller's deadline is the only one for a request; the redis crate must not add its own.
+        let pushes = Arc::clone(&self.pushes);
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE)
             .set_push_sender(move |push: redis::PushInfo| {
-                if push.kind == PushKind::Disconnection {
-                    gone.send_replace(true);
+                match (push.kind, push.data.as_slice()) {
+                    (PushKind::Disconnection, _) => _ = gone.send_replace(true),
+                    (
+                        PushKind::Message | PushKind::SMessage,
+                        [Value::BulkString(channel), Value::BulkString(payload)],
+                    ) => pushes.message(&String::from_utf8_lossy(channel), payload),
+                    _ => {}
                 }
                 Ok::<(), redis::aio::SendError>(())
             });
@@ -249,7 +259,8 @@ impl Shared {
         let answers = [text(server)?, text(replication)?, text(memory)?];
         // Where the server refuses to speak of itself, nothing is known of this incarnation.
         let facts = Facts::read(&answers, Instant::now());
-        let live = Arc::new(Live { connection, silent_requests: AtomicU32::new(0) });
+        let (silent_requests, channels) = (AtomicU32::new(0), Channels::default());
+        let live = Arc::new(Live { connection, silent_requests, channels });
         Ok(Dialled { live, is_gone, facts })
     }
 
@@ -267,11 +278,15 @@ impl Shared {
 
     /// Gives a connection up; the next caller makes a new one.
     fn replace(&self, gone: &Arc<Live>) {
-        let mut state = self.state();
-        if matches!(&*state, State::Up(live) if Arc::ptr_eq(live, gone)) {
+        {
+            let mut state = self.state();
+            if !matches!(&*state, State::Up(live) if Arc::ptr_eq(live, gone)) {
+                return;
+            }
             *state = State::Idle;
             self.seen.note_end();
         }
+        self.pushes.interrupted();
     }
 
     fn boxed(&self, request: impl Future<Output = redis::RedisResult<Value>> + Send + 'static) -> Sending {
@@ -318,6 +333,22 @@ impl Link {
         self.shared.seen.last()
     }
 
+    /// Subscribes on the present connection, unless that is done already; false where the user may not. What is sent after
+    /// it by a caller that awaited it is sent on this connection or a later one, on which it has to be done again.
+    pub(super) async fn subscribe(&self, verb: &str, channel: &str) -> Result<bool, NodeFault> {
+        let live = match self.live() {
+            Some(live) => live,
+            None => Box::pin(self.connection()).await?,
+        };
+        let subscribing = || async {
+            match self.exchange(&live, Command::new(verb).arg(channel)).await? {
+                Value::ServerError(_) => Ok(false),
+                _ => Ok(true),
+            }
+        };
+        live.channels.subscribe(channel, subscribing).await
+    }
+
     /// Sends `command` once; see [`Client::execute`](super::client::Client::execute).
     pub(super) async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
         // Boxed, since it is rare: a request's future is moved about, and stays small.
@@ -325,8 +356,13 @@ impl Link {
             Some(live) => live,
             None => Box::pin(self.connection()).await?,
         };
+        reply_from(self.exchange(&live, command).await?)
+    }
+
+    /// One command, and what the server says to it.
+    async fn exchange(&self, live: &Arc<Live>, command: Command) -> Result<Value, NodeFault> {
         let connection = live.connection.clone();
-        let mut unanswered = Unanswered { shared: &self.shared, live: &live, since: Some(Instant::now()) };
+        let mut unanswered = Unanswered { shared: &self.shared, live, since: Some(Instant::now()) };
         let mut sending = self.shared.boxed(async move {
             // Moved in, so that a box that is kept keeps no connection.
             let (mut connection, command) = (connection, command);
@@ -340,10 +376,10 @@ impl Link {
                 if live.silent_requests.load(Ordering::Relaxed) > 0 {
                     live.silent_requests.store(0, Ordering::Relaxed);
                 }
-                reply_from(value)
+                Ok(value)
             }
             Err(error) => {
-                self.shared.replace(&live);
+                self.shared.replace(live);
                 Err(disconnect_fault(error))
             }
         }
@@ -520,7 +556,7 @@ mod tests {
             let handle = runtime.handle().clone();
             drop(runtime);
             let _inside = handle.enter();
-            let link = Link::new(address::parse("redis://127.0.0.1:1").unwrap());
+            let link = Link::new(address::parse("redis://127.0.0.1:1").unwrap(), Arc::default());
             let polled = pin!(link.connection()).poll(&mut Context::from_waker(Waker::noop()));
             told.send(matches!(polled, Poll::Ready(Err(_)))).unwrap();
         });

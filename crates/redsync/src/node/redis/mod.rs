@@ -3,24 +3,28 @@
 pub(crate) mod address;
 pub(crate) mod client;
 mod facts;
+mod keys;
 mod link;
+mod pushes;
 mod scripts;
 
 use std::fmt;
 use std::future::ready;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use self::client::{Client, Command, Reply};
+use self::client::{Client, Command, Messages, Reply};
 use self::facts::{Facts, Seen};
+use self::keys::Keys;
 use self::link::Link;
-use self::scripts::{Call, Script};
+use self::pushes::{Channels, Pushes};
+use self::scripts::Script;
 use super::{
-    Acquired, Answer, Claim, Extended, FaultKind, Holder, IfFree, InvalidUrl, Node, NodeFault, Released,
-    TimeLeft, Uptime,
+    Acquired, Answer, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine, InvalidUrl,
+    Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
 };
-use crate::protocol::{LockName, Token};
+use crate::protocol::{LockName, Ticket, Token};
 
 /// A node kept on a Redis or Valkey server, version 6.0 or later.
 ///
@@ -30,6 +34,8 @@ use crate::protocol::{LockName, Token};
 /// [`RedisNode::open`] brings its own connection; [`RedisNode::with_client`] uses a client of yours.
 pub struct RedisNode {
     server: Server,
+    /// Who is told of what the server publishes.
+    pushes: Arc<Pushes>,
     /// `SET` takes `NX` and `GET` together from Redis 7.0 on. Found out by trying.
     set_takes_nx_and_get: AtomicBool,
 }
@@ -41,6 +47,8 @@ enum Server {
         client: Arc<dyn Client>,
         /// What the server said of itself when it was last asked.
         seen: Seen,
+        /// What is subscribed to, and whether the client can.
+        channels: Channels,
     },
 }
 
@@ -58,16 +66,19 @@ impl RedisNode {
     ///
     /// [`InvalidUrl`] when the URL is not understood, or a certificate file cannot be read.
     pub fn open(url: &str) -> Result<Self, InvalidUrl> {
-        Ok(Self::on(Server::Link(Link::new(address::parse(url)?))))
+        let pushes = Arc::<Pushes>::default();
+        Ok(Self::on(Server::Link(Link::new(address::parse(url)?, Arc::clone(&pushes))), pushes))
     }
 
     /// A node that speaks to its server through `client`.
     pub fn with_client(client: impl Client) -> Self {
-        Self::on(Server::Client { client: Arc::new(client), seen: Seen::default() })
+        let server =
+            Server::Client { client: Arc::new(client), seen: Seen::default(), channels: Channels::default() };
+        Self::on(server, Arc::default())
     }
 
-    const fn on(server: Server) -> Self {
-        Self { server, set_takes_nx_and_get: AtomicBool::new(true) }
+    const fn on(server: Server, pushes: Arc<Pushes>) -> Self {
+        Self { server, pushes, set_takes_nx_and_get: AtomicBool::new(true) }
     }
 
     async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
@@ -81,7 +92,7 @@ impl RedisNode {
     async fn facts(&self) -> Result<Option<Arc<Facts>>, NodeFault> {
         let (client, seen) = match &self.server {
             Server::Link(link) => return link.facts().await,
-            Server::Client { client, seen } => (client, seen),
+            Server::Client { client, seen, .. } => (client, seen),
         };
         let mut answers = [const { String::new() }; 3];
         for (answer, question) in answers.iter_mut().zip(Facts::questions()) {
@@ -96,24 +107,77 @@ impl RedisNode {
     }
 
     /// EVALSHA; and where the server does not know the script, one plain EVAL, which also teaches it.
-    async fn run(&self, script: &'static Script, call: Call<'_>) -> Result<Reply, NodeFault> {
-        match self.execute(script.by_hash(&call)).await {
+    async fn run<const KEYS: usize>(
+        &self,
+        script: &'static Script,
+        keys: [&str; KEYS],
+        with_arguments: impl Fn(Command) -> Command,
+    ) -> Result<Reply, NodeFault> {
+        match self.execute(with_arguments(script.by_hash(&keys))).await {
             // Not a replay: a server that does not know the script has run nothing.
             Err(fault) if fault.code() == Some("NOSCRIPT") => {
-                Box::pin(self.execute(script.by_source(&call))).await
+                Box::pin(self.execute(with_arguments(script.by_source(&keys)))).await
             }
             other => other,
         }
     }
 
     async fn acquire_by_script(&self, claim: &Claim) -> Result<Acquired, NodeFault> {
-        let call =
-            Call { name: &claim.name, token: Some(&claim.token), expiry: Some(claim.expiry), retake: None };
-        match self.run(&scripts::ACQUIRE, call).await? {
+        let reply = self.run(&scripts::ACQUIRE, [claim.name.as_str()], |command| {
+            command.arg(claim.token.as_str()).number(claim.expiry.as_millis())
+        });
+        match reply.await? {
             Reply::Nil => Ok(Acquired::Granted),
             Reply::Array(holder) => Ok(Acquired::Taken(holder_with_time(&holder)?)),
             reply => Err(unexpected("the acquire script", &reply)),
         }
+    }
+
+    async fn enter_line(
+        &self,
+        client: &ClientId,
+        places: &[Place],
+        is_yielding: bool,
+    ) -> Result<Entered, NodeFault> {
+        let name = &places[0].claim.name;
+        let contact = self.contact(client, name).await?;
+        let keys = Keys::of(name);
+        let reply = self.run(&scripts::ENTER, [name.as_str(), &keys.line, &keys.waiters], |command| {
+            let command = command.arg(&contact).number(is_yielding.into());
+            places.iter().fold(command, |command, place| {
+                command
+                    .arg(place.claim.token.as_str())
+                    .number(place.claim.expiry.as_millis())
+                    .number(place.ticket.as_micros())
+                    .number(place.round.as_u32().into())
+            })
+        });
+        let reply = reply.await?;
+        let entered = entered(&reply, places.len()).ok_or_else(|| unexpected("the enter script", &reply))?;
+        Ok(match contact.is_empty() {
+            true => entered.unless_asked_within(ASK_WITHIN),
+            false => entered,
+        })
+    }
+
+    /// How the server is to tell the client, in the words of the scripts; subscribed to by now. Empty where it cannot.
+    async fn contact(&self, client: &ClientId, name: &LockName) -> Result<String, NodeFault> {
+        let (is_subscribed, kind, channel) = match &self.server {
+            Server::Link(link) => {
+                let is_cluster = link.facts().await?.is_some_and(|facts| facts.is_cluster);
+                let (kind, verb, channel) = match is_cluster {
+                    true => ('S', "SSUBSCRIBE", keys::channel_in_slot(client, name)),
+                    false => ('P', "SUBSCRIBE", keys::channel(client)),
+                };
+                (link.subscribe(verb, &channel).await?, kind, channel)
+            }
+            Server::Client { client: own, channels, .. } => {
+                let channel = keys::channel(client);
+                let subscribing = || own.subscribe(&channel, Messages::new(&channel, &self.pushes));
+                (channels.subscribe(&channel, subscribing).await?, 'P', channel)
+            }
+        };
+        Ok(if is_subscribed { format!("{kind}{channel}") } else { String::new() })
     }
 
     /// Free and uncontended, the whole acquisition is one plain command. `None` where it takes the script.
@@ -198,13 +262,11 @@ impl Node for RedisNode {
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
         Box::pin(async move {
-            let call = Call {
-                name: &claim.name,
-                token: Some(&claim.token),
-                expiry: Some(claim.expiry),
-                retake: Some(if_free == IfFree::Retake),
-            };
-            match self.run(&scripts::EXTEND, call).await? {
+            let reply = self.run(&scripts::EXTEND, [claim.name.as_str()], |command| {
+                let command = command.arg(claim.token.as_str()).number(claim.expiry.as_millis());
+                command.number((if_free == IfFree::Retake).into())
+            });
+            match reply.await? {
                 Reply::Int(2) => Ok(Extended::Retaken),
                 Reply::Int(1) => Ok(Extended::Extended),
                 Reply::Int(0) => Ok(Extended::NotHeld),
@@ -214,10 +276,27 @@ impl Node for RedisNode {
         })
     }
 
-    fn release<'a>(&'a self, name: &'a LockName, token: &'a Token) -> Answer<'a, Released> {
+    fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered> {
+        Box::pin(self.enter_line(client, places, false))
+    }
+
+    fn yield_lease<'a>(&'a self, client: &'a ClientId, place: &'a Place) -> Answer<'a, Entered> {
+        Box::pin(self.enter_line(client, std::slice::from_ref(place), true))
+    }
+
+    fn release<'a>(
+        &'a self,
+        name: &'a LockName,
+        token: &'a Token,
+        succession: Succession,
+    ) -> Answer<'a, Released> {
         Box::pin(async move {
-            let call = Call { name, token: Some(token), expiry: None, retake: None };
-            match self.run(&scripts::RELEASE, call).await? {
+            let keys = Keys::of(name);
+            let reply = self.run(&scripts::RELEASE, [name.as_str(), &keys.line, &keys.waiters], |command| {
+                command.arg(token.as_str()).number((succession == Succession::Barging).into())
+            });
+            match reply.await? {
+                Reply::Int(2) => Ok(Released::Left),
                 Reply::Int(1) => Ok(Released::Released),
                 Reply::Int(0) => Ok(Released::NotHeld),
                 Reply::Array(holder) => Ok(Released::HeldByAnother(holder_with_time(&holder)?)),
@@ -226,16 +305,55 @@ impl Node for RedisNode {
         })
     }
 
-    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Option<Holder>> {
+    fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         Box::pin(async move {
-            let call = Call { name, token: None, expiry: None, retake: None };
-            match self.run(&scripts::INSPECT, call).await? {
-                Reply::Nil => Ok(None),
-                Reply::Array(holder) => Ok(Some(holder_with_time(&holder)?)),
-                reply => Err(unexpected("the inspect script", &reply)),
-            }
+            let keys = Keys::of(name);
+            let reply = self.run(&scripts::INSPECT, [name.as_str(), &keys.line], |command| {
+                command.number(Look::SHOWN as u64)
+            });
+            let reply = reply.await?;
+            looked(&reply).ok_or_else(|| unexpected("the inspect script", &reply))
         })
     }
+
+    fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {
+        self.pushes.listen(client, listener);
+    }
+}
+
+/// `{holder, milliseconds left, microseconds, place…}`.
+fn entered(reply: &Reply, expected: usize) -> Option<Entered> {
+    let Reply::Array(parts) = reply else { return None };
+    let (Some(holder), [Reply::Int(micros), places @ ..]) = (parts.get(..2), parts.get(2..)?) else {
+        return None;
+    };
+    let placed = |place: &Reply| match place {
+        Reply::Int(0) => Some(Placed::Granted),
+        Reply::Int(position) => Some(Placed::Queued(u64::try_from(*position).ok()?)),
+        _ => None,
+    };
+    let places: Vec<Placed> = places.iter().map(placed).collect::<Option<_>>()?;
+    let is_whole = places.len() == expected;
+    is_whole.then_some(Entered::new(places, holder_with_time(holder).ok()?, u64::try_from(*micros).ok()?))
+}
+
+/// `{holder or nil, milliseconds left, how many wait, token, ticket, token, ticket, …}`.
+fn looked(reply: &Reply) -> Option<Look> {
+    let Reply::Array(parts) = reply else { return None };
+    let [holder, left, Reply::Int(waiting), line @ ..] = parts.as_slice() else { return None };
+    let holder = match holder {
+        Reply::Nil => None,
+        holder => Some(holder_with_time(&[holder.clone(), left.clone()]).ok()?),
+    };
+    let in_line = |pair: &[Reply]| match pair {
+        [Reply::Text(token), Reply::Text(ticket)] => {
+            let ticket: f64 = String::from_utf8_lossy(ticket).parse().ok()?;
+            Some(InLine::new(String::from_utf8_lossy(token), Ticket::from_micros(ticket as u64)))
+        }
+        _ => None,
+    };
+    let line = line.chunks(2).map(in_line).collect::<Option<_>>()?;
+    Some(Look::new(holder, line, u64::try_from(*waiting).ok()?))
 }
 
 /// The script's `{value, milliseconds left}`; −1 stands for a key without expiry.
@@ -251,6 +369,9 @@ fn holder_with_time(reply: &[Reply]) -> Result<Holder, NodeFault> {
 fn holder_of(token: &[u8], time_left: TimeLeft) -> Holder {
     Holder::new(String::from_utf8_lossy(token), time_left)
 }
+
+/// How soon those should ask again whom the server cannot tell.
+const ASK_WITHIN: Duration = Duration::from_millis(50);
 
 fn is_syntax_error(fault: &NodeFault) -> bool {
     fault.code() == Some("ERR") && fault.to_string().contains("syntax error")

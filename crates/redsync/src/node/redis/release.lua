@@ -1,16 +1,37 @@
--- Ends the lease if this token has it. Another's lease stays as it is.
+-- Ends the lease if this token has it, and hands it over to the first in line; or takes the token out of the line.
+-- Another's lease stays as it is. Where nobody has the lease, the first in line gets it.
 --
--- KEYS[1]  the lease: the lock's name
+-- KEYS     as in line.lua
 -- ARGV[1]  token
--- Reply    1: released; 0: nobody has it;
+-- ARGV[2]  '0': the lease is handed over; '1': it is let go of, and the first in line is told that it may ask
+-- Reply    1: released; 2: it had a place in line, and has left; 0: nobody has the lease;
 --          {holder's token, milliseconds left or -1}: another has it
 -- Called by RedisNode::release.
-local holder = redis.call('GET', KEYS[1])
-if holder == ARGV[1] then
-  redis.call('DEL', KEYS[1])
-  return 1
+local token = ARGV[1]
+local holder = redis.call('GET', LEASE)
+local reply = 1
+if holder ~= token then
+  reply = 0
+  if redis.call('ZREM', LINE, token) == 1 then
+    redis.call('HDEL', WAITERS, token)
+    reply = 2
+  end
+  if holder then
+    return reply == 2 and 2 or {holder, redis.call('PTTL', LEASE)}
+  end
 end
-if holder then
-  return {holder, redis.call('PTTL', KEYS[1])}
+if ARGV[2] == '0' then
+  hand_over({}, token)
+  return reply
 end
-return 0
+redis.call('DEL', LEASE)
+while true do
+  local first = redis.call('ZRANGE', LINE, 0, 0)[1]
+  local waiter = first and redis.call('HGET', WAITERS, first)
+  local contact = waiter and string.match(waiter, '^%d+:%d+:%d+:(.*)$')
+  if not first or contact and first ~= token and (contact == '' or tell(contact, 'freed:' .. LEASE)) then
+    return reply
+  end
+  redis.call('ZREM', LINE, first)
+  redis.call('HDEL', WAITERS, first)
+end

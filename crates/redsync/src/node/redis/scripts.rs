@@ -3,7 +3,6 @@
 use std::sync::LazyLock;
 
 use super::client::Command;
-use crate::protocol::{Expiry, LockName, Token};
 
 /// A script: its source, and the hash that the server knows it by.
 pub(super) struct Script {
@@ -12,8 +11,11 @@ pub(super) struct Script {
 }
 
 pub(super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("acquire.lua")));
+pub(super) static ENTER: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("line.lua"), include_str!("enter.lua"))));
 pub(super) static EXTEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("extend.lua")));
-pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("release.lua")));
+pub(super) static RELEASE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("line.lua"), include_str!("release.lua"))));
 pub(super) static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("inspect.lua")));
 
 impl Script {
@@ -26,35 +28,18 @@ impl Script {
         Command::new("SCRIPT").arg("LOAD").arg(self.source)
     }
 
-    pub(super) fn by_hash(&self, call: &Call<'_>) -> Command {
-        call.with("EVALSHA", &self.hash)
+    /// Runs the script that the server has learnt, on `keys`. Arguments are to be added.
+    pub(super) fn by_hash(&self, keys: &[&str]) -> Command {
+        called("EVALSHA", &self.hash, keys)
     }
 
-    pub(super) fn by_source(&self, call: &Call<'_>) -> Command {
-        call.with("EVAL", self.source)
+    /// Runs the script, and teaches it by that. Arguments are to be added.
+    pub(super) fn by_source(&self, keys: &[&str]) -> Command {
+        called("EVAL", self.source, keys)
     }
 }
 
-/// A script's key and arguments, in the order that all scripts have them in; each takes those it needs.
-pub(super) struct Call<'a> {
-    pub(super) name: &'a LockName,
-    pub(super) token: Option<&'a Token>,
-    pub(super) expiry: Option<Expiry>,
-    pub(super) retake: Option<bool>,
-}
-
-impl Call<'_> {
-    fn with(&self, verb: &str, script: &str) -> Command {
-        let mut command = Command::new(verb).arg(script).arg("1").arg(self.name.as_str());
-        if let Some(token) = self.token {
-            command = command.arg(token.as_str());
-        }
-        if let Some(expiry) = self.expiry {
-            command = command.number(expiry.as_millis());
-        }
-        if let Some(retake) = self.retake {
-            command = command.number(retake.into());
-        }
-        command
-    }
+fn called(verb: &str, script: &str, keys: &[&str]) -> Command {
+    let command = Command::new(verb).arg(script).number(keys.len() as u64);
+    keys.iter().fold(command, |command, key| command.arg(key))
 }

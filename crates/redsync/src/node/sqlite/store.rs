@@ -1,21 +1,30 @@
-//! The file: its schema, and each request as one transaction.
+//! The file: how it is opened, and each request as one transaction.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
+use super::listeners::Listeners;
+use super::process::Process;
+use super::schema;
 use crate::clock::{Clock, SystemClock};
-use crate::node::{Acquired, Claim, Extended, Holder, IfFree, NodeFault, Released, TimeLeft};
-use crate::protocol::{LockName, Token};
+use crate::node::{Acquired, Claim, Extended, Holder, IfFree, NodeFault, TimeLeft};
+use crate::protocol::{Expiry, LockName};
 
 /// The file at a path, opened when it is needed.
 pub(super) struct Store {
     path: PathBuf,
     /// What sets this boot of the machine apart from others.
     boot: Result<String, NodeFault>,
+    process: Process,
+    /// Who of this process can be told of a grant.
+    listeners: Arc<Listeners>,
     opened: Option<Opened>,
+    /// How many times a file was opened.
+    openings: u64,
 }
 
 struct Opened {
@@ -27,18 +36,25 @@ struct Opened {
 type FileId = (u64, u64);
 
 /// A lease that stands.
-struct Standing {
-    token: String,
+pub(super) struct Standing {
+    pub(super) token: String,
     left: Duration,
 }
 
+/// Another than the former one means that another connection changed the file, or that it is another file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) openings: u64,
+    data: i64,
+}
+
 impl Store {
-    pub(super) fn at(path: PathBuf) -> Self {
-        Self { path, boot: boot_id(), opened: None }
+    pub(super) fn at(path: PathBuf, listeners: Arc<Listeners>) -> Self {
+        Self { path, boot: boot_id(), process: Process::this(), listeners, opened: None, openings: 0 }
     }
 
     pub(super) fn identity(&mut self) -> Result<String, NodeFault> {
-        let identity = self.read(|connection| {
+        let identity = self.read(|connection, _| {
             connection
                 .query_row("SELECT value FROM redsync_meta WHERE key = 'identity'", [], |row| row.get(0))
         });
@@ -47,7 +63,7 @@ impl Store {
 
     pub(super) fn acquire(&mut self, claim: &Claim) -> Result<Acquired, NodeFault> {
         // Taken is found out by reading, which blocks nobody: pollers do not slow the holder's release down.
-        if let Some(holder) = self.inspect(&claim.name)?
+        if let Some(holder) = self.holder(&claim.name)?
             && holder.token() != claim.token.as_str()
         {
             return Ok(Acquired::Taken(holder));
@@ -69,31 +85,39 @@ impl Store {
         })
     }
 
-    pub(super) fn release(&mut self, name: &LockName, token: &Token) -> Result<Released, NodeFault> {
-        self.change(|change| match change.standing(name)? {
-            Some(lease) if lease.token != token.as_str() => Ok(Released::HeldByAnother(lease.holder())),
-            Some(_) => change.end(name).map(|()| Released::Released),
-            None => Ok(Released::NotHeld),
-        })
+    /// Costs next to nothing.
+    pub(super) fn version(&mut self) -> Result<Version, NodeFault> {
+        let data = self.read(|connection, _| {
+            connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+        })?;
+        Ok(Version { openings: self.openings, data })
     }
 
-    pub(super) fn inspect(&mut self, name: &LockName) -> Result<Option<Holder>, NodeFault> {
-        let boot = self.boot.clone()?;
-        self.read(|connection| Ok(standing(connection, name, &boot)?.map(Standing::holder)))
+    fn holder(&mut self, name: &LockName) -> Result<Option<Holder>, NodeFault> {
+        self.read(|connection, boot| Ok(standing(connection, name, boot, now_nanos)?.map(Standing::holder)))
     }
 
-    fn read<T>(&mut self, step: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, NodeFault> {
-        let path = self.path.clone();
-        step(self.connection()?).map_err(|error| fault(&path, error))
+    /// Reads, which blocks nobody. The step is told which boot this is.
+    pub(super) fn read<T>(
+        &mut self,
+        step: impl FnOnce(&Connection, &str) -> rusqlite::Result<T>,
+    ) -> Result<T, NodeFault> {
+        let (path, boot) = (self.path.clone(), self.boot.clone()?);
+        step(self.connection()?, &boot).map_err(|error| fault(&path, error))
     }
 
     /// One transaction, which has the file for itself from its beginning: time is read inside, so that what it decides
     /// stands when it is written.
-    fn change<T>(&mut self, step: impl FnOnce(&Change<'_>) -> rusqlite::Result<T>) -> Result<T, NodeFault> {
+    pub(super) fn change<T>(
+        &mut self,
+        step: impl FnOnce(&Change<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, NodeFault> {
         let (path, boot) = (self.path.clone(), self.boot.clone()?);
+        let (process, listeners) = (self.process, Arc::clone(&self.listeners));
         let connection = self.connection()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-        let change = Change { transaction: transaction.map_err(|error| fault(&path, error))?, boot };
+        let transaction = transaction.map_err(|error| fault(&path, error))?;
+        let change = Change { transaction, boot, process, listeners, now: now_nanos() };
         let done = step(&change).map_err(|error| fault(&path, error))?;
         // A commit that failed may be found in the file all the same.
         change.transaction.commit().map_err(|error| fault(&path, error).perhaps_applied())?;
@@ -107,7 +131,11 @@ impl Store {
         }
         let opened = match self.opened.take() {
             Some(opened) => opened,
-            None => self.open()?,
+            None => {
+                let opened = self.open()?;
+                self.openings += 1;
+                opened
+            }
         };
         Ok(&mut self.opened.insert(opened).connection)
     }
@@ -130,18 +158,8 @@ impl Store {
             // the file; what a power failure may undo are leases, which a reboot voids anyway.
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "NORMAL")?;
-            let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            if version > SCHEMA_VERSION {
-                return Ok((connection, version, file));
-            }
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            if version < SCHEMA_VERSION {
-                transaction.execute_batch(SCHEMA)?;
-            }
-            // What has run out is skipped wherever it is met; here it is swept up.
-            let run_out = "DELETE FROM redsync_leases WHERE ends <= ?1 OR boot <> ?2";
-            transaction.execute(run_out, (now_nanos(), &boot))?;
-            transaction.commit()?;
+            connection.set_prepared_statement_cache_capacity(STATEMENTS);
+            let version = schema::prepare(&mut connection, &boot, now_nanos())?;
             Ok((connection, version, file))
         };
         let end = SystemClock.now() + OPEN_PATIENCE;
@@ -156,12 +174,11 @@ impl Store {
                 other => break other.map_err(|error| fault(&self.path, error))?,
             }
         };
-        if version > SCHEMA_VERSION {
+        if version > schema::VERSION {
+            let known = schema::VERSION;
             return Err(NodeFault::refused(
                 "SCHEMA",
-                format!(
-                    "the store was made by a newer redsync (format {version}); this one knows {SCHEMA_VERSION}"
-                ),
+                format!("the store was made by a newer redsync (format {version}); this one knows {known}"),
             ));
         }
         Ok(Opened { connection, file })
@@ -169,58 +186,87 @@ impl Store {
 }
 
 /// A transaction under way.
-struct Change<'a> {
-    transaction: Transaction<'a>,
-    boot: String,
+pub(super) struct Change<'a> {
+    pub(super) transaction: Transaction<'a>,
+    pub(super) boot: String,
+    pub(super) process: Process,
+    pub(super) listeners: Arc<Listeners>,
+    /// Nanoseconds of the boot time clock.
+    pub(super) now: i64,
 }
 
 impl Change<'_> {
-    fn standing(&self, name: &LockName) -> rusqlite::Result<Option<Standing>> {
-        standing(&self.transaction, name, &self.boot)
+    pub(super) fn standing(&self, name: &LockName) -> rusqlite::Result<Option<Standing>> {
+        standing(&self.transaction, name, &self.boot, || self.now)
     }
 
-    fn grant(&self, claim: &Claim) -> rusqlite::Result<()> {
-        let now = now_nanos();
-        let expiry = i64::try_from(claim.expiry.as_duration().as_nanos()).unwrap_or(i64::MAX);
+    pub(super) fn grant(&self, claim: &Claim) -> rusqlite::Result<()> {
+        self.let_hold(&claim.name, claim.token.as_str(), nanos(claim.expiry), None)
+    }
+
+    /// Writes a lease; with the round of its place, where its holder is to be told of it.
+    pub(super) fn let_hold(
+        &self,
+        name: &LockName,
+        token: &str,
+        expiry: i64,
+        round: Option<u32>,
+    ) -> rusqlite::Result<()> {
         self.transaction
             .prepare_cached(
-                "INSERT OR REPLACE INTO redsync_leases (name, token, granted, ends, boot) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR REPLACE INTO redsync_leases (name, token, granted, ends, boot, round)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
-            .execute((claim.name.as_str(), claim.token.as_str(), now, now.saturating_add(expiry), &self.boot))
+            .execute((name.as_str(), token, self.now, self.after(expiry), &self.boot, round))
             .map(drop)
     }
 
-    fn end(&self, name: &LockName) -> rusqlite::Result<()> {
+    pub(super) fn end(&self, name: &LockName) -> rusqlite::Result<()> {
         self.transaction
             .prepare_cached("DELETE FROM redsync_leases WHERE name = ?1")?
             .execute([name.as_str()])
             .map(drop)
     }
+
+    /// When what lasts for `expiry` nanoseconds from now on is over.
+    pub(super) fn after(&self, expiry: i64) -> i64 {
+        self.now.saturating_add(expiry)
+    }
 }
 
 impl Standing {
-    fn holder(self) -> Holder {
+    pub(super) fn holder(self) -> Holder {
         Holder::new(self.token, TimeLeft::For(self.left))
     }
 }
 
 /// The lease on `name`, if one stands: of this boot, and not over.
-fn standing(connection: &Connection, name: &LockName, boot: &str) -> rusqlite::Result<Option<Standing>> {
+pub(super) fn standing(
+    connection: &Connection,
+    name: &LockName,
+    boot: &str,
+    now: impl FnOnce() -> i64,
+) -> rusqlite::Result<Option<Standing>> {
     let lease = connection
         .prepare_cached("SELECT token, granted, ends FROM redsync_leases WHERE name = ?1 AND boot = ?2")?
         .query_row((name.as_str(), boot), |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
         })
         .optional()?;
-    let now = now_nanos();
+    // After the lease was read: it may have been granted just before.
+    let now = now();
     // A lease from the future is one from before a reboot, on systems that do not name their boots.
     let stands = lease.filter(|(_, granted, ends)| *granted <= now && now < *ends);
     Ok(stands
         .map(|(token, _, ends)| Standing { token, left: Duration::from_nanos((ends - now).unsigned_abs()) }))
 }
 
-fn now_nanos() -> i64 {
+pub(super) fn now_nanos() -> i64 {
     i64::try_from(SystemClock.now().as_nanos()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn nanos(expiry: Expiry) -> i64 {
+    i64::try_from(expiry.as_duration().as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// A process that cannot tell this boot from others would take standing leases for those of an earlier one.
@@ -288,18 +334,5 @@ const BUSY_TRIES: i32 = 1_000;
 /// How long opening is tried again, when others keep the file.
 const OPEN_PATIENCE: Duration = Duration::from_secs(2);
 
-const SCHEMA_VERSION: i64 = 1;
-
-/// `granted` and `ends` are nanoseconds of the boot time clock, `boot` the boot they belong to.
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS redsync_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-INSERT OR IGNORE INTO redsync_meta VALUES ('identity', lower(hex(randomblob(16))));
-CREATE TABLE IF NOT EXISTS redsync_leases (
-    name TEXT PRIMARY KEY,
-    token TEXT NOT NULL,
-    granted INTEGER NOT NULL,
-    ends INTEGER NOT NULL,
-    boot TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 1;
-";
+/// More than there are different ones.
+const STATEMENTS: usize = 32;

@@ -1,0 +1,158 @@
+//! What is asked of nodes for a token that waits in line, and what they answer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Holding, RequestNumber};
+use crate::error::NodeError;
+use crate::node::{Place, Uptime};
+use crate::protocol::{Instant, Round, Ticket};
+use crate::telling;
+
+/// What a grant that a node told of comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It counts, if there are enough of them.
+    Counts,
+    /// The lease is there, and counts for nothing until the node is asked again: too old, or the node forgot others.
+    InDoubt,
+    /// It is over.
+    Stale,
+}
+
+impl Holding {
+    /// Records that a place in line is about to be asked for, or renewed, on `nodes`.
+    pub(crate) fn ask_to_enter(&self, nodes: &[usize]) -> (RequestNumber, Instant) {
+        let trusted = self.terms.trusted();
+        let (number, sent, ()) = self.ask(&self.terms, |ledger| {
+            nodes.iter().for_each(|&node| ledger.ask_to_enter(node, trusted));
+        });
+        (number, sent)
+    }
+
+    /// Records that the leases are about to be given back that are too few, and places in line asked for instead. None
+    /// where there is nothing to give back.
+    ///
+    /// SAFETY RULE (design §8): looked at in the step that asks; leases that make a majority are not given away.
+    pub(crate) fn ask_to_yield(&self) -> Option<(RequestNumber, Vec<usize>)> {
+        let (trusted, now) = (self.terms.trusted(), self.core.clock.now());
+        let mut ledger = self.ledger();
+        let minority = ledger.minority(now);
+        if minority.is_empty() {
+            return None;
+        }
+        let horizon = now + self.terms.claim.expiry.as_duration();
+        let number = ledger.ask(now, trusted, horizon);
+        minority.iter().for_each(|&node| ledger.ask_to_yield(node, number, trusted));
+        Some((number, minority))
+    }
+
+    /// Records that node `index` has a place in line for the token.
+    pub(crate) fn queued(&self, index: usize, number: RequestNumber) {
+        self.ledger().queued(index, number, self.core.clock.now());
+    }
+
+    /// Records that a request was never sent to node `index`.
+    pub(crate) fn unapplied(&self, index: usize) {
+        self.ledger().unapplied(index);
+    }
+
+    /// Records that node `index` answered request `number` to yield, or never got it.
+    pub(crate) fn yielded(&self, index: usize, number: RequestNumber) {
+        self.ledger().yielded(index, number);
+    }
+
+    /// Records that node `index`, up for `uptime`, granted what request `number` asked for at `sent`; unless its vote is
+    /// withheld.
+    pub(crate) fn vote(
+        &self,
+        index: usize,
+        (number, sent): (RequestNumber, Instant),
+        uptime: Uptime,
+    ) -> Result<(), NodeError> {
+        let Some(wait) = self.withheld(uptime, sent) else {
+            self.granted(index, number);
+            return Ok(());
+        };
+        self.granted_in_doubt(index, number);
+        let node = &self.core.nodes[index];
+        telling::withheld(&self.terms.claim.name, node, wait);
+        Err(NodeError::Withheld { node: node.to_string(), wait })
+    }
+
+    /// Records that node `index` tells of a grant to the place of `round`.
+    pub(crate) fn told(&self, index: usize, round: Round, uptime: Uptime) -> Told {
+        let (number, now) = (RequestNumber::from(round), self.core.clock.now());
+        let mut ledger = self.ledger();
+        let sent = ledger.sent(number);
+        let counts = sent.is_some_and(|sent| self.withheld(uptime, sent).is_none());
+        match ledger.told(index, number, counts, now) {
+            false => Told::Stale,
+            true if counts && ledger.end_on(index).is_some_and(|end| now < end) => Told::Counts,
+            true => Told::InDoubt,
+        }
+    }
+
+    /// Whether the vote of a node that has been up for `uptime` is withheld from a request sent at `sent`; and for how much
+    /// longer, if that is known.
+    #[expect(clippy::option_option, reason = "whether, and for how long")]
+    fn withheld(&self, uptime: Uptime, sent: Instant) -> Option<Option<Duration>> {
+        let ago = self.core.clock.now().saturating_since(sent);
+        match uptime {
+            _ if !self.terms.restart_guard => None,
+            Uptime::Unbroken => None,
+            Uptime::AtLeast(uptime) => self.terms.quarantine().wait(uptime, ago).map(Some),
+            Uptime::Unknown => Some(None),
+        }
+    }
+
+    /// How often a place in line is renewed.
+    pub(crate) fn refresh(&self) -> Duration {
+        self.terms.claim.expiry.as_duration() / 3
+    }
+
+    /// Grants may be told of from here on, until the token is given back.
+    pub(crate) fn expect_grants(&self) {
+        self.is_told.store(true, Ordering::Release);
+    }
+
+    /// Nothing that is told is for this token any more.
+    pub(super) fn expect_no_grants(&self) {
+        if !self.is_told.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let (name, token) = (&self.terms.claim.name, &self.terms.claim.token);
+        let is_handed_on = self.ledger().is_handed_on();
+        match is_handed_on {
+            true => self.core.waiters.hand_on(name, token),
+            false => self.core.waiters.forget(name, token),
+        }
+    }
+
+    /// Extends the leases of a guard that is not renewed, where a part of their time had passed when they were granted.
+    pub(crate) fn top_up(self: &Arc<Self>) {
+        if self.terms.renew || self.remaining() > self.terms.trusted().mul_f64(0.9) {
+            return;
+        }
+        let holding = Arc::clone(self);
+        // What comes of it, the guard's end says.
+        self.core.reaper.run(async move { _ = holding.extend(holding.terms.claim.expiry).await });
+    }
+
+    /// Whether a majority of nodes can still grant what counts. Where requests to yield were lost, it cannot.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.ledger().countable() < self.core.quorum.majority()
+    }
+
+    /// Whether some node, but not all of them, is known to have the token.
+    pub(crate) fn has_some(&self) -> bool {
+        let ledger = self.ledger();
+        ledger.is_granted_somewhere() && !ledger.is_granted_everywhere()
+    }
+
+    /// The place that request `number` asks for.
+    pub(crate) fn place(&self, ticket: Ticket, number: RequestNumber) -> Place {
+        Place::new(self.terms.claim.clone(), ticket, number.round())
+    }
+}

@@ -1,0 +1,49 @@
+-- What the scripts that know of the line have in common; it stands before each of them.
+--
+-- KEYS[1]  the lease: the lock's name
+-- KEYS[2]  the line: a sorted set, ticket -> token
+-- KEYS[3]  the waiters: a hash, token -> deadline:round:expiry:contact
+--          deadline in microseconds of this server's clock; expiry in milliseconds; contact is empty, or the
+--          channel that the waiter is told on, after a P (any channel) or an S (one of the slot's own)
+local LEASE, LINE, WAITERS = KEYS[1], KEYS[2], KEYS[3]
+
+-- Numbers up to here, some 2^51, are exact in Lua. They never pass through tostring.
+local function now_micros()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- Whether somebody heard it. Where telling is not permitted, nobody can know: the waiter finds out when it asks.
+local function tell(contact, message)
+  local verb = string.sub(contact, 1, 1) == 'S' and 'SPUBLISH' or 'PUBLISH'
+  local heard = redis.pcall(verb, string.sub(contact, 2), message)
+  return type(heard) == 'table' or heard > 0
+end
+
+-- Gives the lease to the first in line who is alive, and tells it, unless it is among those `asking`. Those who let their
+-- deadline pass, or whose connection is gone, are dropped, and so is who is `leaving`. Gives who has it, or false: then it
+-- is free.
+local function hand_over(asking, leaving)
+  local now = false
+  while true do
+    local token = redis.call('ZPOPMIN', LINE)[1]
+    if not token then
+      redis.call('DEL', LEASE)
+      return false
+    end
+    local waiter = redis.call('HGET', WAITERS, token)
+    redis.call('HDEL', WAITERS, token)
+    if waiter and token ~= leaving then
+      now = now or now_micros()
+      local deadline, round, expiry, contact = string.match(waiter, '^(%d+):(%d+):(%d+):(.*)$')
+      if asking[token]
+        or tonumber(deadline) > now
+        and (contact == '' or tell(contact, round .. ':' .. #token .. ':' .. token .. LEASE))
+      then
+        redis.call('SET', LEASE, token, 'PX', expiry)
+        return token
+      end
+    end
+  end
+end
+

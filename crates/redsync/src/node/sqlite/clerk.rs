@@ -1,0 +1,65 @@
+//! The thread's own: it takes orders, one after the other, and looks at the file in between.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+
+use super::listeners::Listeners;
+use super::store::Store;
+use super::watch::Watch;
+use crate::clock::{Clock, SystemClock};
+use crate::node::{ClientId, Entered, NodeFault, Place, Released, Succession};
+use crate::protocol::{LockName, Token};
+
+pub(super) struct Clerk {
+    pub(super) store: Store,
+    watch: Watch,
+}
+
+pub(super) type Order = Box<dyn FnOnce(&mut Clerk) + Send>;
+
+impl Clerk {
+    pub(super) fn new(path: PathBuf, listeners: Arc<Listeners>) -> Self {
+        Self { store: Store::at(path, Arc::clone(&listeners)), watch: Watch::new(listeners) }
+    }
+
+    /// Ends when the node is dropped and its last order is done.
+    pub(super) fn serve(mut self, orders: &Receiver<Order>) {
+        loop {
+            let order = match self.watch.due() {
+                None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => orders.recv_timeout(due.saturating_since(SystemClock.now())),
+            };
+            match order {
+                Ok(order) => order(&mut self),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.watch.look(&mut self.store);
+        }
+        self.watch.end(&mut self.store);
+    }
+
+    pub(super) fn enter(&mut self, client: &ClientId, places: &[Place]) -> Result<Entered, NodeFault> {
+        let entered = self.store.enter(client, places)?;
+        self.watch.entered(client, places, &entered.places);
+        Ok(entered)
+    }
+
+    pub(super) fn yield_lease(&mut self, client: &ClientId, place: Place) -> Result<Entered, NodeFault> {
+        let entered = self.store.yield_lease(client, &place)?;
+        self.watch.entered(client, &[place], &entered.places);
+        Ok(entered)
+    }
+
+    pub(super) fn release(
+        &mut self,
+        name: LockName,
+        token: Token,
+        succession: Succession,
+    ) -> Result<Released, NodeFault> {
+        let released = self.store.release(&name, &token, succession)?;
+        self.watch.left(name, token);
+        Ok(released)
+    }
+}

@@ -1,0 +1,165 @@
+//! The line that a node keeps for one name: who waits, and who is next.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{Expiry, Instant, Round, Ticket, Token};
+
+/// Who waits for one name on one node, in the order of their tickets. `C` says how a waiter is told of its grant.
+#[derive(Clone, Debug)]
+pub(crate) struct Line<C> {
+    order: BTreeSet<(Ticket, Token)>,
+    places: HashMap<Token, Waiter<C>>,
+}
+
+/// What a node knows of one who waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiter<C> {
+    pub(crate) ticket: Ticket,
+    pub(crate) round: Round,
+    pub(crate) expiry: Expiry,
+    /// When it is taken for dead, unless it renews its place.
+    pub(crate) deadline: Instant,
+    pub(crate) contact: C,
+}
+
+impl<C> Line<C> {
+    pub(crate) fn new() -> Self {
+        Self { order: BTreeSet::new(), places: HashMap::new() }
+    }
+
+    /// Gives `token` a place, or renews it.
+    pub(crate) fn enter(&mut self, token: &Token, waiter: Waiter<C>) {
+        self.leave(token);
+        self.order.insert((waiter.ticket, token.clone()));
+        self.places.insert(token.clone(), waiter);
+    }
+
+    /// Takes the place from `token`, and says whether it had one.
+    pub(crate) fn leave(&mut self, token: &Token) -> bool {
+        match self.places.remove(token) {
+            Some(waiter) => self.order.remove(&(waiter.ticket, token.clone())),
+            None => false,
+        }
+    }
+
+    /// The next in line who is alive; those before it are dropped. It leaves the line.
+    ///
+    /// SAFETY RULE (design §8): whoever let its deadline pass, or cannot be told, is skipped in the same step.
+    pub(crate) fn next(
+        &mut self,
+        now: Instant,
+        mut can_be_told: impl FnMut(&Waiter<C>) -> bool,
+    ) -> Option<(Token, Waiter<C>)> {
+        while let Some((_, token)) = self.order.pop_first() {
+            if let Some(waiter) = self.places.remove(&token)
+                && now < waiter.deadline
+                && can_be_told(&waiter)
+            {
+                return Some((token, waiter));
+            }
+        }
+        None
+    }
+
+    /// Who waits, the next first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Token, &Waiter<C>)> {
+        self.order.iter().filter_map(|(_, token)| self.places.get_key_value(token))
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// The place of `token`, counted from 1, if it has one.
+    pub(crate) fn position(&self, token: &Token) -> Option<u64> {
+        let place = (self.places.get(token)?.ticket, token.clone());
+        // From both ends at once: those who come are last, and those who are asked about most are first.
+        let mut before = self.order.range(..&place);
+        let mut after = self.order.range(&place..);
+        let mut steps = 0_u64;
+        loop {
+            steps += 1;
+            if before.next_back().is_none() {
+                return Some(steps);
+            }
+            if after.next().is_none() {
+                return Some(self.len() as u64 + 2 - steps);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn token(number: usize) -> Token {
+        Token::from_text(format!("token-{number:04}")).unwrap()
+    }
+
+    fn waiter(ticket: u64, deadline: u64) -> Waiter<bool> {
+        Waiter {
+            ticket: Ticket::from_micros(ticket),
+            round: Round::default(),
+            expiry: Expiry::new(Duration::from_secs(1)).unwrap(),
+            deadline: Instant::from_nanos(deadline),
+            contact: true,
+        }
+    }
+
+    #[test]
+    fn the_lowest_ticket_is_next_and_of_two_the_lower_token() {
+        let mut line = Line::new();
+        for (number, ticket) in [(0, 30), (2, 10), (1, 10)] {
+            line.enter(&token(number), waiter(ticket, 100));
+        }
+        let order: Vec<Token> =
+            std::iter::from_fn(|| line.next(Instant::default(), |_| true).map(|(token, _)| token)).collect();
+        assert_eq!(order, [token(1), token(2), token(0)]);
+    }
+
+    #[test]
+    fn the_dead_are_skipped_and_dropped() {
+        let mut line = Line::new();
+        line.enter(&token(0), waiter(1, 5));
+        line.enter(&token(1), Waiter { contact: false, ..waiter(2, 100) });
+        line.enter(&token(2), waiter(3, 100));
+        let next = line.next(Instant::from_nanos(5), |waiter| waiter.contact);
+        assert_eq!(next.unwrap().0, token(2));
+        assert!(line.is_empty());
+    }
+
+    #[test]
+    fn entering_again_moves_the_place() {
+        let mut line = Line::new();
+        line.enter(&token(0), waiter(1, 100));
+        line.enter(&token(1), waiter(2, 100));
+        line.enter(&token(0), waiter(3, 100));
+        assert_eq!((line.position(&token(1)), line.position(&token(0))), (Some(1), Some(2)));
+        assert!(line.leave(&token(1)) && !line.leave(&token(1)));
+        assert_eq!((line.position(&token(1)), line.position(&token(0)), line.len()), (None, Some(1), 1));
+    }
+
+    proptest! {
+        #[test]
+        fn positions_count_those_before(tickets in prop::collection::vec(0_u64..20, 1..30)) {
+            let mut line = Line::new();
+            for (number, ticket) in tickets.iter().enumerate() {
+                line.enter(&token(number), waiter(*ticket, 100));
+            }
+            let order: Vec<Token> = line.iter().map(|(token, _)| token.clone()).collect();
+            for (index, token) in order.iter().enumerate() {
+                prop_assert_eq!(line.position(token), Some(index as u64 + 1));
+            }
+        }
+    }
+}

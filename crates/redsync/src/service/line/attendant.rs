@@ -1,0 +1,125 @@
+//! The task that renews the places of all who wait for one lock.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::Line;
+use super::request::{Request, Returned};
+use super::state::{Attendant, LINGER};
+use crate::holding::Core;
+use crate::telling::Asked;
+
+/// The requests that are under way.
+struct Requests(Vec<Request>);
+
+impl Requests {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<(Request, Returned)> {
+        for at in 0..self.0.len() {
+            if let Poll::Ready(returned) = self.0[at].returned.as_mut().poll(context) {
+                return Poll::Ready((self.0.swap_remove(at), returned));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Line {
+    /// Makes sure that somebody renews the places.
+    pub(super) fn attend(self: &Arc<Self>, core: &Arc<Core>) {
+        let mut state = self.lock();
+        let now = core.clock.now();
+        if state.attendant.is_some_and(|present| now <= present.looks_at + OVERDUE) {
+            return;
+        }
+        let Some(runtime) = core.reaper.runtime() else { return };
+        if state.attendant.is_some() {
+            // One that stands still with its runtime took what it was asking for with it.
+            for index in 0..state.views.len() {
+                state.views[index].is_asking = false;
+                state.schedule_all(index, now);
+            }
+        }
+        state.attendants += 1;
+        let number = state.attendants;
+        state.attendant = Some(Attendant { number, looks_at: now });
+        drop(state);
+        let (line, core) = (Arc::clone(self), Arc::clone(core));
+        runtime.spawn(Attending { line, core, number, is_over: false }.attend());
+    }
+}
+
+/// The task that renews places. Its end, for whatever reason, is seen.
+struct Attending {
+    line: Arc<Line>,
+    core: Arc<Core>,
+    number: u64,
+    is_over: bool,
+}
+
+impl Attending {
+    async fn attend(mut self) {
+        let (line, core) = (Arc::clone(&self.line), Arc::clone(&self.core));
+        let mut requests = Requests(Vec::new());
+        loop {
+            let now = core.clock.now();
+            let next = {
+                let mut state = line.lock();
+                if state.attendant.is_none_or(|present| present.number != self.number) {
+                    self.is_over = true;
+                    return;
+                }
+                if state.order.is_empty() && state.empty_since + LINGER <= now && requests.0.is_empty() {
+                    state.attendant = None;
+                    self.is_over = true;
+                    drop(state);
+                    core.waiters.close(&line);
+                    return;
+                }
+                for index in 0..core.nodes.len() {
+                    let asked = state.take_due(index, now);
+                    if !asked.is_empty() {
+                        requests.0.push(Request::new(&core, index, Asked::Enter, asked));
+                    }
+                }
+                for (index, asked) in state.take_claims(now) {
+                    requests.0.push(Request::new(&core, index, Asked::Yield, vec![asked]));
+                }
+                let next = state.next_look(now, core.waiters.tickets.claim_window());
+                state.attendant = Some(Attendant { number: self.number, looks_at: next });
+                next
+            };
+            tokio::select! {
+                biased;
+                (request, returned) = poll_fn(|context| requests.poll_next(context)) => {
+                    if matches!(request.what, Asked::Enter) {
+                        line.lock().views[request.index].is_asking = false;
+                    }
+                    line.answered(&core, request.question(), returned);
+                }
+                () = line.is_earlier.notified() => {}
+                () = core.clock.sleep_until(next) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        // Its runtime has ended. Whoever waits in another has it attended there.
+        {
+            let mut state = self.line.lock();
+            if state.attendant.is_some_and(|present| present.number == self.number) {
+                state.attendant = None;
+            }
+        }
+        self.line.wake_all();
+    }
+}
+
+/// So long after it should have looked, the attendant is taken to stand still with its runtime.
+const OVERDUE: Duration = Duration::from_millis(250);

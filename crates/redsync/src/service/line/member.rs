@@ -1,0 +1,152 @@
+//! One caller's part in a line.
+
+use std::sync::Arc;
+
+use super::request::{Asking, Request};
+use super::state::Waiting;
+use super::{Line, MOMENT};
+use crate::ballot::Count;
+use crate::error::{Error, NodeError, Operation};
+use crate::holding::{Holding, RequestNumber, Standing};
+use crate::protocol::{Instant, Ticket, Token};
+use crate::telling::Asked;
+
+/// One caller's membership of a line; it ends when this is dropped.
+pub(crate) struct Member {
+    line: Arc<Line>,
+    waiting: Arc<Waiting>,
+    token: Token,
+    began: Instant,
+    /// It has the lock.
+    goes_on_listening: bool,
+}
+
+/// How things stand for one who waits.
+pub(crate) enum Outlook {
+    /// The lock is its own.
+    Held,
+    /// This token cannot get it any more; another may.
+    Over,
+    /// It is to wait on, and to look again then.
+    Waiting(Instant),
+    /// No quorum of nodes could be reached for too long.
+    Unreachable(Error),
+}
+
+impl Member {
+    /// Joins `line` with a ticket that was drawn at `drawn`.
+    pub(in crate::service) fn join(
+        line: &Arc<Line>,
+        holding: &Arc<Holding>,
+        ticket: Ticket,
+        drawn: Instant,
+    ) -> Self {
+        holding.expect_grants();
+        let (token, now) = (holding.terms.claim.token.clone(), holding.core.clock.now());
+        let waiting = line.lock().admit(holding, ticket, drawn, now);
+        Self { line: Arc::clone(line), waiting, token, began: now, goes_on_listening: false }
+    }
+
+    /// Makes sure that somebody renews its place.
+    pub(crate) fn attend(&self) {
+        self.line.attend(&self.waiting.holding.core);
+    }
+
+    /// Completes when things may stand differently.
+    pub(crate) async fn changed(&self) {
+        self.waiting.changed.notified().await;
+    }
+
+    /// How things stand at `now`, for one who has been asking since `began`.
+    pub(crate) fn outlook(&self, began: Instant, now: Instant) -> Outlook {
+        let holding = &self.waiting.holding;
+        match holding.standing() {
+            Standing::Held => return Outlook::Held,
+            Standing::Lost => return Outlook::Over,
+            Standing::Released if holding.is_hopeless() => return Outlook::Over,
+            Standing::Released => {}
+        }
+        let (expiry, quorum) = (holding.terms.claim.expiry.as_duration(), holding.core.quorum);
+        let lost_at = {
+            let state = self.line.lock();
+            let mut failing: Vec<Instant> = state
+                .views
+                .iter()
+                .filter_map(|view| view.failing.as_ref().map(|(_, since)| *since))
+                .collect();
+            failing.sort_unstable();
+            failing.get(quorum.nodes() - quorum.majority()).copied()
+        };
+        match lost_at.map(|lost_at| lost_at.max(began) + expiry) {
+            Some(end) if end < now => Outlook::Unreachable(self.error(now)),
+            Some(end) => Outlook::Waiting((end + MOMENT).min(now + holding.refresh())),
+            None => Outlook::Waiting(now + holding.refresh()),
+        }
+    }
+
+    /// Why the lock was not had until `now`.
+    pub(crate) fn error(&self, now: Instant) -> Error {
+        let holding = &self.waiting.holding;
+        let (core, claim) = (&holding.core, &holding.terms.claim);
+        let everyone: Vec<usize> = (0..core.nodes.len()).collect();
+        let mut count = Count::new(Operation::Lock, &core.nodes, core.quorum, &everyone);
+        let after = now.saturating_since(self.began);
+        let state = self.line.lock();
+        for (index, view) in state.views.iter().enumerate() {
+            let node = || core.nodes[index].to_string();
+            count.add(match (&view.failing, &view.holder) {
+                (Some((error, _)), _) => Err(error.clone()),
+                (None, Some(holder)) if holder.token() == claim.token.as_str() => Ok(()),
+                (None, Some(holder)) => Err(NodeError::Taken { node: node(), holder: holder.clone() }),
+                (None, None) => Err(NodeError::Timeout { node: node(), after }),
+            });
+        }
+        drop(state);
+        let name = || claim.name.clone();
+        count.into_error(name()).unwrap_or_else(|| Error::ValidityExhausted { name: name(), took: after })
+    }
+
+    /// The request for a place on node `index`, which the caller makes itself: the first is not to wait for others.
+    pub(crate) fn first_request(&self, index: usize, asked: (RequestNumber, Instant)) -> FirstRequest {
+        let ticket = self.line.lock().members.get(&self.token).map(|entry| entry.ticket).unwrap_or_default();
+        let (number, sent) = asked;
+        let asking = Asking { waiting: Arc::clone(&self.waiting), ticket, number, sent };
+        let request = Request::new(&self.waiting.holding.core, index, Asked::Enter, vec![asking]);
+        FirstRequest { line: Arc::clone(&self.line), request }
+    }
+
+    /// The caller has the lock. What nodes tell of its token is heard as long as it is held: a message that was held up must
+    /// not be taken for one about somebody unknown.
+    pub(crate) fn acquired(mut self) {
+        self.goes_on_listening = true;
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let now = self.waiting.holding.core.clock.now();
+        let mut state = self.line.lock();
+        state.unline(&self.token, now);
+        let gone = (!self.goes_on_listening).then(|| state.members.remove(&self.token));
+        drop(state);
+        drop(gone);
+    }
+}
+
+/// A caller's own first request.
+pub(crate) struct FirstRequest {
+    line: Arc<Line>,
+    request: Request,
+}
+
+impl FirstRequest {
+    /// Asks, and takes down the answer.
+    pub(crate) async fn run(self) {
+        let Self { line, mut request } = self;
+        let returned = request.returned.as_mut().await;
+        if let Some(first) = request.asked.first() {
+            let core = Arc::clone(&first.waiting.holding.core);
+            line.answered(&core, request.question(), returned);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! One lock's line, as this process sees it: who of its callers waits, and what each node said of them.
+//!
+//! One task, the [`attendant`], renews the places of all in one request for each node, gives back leases that are too few,
+//! and asks anew when a holder's time runs out. Grants do not pass through it: whoever hears one wakes the caller.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `mod` | what is heard of a node, and what follows from it |
+//! | `state` | who waits, and what is due when |
+//! | `request` | places that are asked for, on their way to one node |
+//! | `attendant` | the task |
+//! | `member` | one caller's part in it |
+
+mod attendant;
+mod member;
+mod request;
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+pub(crate) use self::member::{Member, Outlook};
+use self::request::{Question, Returned};
+use self::state::{State, Waiting};
+use crate::error::NodeError;
+use crate::holding::{Core, Standing, Told};
+use crate::node::{Entered, Grant, Placed, TimeLeft, Uptime};
+use crate::protocol::{Instant, LockName, Token};
+use crate::telling;
+
+/// All of this process who wait for one lock.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) name: LockName,
+    state: Mutex<State>,
+    /// Something is due earlier than the attendant knows.
+    is_earlier: Notify,
+}
+
+impl Line {
+    pub(super) fn new(name: LockName, nodes: usize) -> Self {
+        Self { name, state: Mutex::new(State::new(nodes)), is_earlier: Notify::new() }
+    }
+
+    /// Nobody waits or listens.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.lock().members.is_empty()
+    }
+
+    pub(super) fn is_attended(&self) -> bool {
+        self.lock().attendant.is_some()
+    }
+
+    pub(super) fn forget(&self, token: &Token) {
+        let gone = self.lock().members.remove(token);
+        // With no lock held: it may be the last that knows of it.
+        drop(gone);
+    }
+
+    pub(super) fn wake_all(&self) {
+        let waiting: Vec<Arc<Waiting>> =
+            self.lock().members.values().map(|entry| Arc::clone(&entry.waiting)).collect();
+        waiting.iter().for_each(|waiting| waiting.changed.notify_one());
+    }
+
+    /// Node `index` tells of a grant. False if nobody here knows of whom.
+    pub(super) fn granted(&self, core: &Core, index: usize, grant: &Grant) -> bool {
+        let waiting = self.lock().members.get(&grant.token).map(|entry| Arc::clone(&entry.waiting));
+        let Some(waiting) = waiting else { return false };
+        // What is not known at once counts when the node is asked.
+        let uptime = match waiting.holding.terms.restart_guard {
+            true => match core.nodes[index].uptime().as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(uptime)) => uptime,
+                Poll::Ready(Err(_)) | Poll::Pending => Uptime::Unknown,
+            },
+            false => Uptime::Unbroken,
+        };
+        match waiting.holding.told(index, grant.round, uptime) {
+            Told::Stale => {}
+            Told::Counts => self.settle(core, &grant.token, &waiting),
+            Told::InDoubt => {
+                let now = core.clock.now();
+                let mut state = self.lock();
+                state.schedule(&grant.token, index, now);
+                let is_earlier = state.is_earlier(now);
+                drop(state);
+                self.tell_attendant(is_earlier);
+                self.settle(core, &grant.token, &waiting);
+            }
+        }
+        true
+    }
+
+    /// Node `index` tells that the lock was let go of.
+    pub(super) fn freed(&self, index: usize, now: Instant) {
+        let mut state = self.lock();
+        state.schedule_first(index, now);
+        let is_earlier = state.is_earlier(now);
+        drop(state);
+        self.tell_attendant(is_earlier);
+    }
+
+    /// Node `index` may have told what was not heard.
+    pub(super) fn interrupted(&self, index: usize, now: Instant) {
+        let mut state = self.lock();
+        state.schedule_all(index, now);
+        state.views[index].retry_at = now;
+        let is_earlier = state.is_earlier(now);
+        drop(state);
+        self.tell_attendant(is_earlier);
+    }
+
+    /// Looks at how the leases of one who waits stand, after a node said something of them.
+    fn settle(&self, core: &Core, token: &Token, waiting: &Waiting) {
+        let holding = &waiting.holding;
+        let is_held = holding.is_valid();
+        if is_held || holding.standing() == Standing::Lost || holding.is_hopeless() {
+            if is_held {
+                // From here on it is its holder's to keep: nothing is renewed for one who does not come for it.
+                self.lock().unline(token, core.clock.now());
+            }
+            waiting.changed.notify_one();
+            return;
+        }
+        if self.lock().views.len() == 1 {
+            return;
+        }
+        let has_some = holding.has_some();
+        let (now, window) = (core.clock.now(), core.waiters.tickets.claim_window());
+        let mut state = self.lock();
+        let key = state.key(now);
+        let Some(entry) = state.members.get_mut(token).filter(|entry| entry.is_in_line) else { return };
+        match (has_some, entry.claim) {
+            (true, None) => {
+                let window = (window * (1 << entry.yields.min(8))).min(holding.refresh());
+                let at = now + window.mul_f64(1.0 + jitter(token, key.1));
+                let key = (at, key.1);
+                entry.claim = Some(key);
+                state.claims.insert(key, token.clone());
+                state.claims_until = now + window * 32;
+                let is_earlier = state.is_earlier(at);
+                drop(state);
+                self.tell_attendant(is_earlier);
+            }
+            (false, Some(key)) => {
+                entry.claim = None;
+                state.claims.remove(&key);
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    fn tell_attendant(&self, is_earlier: bool) {
+        if is_earlier {
+            self.is_earlier.notify_one();
+        }
+    }
+
+    /// What came of asking node `index` for `places`.
+    fn answered(&self, core: &Core, question: Question<'_>, returned: Returned) {
+        let now = core.clock.now();
+        let Question { index, what, asked } = question;
+        let is_yielding = question.is_yielding();
+        if cfg!(feature = "metrics")
+            && let Some(first) = asked.first()
+        {
+            let took = now.saturating_since(first.sent);
+            telling::answered(&*core.nodes[index], what, took, returned.as_ref().err());
+        }
+        match returned {
+            Ok((entered, uptime)) => {
+                let mut doubts = vec![None; asked.len()];
+                for ((asked, placed), doubt) in asked.iter().zip(&entered.places).zip(&mut doubts) {
+                    let holding = &asked.waiting.holding;
+                    if is_yielding {
+                        holding.yielded(index, asked.number);
+                    }
+                    match placed {
+                        Placed::Granted => {
+                            *doubt = holding.vote(index, (asked.number, asked.sent), uptime).err();
+                        }
+                        Placed::Queued(_) => holding.queued(index, asked.number),
+                    }
+                }
+                if let Some(first) = asked.first() {
+                    core.waiters.tickets.answered(index, first.sent, now, entered.micros);
+                }
+                self.note(core, question, &entered, doubts);
+            }
+            Err(error) => {
+                for asked in asked.iter().filter(|_| error.is_certainly_unapplied()) {
+                    asked.waiting.holding.unapplied(index);
+                    if is_yielding {
+                        asked.waiting.holding.yielded(index, asked.number);
+                    }
+                }
+                let mut state = self.lock();
+                let view = &mut state.views[index];
+                let since = asked.first().map_or(now, |asked| asked.sent);
+                view.failed(error, since);
+                let pause = RETRY_LEAST.saturating_mul(1 << view.failures.min(12));
+                let most =
+                    asked.iter().map(|asked| asked.waiting.holding.refresh()).min().unwrap_or(RETRY_MOST);
+                view.retry_at = now + pause.min(most.min(RETRY_MOST));
+                let retry_at = view.retry_at;
+                asked.iter().for_each(|asked| state.schedule(asked.token(), index, retry_at));
+                let is_earlier = state.is_earlier(retry_at);
+                drop(state);
+                self.tell_attendant(is_earlier);
+            }
+        }
+        asked.iter().for_each(|asked| self.settle(core, asked.token(), &asked.waiting));
+    }
+
+    /// Takes down what node `index` said, and plans when it is asked again.
+    fn note(&self, core: &Core, question: Question<'_>, entered: &Entered, doubts: Vec<Option<NodeError>>) {
+        let Question { index, asked, .. } = question;
+        let now = core.clock.now();
+        let mut state = self.lock();
+        // A node whose grants never count is as good as one that does not answer.
+        if !doubts.iter().flatten().any(|doubt| matches!(doubt, NodeError::Withheld { wait: None, .. })) {
+            state.views[index].recovered();
+        }
+        let mut first_of_us: Option<u64> = None;
+        for ((asked, placed), doubt) in asked.iter().zip(&entered.places).zip(doubts) {
+            let (token, refresh) = (asked.token(), asked.waiting.holding.refresh());
+            let mut at = asked.sent + refresh.mul_f64(1.0 - jitter(token, state.keys) / 10.0);
+            if let Placed::Queued(position) = *placed {
+                first_of_us = Some(first_of_us.map_or(position, |first| first.min(position)));
+                if let Some(within) = entered.ask_within {
+                    at = at.min(now + within * u32::try_from(position.clamp(1, 20)).unwrap_or(1));
+                }
+            }
+            match doubt {
+                Some(NodeError::Withheld { wait: Some(wait), .. }) => at = at.min(now + wait + MOMENT),
+                Some(doubt) => state.views[index].failed(doubt, asked.sent),
+                None => {}
+            }
+            if question.is_yielding()
+                && let Some(entry) = state.members.get_mut(token)
+            {
+                entry.yields = if matches!(placed, Placed::Granted) { entry.yields + 1 } else { 0 };
+            }
+            state.schedule(token, index, at);
+            let entry = state.members.get(token).filter(|entry| entry.is_in_line);
+            let correction =
+                entry.and_then(|entry| core.waiters.tickets.correction(entry.ticket, entry.drawn));
+            if let Some(corrected) = correction {
+                state.exchange(token, corrected);
+                (0..state.views.len()).for_each(|index| state.schedule(token, index, now));
+            }
+        }
+        let has_first =
+            state.order.first().is_some_and(|(_, first)| asked.iter().any(|asked| asked.token() == first));
+        let view = &mut state.views[index];
+        view.retry_at = now;
+        if let Some(position) = first_of_us {
+            let is_closer = view.position == 0 || position < view.position;
+            if has_first || is_closer {
+                view.position = position;
+            }
+        }
+        if let TimeLeft::For(left) = entered.holder.time_left() {
+            // Whoever comes first hands the lease to the first in line, whoever that is: the others need not hurry.
+            let behind = u32::try_from(view.position.saturating_sub(1).min(100)).unwrap_or(100);
+            view.look_at = Some(now + left + MOMENT + STAGGER * behind);
+        } else {
+            view.look_at = None;
+        }
+        view.holder = Some(entered.holder.clone());
+        let next = state.next_look(now, core.waiters.tickets.claim_window());
+        let is_earlier = state.is_earlier(next);
+        drop(state);
+        self.tell_attendant(is_earlier);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic cannot leave it half-changed in a way that matters: each change below stands for itself.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A share between 0 and 1 that is as good as random and the same each time: schedules can be run again.
+fn jitter(token: &Token, salt: u64) -> f64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for byte in token.as_str().bytes().take(16) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    (hash >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// After a holder's time is over, for the first of us: clocks are not exact to the millisecond.
+const MOMENT: Duration = Duration::from_millis(3);
+
+/// How much later each further one in line asks.
+const STAGGER: Duration = Duration::from_millis(20);
+
+/// After a node failed, until it is asked again: doubled for each further failure.
+const RETRY_LEAST: Duration = Duration::from_millis(10);
+const RETRY_MOST: Duration = Duration::from_secs(1);

@@ -1,0 +1,267 @@
+//! Who waits, and what is due when.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::request::Asking;
+use crate::error::NodeError;
+use crate::holding::Holding;
+use crate::node::Holder;
+use crate::protocol::{Instant, Ticket, Token};
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// Who may be told of a grant: those who wait, and holders who may still be granted on a slower node.
+    pub(super) members: HashMap<Token, Entry>,
+    /// Who waits, in order.
+    pub(super) order: BTreeSet<(Ticket, Token)>,
+    pub(super) views: Box<[View]>,
+    /// Who has too few leases, and when they are given back.
+    pub(super) claims: BTreeMap<Key, Token>,
+    /// Until then, claims are so frequent that the attendant looks for them without being told.
+    pub(super) claims_until: Instant,
+    /// Since when nobody waits.
+    pub(super) empty_since: Instant,
+    pub(super) attendant: Option<Attendant>,
+    pub(super) attendants: u64,
+    pub(super) keys: u64,
+}
+
+/// What happens when; unique.
+pub(super) type Key = (Instant, u64);
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) waiting: Arc<Waiting>,
+    pub(super) ticket: Ticket,
+    /// When the ticket was drawn.
+    pub(super) drawn: Instant,
+    pub(super) is_in_line: bool,
+    /// When its place is to be renewed, on each node.
+    pub(super) due: Box<[Option<Key>]>,
+    pub(super) claim: Option<Key>,
+    /// How many times in a row it was granted at once what it had yielded.
+    pub(super) yields: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) holding: Arc<Holding>,
+    pub(super) changed: Notify,
+}
+
+/// What is known of the line on one node.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub(super) due: BTreeMap<Key, Token>,
+    pub(super) holder: Option<Holder>,
+    /// The place of the first of us.
+    pub(super) position: u64,
+    /// When the first of us asks, since the holder's time will be over.
+    pub(super) look_at: Option<Instant>,
+    pub(super) is_asking: bool,
+    /// Why the node does not answer, or its answers do not count; and since when.
+    pub(super) failing: Option<(NodeError, Instant)>,
+    pub(super) failures: u32,
+    pub(super) retry_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attendant {
+    pub(super) number: u64,
+    pub(super) looks_at: Instant,
+}
+
+impl State {
+    pub(super) fn new(nodes: usize) -> Self {
+        Self {
+            members: HashMap::new(),
+            order: BTreeSet::new(),
+            views: (0..nodes).map(|_| View::default()).collect(),
+            claims: BTreeMap::new(),
+            claims_until: Instant::default(),
+            empty_since: Instant::default(),
+            attendant: None,
+            attendants: 0,
+            keys: 0,
+        }
+    }
+
+    /// Makes `holding` one of those who wait, with a ticket that was drawn at `drawn`.
+    pub(super) fn admit(
+        &mut self,
+        holding: &Arc<Holding>,
+        ticket: Ticket,
+        drawn: Instant,
+        now: Instant,
+    ) -> Arc<Waiting> {
+        let token = holding.terms.claim.token.clone();
+        let waiting = Arc::new(Waiting { holding: Arc::clone(holding), changed: Notify::new() });
+        let entry = Entry {
+            waiting: Arc::clone(&waiting),
+            ticket,
+            drawn,
+            is_in_line: true,
+            due: vec![None; self.views.len()].into(),
+            claim: None,
+            yields: 0,
+        };
+        self.members.insert(token.clone(), entry);
+        self.order.insert((ticket, token.clone()));
+        // The first time, the caller asks itself.
+        (0..self.views.len()).for_each(|index| self.schedule(&token, index, now + holding.refresh()));
+        waiting
+    }
+
+    /// Exchanges `token`'s ticket for another.
+    pub(super) fn exchange(&mut self, token: &Token, ticket: Ticket) {
+        if let Some(entry) = self.members.get_mut(token).filter(|entry| entry.is_in_line) {
+            self.order.remove(&(entry.ticket, token.clone()));
+            self.order.insert((ticket, token.clone()));
+            entry.ticket = ticket;
+        }
+    }
+
+    /// The places that are to be renewed on node `index` now, if it is not being asked already.
+    pub(super) fn take_due(&mut self, index: usize, now: Instant) -> Vec<Asking> {
+        if self.views[index].look_at.is_some_and(|at| at <= now) {
+            self.views[index].look_at = None;
+            self.schedule_first(index, now);
+        }
+        let view = &mut self.views[index];
+        let mut asked = Vec::new();
+        if view.is_asking || now < view.retry_at {
+            return asked;
+        }
+        let mut until = now;
+        while asked.len() < BATCH
+            && let Some(first) = view.due.first_entry()
+            && first.key().0 <= until
+        {
+            let token = first.remove();
+            let Some(entry) = self.members.get_mut(&token) else { continue };
+            entry.due[index] = None;
+            let waiting = Arc::clone(&entry.waiting);
+            // What comes due soon after comes along.
+            until = until.max(now + waiting.holding.refresh() / 8);
+            let (number, sent) = waiting.holding.ask_to_enter(&[index]);
+            asked.push(Asking { waiting, ticket: entry.ticket, number, sent });
+        }
+        view.is_asking = !asked.is_empty();
+        asked
+    }
+
+    /// The leases that are to be yielded now, each with its node.
+    pub(super) fn take_claims(&mut self, now: Instant) -> Vec<(usize, Asking)> {
+        let mut yielded = Vec::new();
+        while let Some(first) = self.claims.first_entry()
+            && first.key().0 <= now
+        {
+            let token = first.remove();
+            let Some(entry) = self.members.get_mut(&token) else { continue };
+            entry.claim = None;
+            let Some((number, minority)) = entry.waiting.holding.ask_to_yield() else { continue };
+            let (waiting, ticket) = (&entry.waiting, entry.ticket);
+            yielded.extend(
+                minority
+                    .into_iter()
+                    .map(|index| (index, Asking { waiting: Arc::clone(waiting), ticket, number, sent: now })),
+            );
+        }
+        yielded
+    }
+
+    pub(super) fn key(&mut self, at: Instant) -> Key {
+        self.keys += 1;
+        (at, self.keys)
+    }
+
+    /// Has `token`'s place on node `index` renewed at `at`.
+    pub(super) fn schedule(&mut self, token: &Token, index: usize, at: Instant) {
+        let key = self.key(at);
+        let Some(entry) = self.members.get_mut(token).filter(|entry| entry.is_in_line) else { return };
+        if let Some(former) = entry.due[index].replace(key) {
+            self.views[index].due.remove(&former);
+        }
+        self.views[index].due.insert(key, token.clone());
+    }
+
+    /// Has everybody's place on node `index` renewed at `at`.
+    pub(super) fn schedule_all(&mut self, index: usize, at: Instant) {
+        let tokens: Vec<Token> = self.order.iter().map(|(_, token)| token.clone()).collect();
+        tokens.iter().for_each(|token| self.schedule(token, index, at));
+    }
+
+    pub(super) fn schedule_first(&mut self, index: usize, at: Instant) {
+        if let Some((_, token)) = self.order.first().cloned() {
+            self.schedule(&token, index, at);
+        }
+    }
+
+    /// Takes `token` out of line: it has the lock, or does not want it any more.
+    pub(super) fn unline(&mut self, token: &Token, now: Instant) {
+        let Some(entry) = self.members.get_mut(token).filter(|entry| entry.is_in_line) else { return };
+        entry.is_in_line = false;
+        self.order.remove(&(entry.ticket, token.clone()));
+        for (view, key) in self.views.iter_mut().zip(&mut entry.due) {
+            key.take().map(|key| view.due.remove(&key));
+        }
+        entry.claim.take().map(|key| self.claims.remove(&key));
+        if self.order.is_empty() {
+            self.empty_since = now;
+        }
+    }
+
+    /// When the attendant has something to do.
+    pub(super) fn next_look(&self, now: Instant, window: Duration) -> Instant {
+        if self.order.is_empty() {
+            return self.empty_since + LINGER;
+        }
+        let idle = self.views.iter().filter(|view| !view.is_asking);
+        let due = idle.filter_map(|view| {
+            let first = view.due.keys().next().map(|key| key.0);
+            let next = first.into_iter().chain(view.look_at).min();
+            next.map(|next| next.max(view.retry_at))
+        });
+        let claim = self.claims.keys().next().map(|key| key.0);
+        let tick = (now < self.claims_until).then(|| now + window);
+        let next = due.chain(claim).chain(tick).min();
+        next.unwrap_or(now + IDLE)
+    }
+
+    /// Whether the attendant has to be told, since something is due earlier than it knows.
+    pub(super) fn is_earlier(&mut self, at: Instant) -> bool {
+        match &mut self.attendant {
+            Some(attendant) if at < attendant.looks_at => {
+                attendant.looks_at = at;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl View {
+    pub(super) fn failed(&mut self, error: NodeError, since: Instant) {
+        let since = self.failing.take().map_or(since, |(_, former)| former);
+        self.failing = Some((error, since));
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    pub(super) fn recovered(&mut self) {
+        self.failing = None;
+        self.failures = 0;
+    }
+}
+
+/// How many places are asked for at once: a script that asks for so many keeps a server from others for a millisecond.
+const BATCH: usize = 256;
+
+/// A line that nobody waits in any more is kept for so long: whoever comes in that time asks for a place at once.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+
+/// How long the attendant sleeps where nothing is planned.
+const IDLE: Duration = Duration::from_secs(1);

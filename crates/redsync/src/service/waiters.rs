@@ -1,0 +1,172 @@
+//! Who waits for which lock, and who is told when a node grants one.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use super::line::{Line, Member};
+use super::tickets::Tickets;
+use crate::holding::{Core, Holding};
+use crate::node::{ClientId, Grant, Listener, Node, Succession};
+use crate::protocol::{Instant, LockName, Ticket, Token};
+
+/// All who wait in line through one [`Redsync`](crate::Redsync), by the name of what they wait for.
+pub(crate) struct Waiters {
+    pub(super) client: ClientId,
+    lines: Mutex<HashMap<LockName, Arc<Line>>>,
+    ears: OnceLock<Vec<Arc<Ear>>>,
+    /// Who waited here and is somebody else's now: what comes late for them must not be given back.
+    handed_on: Mutex<VecDeque<Token>>,
+    pub(crate) tickets: Tickets,
+}
+
+impl Waiters {
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self {
+            client: ClientId::random(),
+            lines: Mutex::default(),
+            ears: OnceLock::new(),
+            handed_on: Mutex::default(),
+            tickets: Tickets::new(nodes),
+        }
+    }
+
+    /// Whether somebody of this process waits for `name`, or did a moment ago: then there is a line to be asked for a place
+    /// in, and no lease.
+    pub(crate) fn is_contended(&self, name: &LockName) -> bool {
+        self.lines().contains_key(name)
+    }
+
+    /// Makes `holding` one of those who wait, with a ticket that was drawn at `drawn`.
+    pub(crate) fn join(&self, holding: &Arc<Holding>, ticket: Ticket, drawn: Instant) -> Member {
+        let core = &holding.core;
+        self.ears.get_or_init(|| {
+            let ears: Vec<Arc<Ear>> = (0..core.nodes.len())
+                .map(|index| Arc::new(Ear { index, core: Arc::downgrade(core) }))
+                .collect();
+            for (node, ear) in core.nodes.iter().zip(&ears) {
+                let ear: Weak<dyn Listener> = Arc::<Ear>::downgrade(ear);
+                node.listen(&self.client, ear);
+            }
+            ears
+        });
+        let name = &holding.terms.claim.name;
+        let mut lines = self.lines();
+        let line =
+            lines.entry(name.clone()).or_insert_with(|| Arc::new(Line::new(name.clone(), core.nodes.len())));
+        // With the map's lock held: a line that nobody is in is taken from it.
+        Member::join(line, holding, ticket, drawn)
+    }
+
+    /// Takes a line away that nobody is in.
+    pub(super) fn close(&self, line: &Arc<Line>) {
+        let mut lines = self.lines();
+        let is_ours = lines.get(&line.name).is_some_and(|present| Arc::ptr_eq(present, line));
+        if is_ours && line.is_deserted() {
+            lines.remove(&line.name);
+        }
+    }
+
+    /// Nothing that is told is for `token` any more.
+    pub(crate) fn forget(&self, name: &LockName, token: &Token) {
+        let line = self.line(name);
+        if let Some(line) = line {
+            line.forget(token);
+            if line.is_deserted() && !line.is_attended() {
+                self.close(&line);
+            }
+        }
+    }
+
+    /// As [`forget`](Self::forget), for a token that somebody else goes on with.
+    pub(crate) fn hand_on(&self, name: &LockName, token: &Token) {
+        {
+            let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
+            if handed_on.len() == REMEMBERED {
+                handed_on.pop_front();
+            }
+            handed_on.push_back(token.clone());
+        }
+        self.forget(name, token);
+    }
+
+    fn is_handed_on(&self, token: &Token) -> bool {
+        self.handed_on.lock().unwrap_or_else(PoisonError::into_inner).contains(token)
+    }
+
+    /// Has everybody look at how things stand.
+    pub(crate) fn wake_all(&self) {
+        let lines: Vec<Arc<Line>> = self.lines().values().cloned().collect();
+        lines.iter().for_each(|line| line.wake_all());
+    }
+
+    fn line(&self, name: &LockName) -> Option<Arc<Line>> {
+        self.lines().get(name).cloned()
+    }
+
+    fn lines(&self) -> MutexGuard<'_, HashMap<LockName, Arc<Line>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hears one node.
+struct Ear {
+    index: usize,
+    core: Weak<Core>,
+}
+
+impl Listener for Ear {
+    fn granted(&self, grant: Grant) {
+        let Some(core) = self.core.upgrade() else { return };
+        let is_known = match core.waiters.line(&grant.name) {
+            Some(line) => line.granted(&core, self.index, &grant),
+            None => false,
+        };
+        if is_known || core.waiters.is_handed_on(&grant.token) {
+            return;
+        }
+        // Nobody here wants it any more: on to the next in line.
+        let node: Arc<dyn Node> = Arc::clone(&core.nodes[self.index]);
+        let deadline = core.clock.sleep_until(core.clock.now() + GIVE_BACK);
+        core.reaper.run(async move {
+            tokio::select! {
+                biased;
+                _ = node.release(&grant.name, &grant.token, Succession::HandOver) => {}
+                () = deadline => {}
+            }
+        });
+    }
+
+    fn freed(&self, name: LockName) {
+        let Some(core) = self.core.upgrade() else { return };
+        if let Some(line) = core.waiters.line(&name) {
+            line.freed(self.index, core.clock.now());
+        }
+    }
+
+    fn interrupted(&self) {
+        let Some(core) = self.core.upgrade() else { return };
+        let lines: Vec<Arc<Line>> = core.waiters.lines().values().cloned().collect();
+        let now = core.clock.now();
+        lines.iter().for_each(|line| line.interrupted(self.index, now));
+    }
+}
+
+impl fmt::Debug for Ear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ear(node {})", self.index)
+    }
+}
+
+impl fmt::Debug for Waiters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Waiters({} lines)", self.lines().len())
+    }
+}
+
+/// How many tokens that were handed on are remembered.
+const REMEMBERED: usize = 1_000;
+
+/// How long giving back a lease that nobody wants may take.
+const GIVE_BACK: Duration = Duration::from_secs(2);

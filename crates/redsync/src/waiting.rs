@@ -1,0 +1,191 @@
+//! Waiting in line for one lock, from taking a place to holding.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::attempt::{acquired, ask};
+use crate::error::{Error, ErrorKind};
+use crate::guard::Guard;
+use crate::holding::{Core, Holding};
+use crate::options::Settings;
+use crate::protocol::{Instant, Ticket};
+use crate::service::{Member, Outlook};
+use crate::telling;
+
+/// Takes the lock in its turn; until `end`, if there is one.
+///
+/// Cancel safe: dropped at any point, the place in line is left, and what may have been granted is passed on.
+pub(crate) async fn wait_in_line(
+    core: &Arc<Core>,
+    settings: &Settings,
+    end: Option<Instant>,
+    tries: &mut u32,
+) -> Result<Guard, Error> {
+    let began = core.clock.now();
+    let ticket = core.waiters.tickets.draw(&core.clock);
+    let mut wait = Wait { core, settings, ticket, began, end, exhausted: None, has_told: false };
+    loop {
+        *tries = tries.saturating_add(1);
+        // Boxed, since a lock that is free is taken without it.
+        if let Some(guard) = wait.with_a_token().await? {
+            return Ok(guard);
+        }
+    }
+}
+
+/// One caller's wait.
+struct Wait<'a> {
+    core: &'a Arc<Core>,
+    settings: &'a Settings,
+    /// Kept from one token to the next: it is the caller's place.
+    ticket: Ticket,
+    began: Instant,
+    end: Option<Instant>,
+    /// Since when leases are granted only when their time is all but over.
+    exhausted: Option<Instant>,
+    has_told: bool,
+}
+
+impl Wait<'_> {
+    /// Waits with a token of its own. Nothing if that can bring nothing any more, and another has to be drawn.
+    async fn with_a_token(&mut self) -> Result<Option<Guard>, Error> {
+        let core = self.core;
+        if core.keeper.is_shut() {
+            return Err(Error::ShutDown);
+        }
+        core.enter()?;
+        let terms = self.settings.terms()?;
+        // The undo is armed before the first byte is sent: from here on, dropping this future releases.
+        let holding = Holding::new(Arc::clone(core), terms);
+        let guard = Guard::new(Arc::clone(&holding));
+        if !core.waiters.is_contended(&self.settings.name) {
+            match ask(&holding, self.time_left(), self.settings.shuffle_nodes).await {
+                Ok(()) => return acquired(guard, &holding).await.map(Some),
+                Err(error) if error.kind() == ErrorKind::ValidityExhausted => {
+                    guard.give_back().await;
+                    return self.once_more(error);
+                }
+                Err(error) => self.tell_withheld(&error),
+            }
+        }
+        Box::pin(self.in_line(guard, &holding)).await
+    }
+
+    async fn in_line(&mut self, guard: Guard, holding: &Arc<Holding>) -> Result<Option<Guard>, Error> {
+        let core = self.core;
+        let member = core.waiters.join(holding, self.ticket, self.began);
+        let mut first = FirstRequests::of(holding, &member);
+        loop {
+            member.attend();
+            let now = core.clock.now();
+            let look_at = match member.outlook(self.began, now) {
+                Outlook::Held => {
+                    member.acquired();
+                    let guard = acquired(guard, holding).await?;
+                    holding.top_up();
+                    return Ok(Some(guard));
+                }
+                Outlook::Over => {
+                    drop(member);
+                    guard.give_back().await;
+                    let name = self.settings.name.clone();
+                    let took = core.clock.now().saturating_since(self.began);
+                    return self.once_more(Error::ValidityExhausted { name, took });
+                }
+                Outlook::Unreachable(error) => {
+                    drop(member);
+                    guard.give_back().await;
+                    return Err(error);
+                }
+                Outlook::Waiting(look_at) => look_at,
+            };
+            if core.keeper.is_shut() {
+                return Err(Error::ShutDown);
+            }
+            if self.end.is_some_and(|end| end <= now) {
+                let error = member.error(now);
+                drop(member);
+                guard.give_back().await;
+                return Err(error);
+            }
+            let look_at = self.end.map_or(look_at, |end| end.min(look_at));
+            tokio::select! {
+                biased;
+                () = member.changed() => {}
+                () = first.next() => {}
+                () = core.clock.sleep_until(look_at) => {}
+            }
+        }
+    }
+
+    /// Another token is to be drawn; unless it has been like that for longer than the expiry.
+    fn once_more(&mut self, error: Error) -> Result<Option<Guard>, Error> {
+        let now = self.core.clock.now();
+        let since = *self.exhausted.get_or_insert(now);
+        let is_over = self.end.is_some_and(|end| end <= now);
+        match is_over || now.saturating_since(since) > self.settings.expiry() {
+            true => Err(error),
+            false => Ok(None),
+        }
+    }
+
+    fn tell_withheld(&mut self, error: &Error) {
+        if let Some(wait) = error.wait_for_restarted()
+            && !self.has_told
+        {
+            telling::waits_for_restarted(&self.settings.name, wait, error);
+            self.has_told = true;
+        }
+    }
+
+    fn time_left(&self) -> Duration {
+        self.end.map_or(Duration::MAX, |end| end.saturating_since(self.core.clock.now()))
+    }
+}
+
+/// The caller's own requests for a place, one to each node that has not granted the lease already. Those that are not
+/// answered when this is dropped are heard in the background.
+struct FirstRequests {
+    core: Arc<Core>,
+    asked: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl FirstRequests {
+    fn of(holding: &Arc<Holding>, member: &Member) -> Self {
+        let core = Arc::clone(&holding.core);
+        let nodes: Vec<usize> =
+            (0..core.nodes.len()).filter(|&index| !holding.is_granted_on(index)).collect();
+        let asked = holding.ask_to_enter(&nodes);
+        let request = |index: usize| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(member.first_request(index, asked).run())
+        };
+        let asked = nodes.into_iter().map(request).collect();
+        Self { core, asked }
+    }
+
+    /// Completes when one was answered; never when all have been.
+    async fn next(&mut self) {
+        poll_fn(|context| {
+            let before = self.asked.len();
+            self.asked.retain_mut(|asked| asked.as_mut().poll(context).is_pending());
+            if self.asked.len() < before { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+impl Drop for FirstRequests {
+    fn drop(&mut self) {
+        let asked = std::mem::take(&mut self.asked);
+        if !asked.is_empty() {
+            self.core.reaper.run_soon(&self.core.clock, async move {
+                for asked in asked {
+                    asked.await;
+                }
+            });
+        }
+    }
+}
