@@ -129,7 +129,7 @@ pub(crate) struct AcquireArgs {
     /// Do not wait in line: give up at once if the lock is taken
     #[arg(long = "try", id = "no_wait")]
     pub(crate) no_wait: bool,
-    /// Who holds, in the words that `status` shows [default: HOST:PID]
+    /// Who holds or waits, in the words that `status` shows [default: HOST:PID]
     #[arg(long, value_name = "TEXT")]
     pub(crate) owner: Option<String>,
     #[command(flatten)]

@@ -93,13 +93,21 @@ impl Drop for Terminal {
     }
 }
 
+/// How many wait in line.
+#[track_caller]
+fn waiting(machine: &Machine) -> u64 {
+    let outcome = machine.redsync(["status", "--quiet", "--json", "backup"]);
+    let status: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    status["waiting"].as_u64().unwrap()
+}
+
 #[test]
 fn a_long_wait_shows_who_holds_and_is_cleared() {
     let machine = Machine::new();
     let holder = machine.start_sh("--owner web-2:311 backup", "echo held > held; exec sleep 60");
     machine.wait_for_file("held");
     let mut terminal = Terminal::start(&machine, "exec $redsync run backup -- echo it is mine");
-    terminal.wait_for("waiting for backup: held by web-2:311, ");
+    terminal.wait_for("waiting for backup: 1st in line; held by web-2:311, ");
     terminal.wait_for(" s left (2 s so far)");
     drop(holder);
     terminal.wait_for("it is mine");
@@ -110,6 +118,41 @@ fn a_long_wait_shows_who_holds_and_is_cleared() {
         before.ends_with("\u{1b}[2K") || before.ends_with("\u{1b}[K") || before.ends_with('\r'),
         "{before:?}"
     );
+}
+
+#[test]
+fn a_long_wait_shows_ones_own_place_in_line_though_others_have_the_same_label() {
+    let servers = servers(3);
+    for machine in [Machine::new(), Machine::with_nodes(&servers)] {
+        let _holder = machine.start_sh("--owner web-2:311 backup", "echo held > held; exec sleep 60");
+        machine.wait_for_file("held");
+        let first = machine.start_sh("--owner nightly backup", "true");
+        wait_until("it waits in line", SOON, || waiting(&machine) == 1);
+        let mut terminal = Terminal::start(&machine, "exec $redsync run --owner nightly backup -- true");
+        terminal.wait_for("waiting for backup: 2nd in line; held by web-2:311, ");
+        let _third = machine.start_sh("--owner nightly backup", "true");
+        wait_until("it waits in line", SOON, || waiting(&machine) == 3);
+        drop(first);
+        terminal.wait_for("waiting for backup: 1st in line; held by web-2:311, ");
+        assert!(!terminal.screen().contains("3rd"), "{:?}", terminal.screen());
+        terminal.press("\u{3}");
+        assert_eq!(terminal.exit_code(), Some(130));
+        assert_eq!(waiting(&machine), 1, "the interrupt key ends the wait, and the place in line with it");
+    }
+}
+
+#[test]
+fn a_long_wait_in_a_very_long_line_shows_that() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let _holder = machine.hold("backup");
+    let strangers: Vec<[String; 2]> = (1..=100).map(|n| [n.to_string(), format!("token{n}")]).collect();
+    let places = strangers.iter().flatten().map(String::as_str);
+    server.command(&["ZADD", "{backup}:redsync:line"].into_iter().chain(places).collect::<Vec<_>>());
+    let mut terminal = Terminal::start(&machine, "exec $redsync lock backup");
+    terminal.wait_for("waiting for backup: more than 100 before us; held by ");
+    terminal.press("\u{3}");
+    assert_eq!(terminal.exit_code(), Some(130));
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn completions_and_the_manual_page_know_the_commands() {
     for arguments in ["completions bash", "completions zsh", "completions fish", "man"] {
         let outcome = machine.redsync(arguments.split(' '));
         assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{arguments}: {outcome}");
-        for word in ["run", "unlock", "expiry"] {
+        for word in ["run", "unlock", "expiry", "barging"] {
             assert!(outcome.stdout.contains(word), "{arguments}: no {word} in {outcome}");
         }
     }

@@ -39,7 +39,24 @@ impl Clause {
     ///
     /// Outside of a tokio runtime with its time enabled.
     pub async fn check(&self, node: Arc<dyn Node>) -> Result<(), Failure> {
-        let trial = Trial::new(node);
+        let mut tries_left = TRIES;
+        loop {
+            tries_left -= 1;
+            let trial = Trial::new(Arc::clone(&node));
+            let verdict = self.try_once(&trial).await;
+            trial.clean_up().await;
+            // Where a connection broke, those in line on it may have been taken for gone, which is no breach.
+            if tries_left == 0 || verdict.is_ok() || !trial.was_interrupted() {
+                return verdict.map_err(|breach| Failure {
+                    clause: self.name,
+                    expected: breach.expected,
+                    came: breach.came,
+                });
+            }
+        }
+    }
+
+    async fn try_once(&self, trial: &Trial) -> Verdict {
         // A task of its own, so that a node that panics fails the clause and not the suite.
         let mut task = JoinSet::new();
         task.spawn({
@@ -52,8 +69,7 @@ impl Clause {
             Ok(None) | Err(_) => Err(Breach::new("an end", format!("none within {CLAUSE_DEADLINE:?}"))),
         };
         task.shutdown().await;
-        trial.clean_up().await;
-        verdict.map_err(|breach| Failure { clause: self.name, expected: breach.expected, came: breach.came })
+        verdict
     }
 }
 
@@ -157,7 +173,6 @@ pub fn clauses() -> Vec<Clause> {
         telling::another_clients_listener_is_not_told,
         telling::who_renewed_with_another_client_is_told_there,
         telling::who_has_left_is_told_nothing,
-        telling::who_cannot_be_told_any_more_is_skipped,
         telling::barging_tells_the_first_in_line_that_the_name_is_free,
         telling::barging_tells_nobody_who_did_not_renew_in_time,
         telling::a_node_that_cannot_tell_says_so_each_time,
@@ -200,3 +215,6 @@ fn panic_message(error: tokio::task::JoinError) -> String {
 
 /// How long one clause may take in all. Less than the leases that a clause takes for lasting.
 const CLAUSE_DEADLINE: Duration = Duration::from_secs(40);
+
+/// How often a clause is tried as long as the node says that something may not have been told.
+const TRIES: usize = 3;

@@ -33,7 +33,8 @@
 //! # Telling
 //!
 //! The suite listens with many clients on the one node. A node that says how soon to ask again, in answer to those who
-//! enter, cannot tell, and is asked.
+//! enter, cannot tell, and is asked. A clause is tried again where the node says meanwhile that something may not have been
+//! told: those in line may have lost their places with the connection.
 //!
 //! | file | idea |
 //! |---|---|

@@ -6,6 +6,7 @@ mod owner;
 mod waiter;
 
 use std::fmt::{self, Debug, Display};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,11 +56,13 @@ pub(crate) struct Trial {
     node: Arc<dyn Node>,
     /// Who may hold something when the clause is over.
     owners: Arc<Mutex<Vec<Owner>>>,
+    /// Whether the node told a client that something may not have been told.
+    is_interrupted: Arc<AtomicBool>,
 }
 
 impl Trial {
     pub(crate) fn new(node: Arc<dyn Node>) -> Self {
-        Self { node, owners: Arc::default() }
+        Self { node, owners: Arc::default(), is_interrupted: Arc::default() }
     }
 
     /// A lock with a name that nobody has used before.
@@ -112,6 +115,10 @@ impl Trial {
 
     pub(crate) fn display(&self) -> String {
         self.node.to_string()
+    }
+
+    pub(crate) fn was_interrupted(&self) -> bool {
+        self.is_interrupted.load(Ordering::SeqCst)
     }
 
     /// Releases whatever the clause took. Does not care whether that works: the verdict is given.

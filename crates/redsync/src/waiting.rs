@@ -61,6 +61,7 @@ impl Wait<'_> {
         // The undo is armed before the first byte is sent: from here on, dropping this future releases.
         let holding = Holding::new(Arc::clone(core), terms);
         let guard = Guard::new(Arc::clone(&holding));
+        let mut refusal = None;
         if !core.waiters.is_contended(&self.settings.name) {
             match ask(&holding, self.time_left(), self.settings.shuffle_nodes).await {
                 Ok(()) => return acquired(guard, &holding).await.map(Some),
@@ -68,15 +69,26 @@ impl Wait<'_> {
                     guard.give_back().await;
                     return self.once_more(error);
                 }
-                Err(error) => self.tell_withheld(&error),
+                Err(error) => {
+                    self.tell_withheld(&error);
+                    refusal = Some(error);
+                }
             }
         }
-        Box::pin(self.in_line(guard, &holding)).await
+        Box::pin(self.in_line(guard, &holding, refusal)).await
     }
 
-    async fn in_line(&mut self, guard: Guard, holding: &Arc<Holding>) -> Result<Option<Guard>, Error> {
+    async fn in_line(
+        &mut self,
+        guard: Guard,
+        holding: &Arc<Holding>,
+        refusal: Option<Error>,
+    ) -> Result<Option<Guard>, Error> {
         let core = self.core;
         let member = core.waiters.join(holding, self.ticket, self.began);
+        if let Some(refusal) = refusal {
+            member.heard(&refusal, self.began);
+        }
         let mut first = FirstRequests::of(holding, &member);
         loop {
             member.attend();
@@ -85,7 +97,7 @@ impl Wait<'_> {
                 Outlook::Held => {
                     member.acquired();
                     let guard = acquired(guard, holding).await?;
-                    holding.top_up();
+                    holding.top_up().await;
                     return Ok(Some(guard));
                 }
                 Outlook::Over => {
@@ -106,7 +118,7 @@ impl Wait<'_> {
                 return Err(Error::ShutDown);
             }
             if self.end.is_some_and(|end| end <= now) {
-                let error = member.error(now);
+                let error = member.error(self.began, now);
                 drop(member);
                 guard.give_back().await;
                 return Err(error);
@@ -146,31 +158,34 @@ impl Wait<'_> {
     }
 }
 
-/// The caller's own requests for a place, one to each node that has not granted the lease already. Those that are not
-/// answered when this is dropped are heard in the background.
+/// The caller's own requests for a place, one to each node that has not granted the lease already. Those that were sent and
+/// are not answered when this is dropped are heard in the background.
 struct FirstRequests {
-    core: Arc<Core>,
-    asked: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    holding: Arc<Holding>,
+    asked: Vec<(usize, Asked)>,
+    were_sent: bool,
 }
+
+type Asked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl FirstRequests {
     fn of(holding: &Arc<Holding>, member: &Member) -> Self {
-        let core = Arc::clone(&holding.core);
+        let core = &holding.core;
         let nodes: Vec<usize> =
             (0..core.nodes.len()).filter(|&index| !holding.is_granted_on(index)).collect();
         let asked = holding.ask_to_enter(&nodes);
-        let request = |index: usize| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-            Box::pin(member.first_request(index, asked).run())
-        };
+        let request =
+            |index: usize| -> (usize, Asked) { (index, Box::pin(member.first_request(index, asked).run())) };
         let asked = nodes.into_iter().map(request).collect();
-        Self { core, asked }
+        Self { holding: Arc::clone(holding), asked, were_sent: false }
     }
 
     /// Completes when one was answered; never when all have been.
     async fn next(&mut self) {
+        self.were_sent = true;
         poll_fn(|context| {
             let before = self.asked.len();
-            self.asked.retain_mut(|asked| asked.as_mut().poll(context).is_pending());
+            self.asked.retain_mut(|(_, asked)| asked.as_mut().poll(context).is_pending());
             if self.asked.len() < before { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -180,9 +195,14 @@ impl FirstRequests {
 impl Drop for FirstRequests {
     fn drop(&mut self) {
         let asked = std::mem::take(&mut self.asked);
+        if !self.were_sent {
+            asked.iter().for_each(|(index, _)| self.holding.unapplied(*index));
+            return;
+        }
         if !asked.is_empty() {
-            self.core.reaper.run_soon(&self.core.clock, async move {
-                for asked in asked {
+            let core = &self.holding.core;
+            core.reaper.run_soon(&core.clock, async move {
+                for (_, asked) in asked {
                     asked.await;
                 }
             });

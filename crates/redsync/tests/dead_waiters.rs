@@ -75,7 +75,7 @@ async fn killed_waiters_are_passed_over_at_once() {
         for round in 0..ROUNDS {
             let name = &format!("round-{round}");
             let mut workers = Fleet::start(4, &servers);
-            let holder = redsync.mutex(name).expiry(EXPIRY).lock().await.unwrap();
+            let holder = redsync.mutex(name).expiry(EXPIRY).fail_fast(false).lock().await.unwrap();
             for number in 0..4 {
                 workers.enter(number, Entry::new(number, name).expiry(EXPIRY));
                 // Nodes order by tickets to which their clocks agree, within milliseconds.
@@ -99,7 +99,7 @@ async fn a_stopped_waiter_costs_one_expiry_and_gets_its_turn_when_it_goes_on() {
         let servers = servers(nodes);
         let redsync = connect(&servers).await;
         let mut workers = Fleet::start(2, &servers);
-        let holder = redsync.mutex("name").expiry(EXPIRY).lock().await.unwrap();
+        let holder = redsync.mutex("name").expiry(EXPIRY).fail_fast(false).lock().await.unwrap();
         workers.enter(0, Entry::new(0, "name").expiry(EXPIRY));
         // Nodes order by tickets to which their clocks agree, within milliseconds.
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -148,7 +148,7 @@ async fn a_dropped_wait_leaves_the_line() {
     for nodes in [1, 3] {
         let servers = servers(nodes);
         let redsync = connect(&servers).await;
-        let holder = redsync.mutex("name").expiry(EXPIRY).lock().await.unwrap();
+        let holder = redsync.mutex("name").expiry(EXPIRY).fail_fast(false).lock().await.unwrap();
         let mut wait = ByHand::new(redsync.mutex("name").expiry(EXPIRY));
         wait.until_in_line(&servers, "name", 1);
         drop(wait);
@@ -164,7 +164,7 @@ async fn a_dropped_wait_leaves_the_line() {
 async fn after_one_who_was_granted(nodes: usize, abandon: impl FnOnce(ByHand) -> Option<ByHand>) -> Duration {
     let servers = servers(nodes);
     let (redsync, other) = (connect(&servers).await, connect(&servers).await);
-    let holder = other.mutex("name").expiry(EXPIRY).lock().await.unwrap();
+    let holder = other.mutex("name").expiry(EXPIRY).fail_fast(false).lock().await.unwrap();
     let token = holder.token().as_str().to_owned();
     let mut first = ByHand::new(redsync.mutex("name").expiry(EXPIRY));
     first.until_in_line(&servers, "name", 1);

@@ -71,25 +71,33 @@ pub(crate) async fn release_by_the_last_in_line_frees_the_name(trial: &Trial) ->
 }
 
 pub(crate) async fn release_takes_the_holders_own_place_in_line_with_it(trial: &Trial) -> Verdict {
-    let (former, [first, second]) = trial.held_with_line().await?;
-    former.owner().lets_go().await?;
-    // Nothing takes it out of the line when it is granted without its turn: a guard that repairs its quorum does so.
-    first.owner().retakes(LONGER).await?;
-    let asked = Instant::now();
-    first.owner().releases().await?;
-    second.was_handed_it(LONG, asked).await?;
-    first.lock().is_waited_for_by(&[]).await?;
-    second.owner().releases().await?;
-    first.lock().is_deserted().await
+    for is_first in [true, false] {
+        let (former, [first, second]) = trial.held_with_line().await?;
+        former.owner().lets_go().await?;
+        let (holder, next) = if is_first { (first, second) } else { (second, first) };
+        // Nothing takes it out of the line when it is granted without its turn: a guard that repairs its quorum does so.
+        holder.owner().retakes(LONGER).await?;
+        let asked = Instant::now();
+        holder.owner().releases().await?;
+        next.was_handed_it(LONG, asked).await?;
+        next.lock().is_waited_for_by(&[]).await?;
+        next.owner().releases().await?;
+        next.lock().is_deserted().await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn letting_go_takes_the_holders_own_place_in_line_with_it(trial: &Trial) -> Verdict {
-    let (former, [first, second]) = trial.held_with_line().await?;
-    former.owner().lets_go().await?;
-    first.owner().is_granted(LONGER).await?;
-    first.owner().lets_go().await?;
-    first.lock().is_free().await?;
-    first.lock().is_waited_for_by(&[&second]).await
+    for is_first in [true, false] {
+        let (former, [first, second]) = trial.held_with_line().await?;
+        former.owner().lets_go().await?;
+        let (holder, next) = if is_first { (first, second) } else { (second, first) };
+        holder.owner().is_granted(LONGER).await?;
+        holder.owner().lets_go().await?;
+        next.lock().is_free().await?;
+        next.lock().is_waited_for_by(&[&next]).await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn release_of_a_free_name_hands_it_to_the_first_in_line(trial: &Trial) -> Verdict {

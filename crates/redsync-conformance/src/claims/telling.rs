@@ -107,24 +107,6 @@ pub(crate) async fn who_has_left_is_told_nothing(trial: &Trial) -> Verdict {
     first.client().was_told_only(&[second.grant()]).await
 }
 
-pub(crate) async fn who_cannot_be_told_any_more_is_skipped(trial: &Trial) -> Verdict {
-    let lock = trial.lock();
-    let lease = lock.owner("holder").is_granted(LONG).await?;
-    let [gone, first] = [10, 20].map(|ticket| trial.client().waiter(&lock, "waiter", ticket));
-    gone.is_queued(LONG, 1, &lease).await?;
-    first.is_queued(LONG, 2, &lease).await?;
-    if first.client().has_to_ask_within().is_some() {
-        // Such a node knows of nobody whether it is still there.
-        return Ok(());
-    }
-    drop(gone);
-    let asked = Instant::now();
-    lease.owner().releases().await?;
-    first.was_handed_it(LONG, asked).await?;
-    first.comes_to_know(LONG).await?;
-    lock.is_waited_for_by(&[]).await
-}
-
 pub(crate) async fn barging_tells_the_first_in_line_that_the_name_is_free(trial: &Trial) -> Verdict {
     let (lease, [first]) = trial.held_with_line().await?;
     let second = trial.client().waiter(first.lock(), "second", 20);

@@ -1,5 +1,6 @@
 //! One who waits at the node on behalf of others, and what it hears.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,9 @@ pub(crate) enum Heard {
 
 impl Client {
     pub(super) fn new(trial: Trial) -> Self {
-        let (id, ear) = (ClientId::random(), Arc::<Ear>::default());
+        let is_interrupted = Arc::clone(&trial.is_interrupted);
+        let (id, ear) =
+            (ClientId::random(), Arc::new(Ear { heard: watch::Sender::default(), is_interrupted }));
         let listener = Arc::downgrade(&ear);
         trial.node.listen(&id, listener);
         Self { trial, id, ear, ask_within: Arc::default() }
@@ -117,9 +120,10 @@ impl Client {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ear {
     heard: watch::Sender<Vec<Heard>>,
+    is_interrupted: Arc<AtomicBool>,
 }
 
 impl Listener for Ear {
@@ -132,6 +136,7 @@ impl Listener for Ear {
     }
 
     fn interrupted(&self) {
+        self.is_interrupted.store(true, Ordering::SeqCst);
         self.heard.send_modify(|heard| heard.push(Heard::Interrupted));
     }
 }

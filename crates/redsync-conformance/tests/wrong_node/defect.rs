@@ -108,7 +108,6 @@ pub(crate) enum Defect {
     TellsNobodyOfYields,
     TellsTheFirstClient,
     TellsThoseWhoLeft,
-    TellsTheGone,
     ReadsGrantsToTheFirstColon,
     SaysNowAndThenThatItCannotTell,
     Faults,

@@ -55,12 +55,10 @@ impl WrongNode {
         self.notes.tellers.by_client.lock().unwrap().insert(client.clone(), teller);
     }
 
-    /// A node without this defect notices by now who is gone.
+    /// The node notices by now who is gone.
     pub(super) fn forget_the_gone(&self) {
-        if self.defect != Defect::TellsTheGone {
-            let is_there = |teller: &Teller| teller.listener.strong_count() > 0;
-            self.notes.tellers.by_client.lock().unwrap().retain(|_, teller| is_there(teller));
-        }
+        let is_there = |teller: &Teller| teller.listener.strong_count() > 0;
+        self.notes.tellers.by_client.lock().unwrap().retain(|_, teller| is_there(teller));
     }
 }
 

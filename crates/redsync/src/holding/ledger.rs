@@ -117,6 +117,11 @@ impl Entry {
         self.yielding > 0 || self.yielded.is_some_and(is_older)
     }
 
+    /// How many requests are unanswered that may bring a lease, or a place in line.
+    const fn pending(&self) -> u32 {
+        self.unanswered.saturating_sub(self.extending)
+    }
+
     /// Whether there may be a lease.
     const fn may_hold(&self) -> bool {
         matches!(self.mark, Mark::Asked | Mark::Granted) || self.retaking > 0
@@ -236,7 +241,7 @@ impl Ledger {
         if self.is_news(node, number) {
             let entry = &mut self.nodes[node];
             // Another request may have brought a place in line meanwhile, or a lease.
-            entry.mark = if entry.unanswered == 0 { Mark::None } else { Mark::Asked };
+            entry.mark = if entry.pending() > 0 { Mark::Asked } else { Mark::None };
             self.ends.lose(node);
             self.is_past(now);
         }
@@ -301,9 +306,20 @@ impl Ledger {
         }
     }
 
-    /// Records that a request will not be applied by `node`: it never was sent.
+    /// Records that a request for a place will not be applied by `node`: it never was sent.
     pub(super) fn unapplied(&mut self, node: usize) {
+        let entry = &mut self.nodes[node];
+        entry.hear();
+        if entry.mark == Mark::Asked && entry.pending() == 0 {
+            entry.mark = Mark::None;
+        }
+    }
+
+    /// Records that request `number` to yield will not be applied by `node`: the lease is there as it was.
+    pub(super) fn not_yielded(&mut self, node: usize, number: RequestNumber) {
         self.nodes[node].hear();
+        self.yielded(node, number);
+        self.nodes[node].mark = Mark::Granted;
     }
 
     /// Records that `node` tells of a grant to the place that request `number` took or renewed. False if that is no longer
@@ -327,6 +343,13 @@ impl Ledger {
     /// When request `number` was sent, if that is remembered.
     pub(super) fn sent(&self, number: RequestNumber) -> Option<Instant> {
         self.asked.iter().find(|asked| asked.number == number).map(|asked| asked.sent)
+    }
+
+    /// Whether some node has granted a lease that does not count.
+    pub(super) fn has_doubts(&self) -> bool {
+        let is_doubted =
+            |node: &usize| self.nodes[*node].mark == Mark::Granted && self.ends.end_on(*node).is_none();
+        (0..self.nodes.len()).any(|node| is_doubted(&node))
     }
 
     /// Until when `node`'s lease stands, if it counts.
@@ -447,12 +470,12 @@ impl Ledger {
     }
 
     /// Takes the nodes that are to be asked to release, and that nobody else is asking: those that may have the token,
-    /// or only those that are known to. They are the caller's until each has been [answered](Self::released) or
+    /// or a place for it, or only those that are known to. They are the caller's until each has been [answered](Self::released) or
     /// [left](Self::leave).
-    pub(super) fn take(&mut self, only_granted: bool) -> Vec<(usize, Mark)> {
+    pub(super) fn take(&mut self, only_known: bool) -> Vec<(usize, Mark)> {
         // SAFETY RULE (design §4): a node that answered "taken" is never sent a release: it has no mark.
-        let wanted = |entry: &Entry| match only_granted {
-            true => entry.mark == Mark::Granted,
+        let wanted = |entry: &Entry| match only_known {
+            true => matches!(entry.mark, Mark::Granted | Mark::Queued),
             false => entry.is_open(),
         };
         let free =
@@ -476,7 +499,11 @@ impl Ledger {
         self.ends.lose(node);
         let entry = &mut self.nodes[node];
         match released {
+            // One request that is under way brought what was found. Any other may be applied yet: by another connection, or in
+            // a second trip.
+            Released::Released | Released::Left if entry.pending() > 1 => entry.mark = Mark::Asked,
             Released::Released | Released::Left => entry.mark = Mark::Released,
+            Released::NotHeld | Released::HeldByAnother(_) if entry.pending() > 0 => entry.mark = Mark::Asked,
             // Where the answer to acquiring had not been seen, "not held" may only mean "not yet".
             Released::NotHeld if before == Mark::Asked => {}
             Released::NotHeld | Released::HeldByAnother(_) => entry.mark = Mark::None,

@@ -102,12 +102,13 @@ struct Release {
 }
 
 impl Release {
-    /// Asks the nodes that may have the token, or only those known to. The token is given back from here on.
-    fn begin(holding: &Arc<Holding>, only_granted: bool) -> Self {
+    /// Asks the nodes that may have the token, or a place for it, or only those known to. The token is given back from here
+    /// on.
+    fn begin(holding: &Arc<Holding>, only_known: bool) -> Self {
         let asked = {
             let mut ledger = holding.ledger();
             ledger.give_back(holding.core.clock.now());
-            ledger.take(only_granted)
+            ledger.take(only_known)
         };
         holding.end_keeping();
         let core = &holding.core;

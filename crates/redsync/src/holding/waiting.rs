@@ -53,12 +53,17 @@ impl Holding {
         self.ledger().queued(index, number, self.core.clock.now());
     }
 
-    /// Records that a request was never sent to node `index`.
+    /// Records that a request for a place was never sent to node `index`.
     pub(crate) fn unapplied(&self, index: usize) {
         self.ledger().unapplied(index);
     }
 
-    /// Records that node `index` answered request `number` to yield, or never got it.
+    /// Records that request `number` to yield was never sent to node `index`.
+    pub(crate) fn not_yielded(&self, index: usize, number: RequestNumber) {
+        self.ledger().not_yielded(index, number);
+    }
+
+    /// Records that node `index` answered request `number` to yield.
     pub(crate) fn yielded(&self, index: usize, number: RequestNumber) {
         self.ledger().yielded(index, number);
     }
@@ -130,14 +135,18 @@ impl Holding {
         }
     }
 
-    /// Extends the leases of a guard that is not renewed, where a part of their time had passed when they were granted.
-    pub(crate) fn top_up(self: &Arc<Self>) {
-        if self.terms.renew || self.remaining() > self.terms.trusted().mul_f64(0.9) {
-            return;
+    /// Extends the leases of a guard that was just had: where nodes granted what did not count, by which it does from now on;
+    /// and, in the background, where a part of their time had passed already and nobody renews them. What comes of it,
+    /// the guard's end says.
+    pub(crate) async fn top_up(self: &Arc<Self>) {
+        let expiry = self.terms.claim.expiry;
+        let has_doubts = self.ledger().has_doubts();
+        if has_doubts {
+            let _ = self.extend(expiry).await;
+        } else if !self.terms.renew && self.remaining() < self.terms.trusted().mul_f64(0.9) {
+            let holding = Arc::clone(self);
+            self.core.reaper.run(async move { _ = holding.extend(expiry).await });
         }
-        let holding = Arc::clone(self);
-        // What comes of it, the guard's end says.
-        self.core.reaper.run(async move { _ = holding.extend(holding.terms.claim.expiry).await });
     }
 
     /// Whether a majority of nodes can still grant what counts. Where requests to yield were lost, it cannot.

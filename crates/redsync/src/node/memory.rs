@@ -146,9 +146,9 @@ impl Step<'_> {
     /// Gives the lease to the first in line, who is told unless it is the one who asks.
     fn hand_over(&mut self, asking: impl Fn(&Token) -> bool) {
         let mut listener = None;
-        let next = self.lock.line.next(self.now, |waiter| {
+        let next = self.lock.line.next(self.now, |token, waiter| {
             listener = self.listeners.get(&waiter.contact).and_then(Weak::upgrade);
-            listener.is_some()
+            listener.is_some() || asking(token)
         });
         self.lock.lease = next.map(|(token, waiter)| {
             if !asking(&token) {
@@ -163,7 +163,8 @@ impl Step<'_> {
     fn wake_first(&mut self) {
         let listening =
             |waiter: &Waiter<ClientId>| self.listeners.get(&waiter.contact).and_then(Weak::upgrade);
-        let first = self.lock.line.iter().find_map(|(_, waiter)| listening(waiter));
+        let mut alive = self.lock.line.iter().filter(|(_, waiter)| self.now < waiter.deadline);
+        let first = alive.find_map(|(_, waiter)| listening(waiter));
         self.told = first.map(|listener| (listener, Event::Freed(self.name.clone())));
     }
 
@@ -321,5 +322,62 @@ impl fmt::Display for MemoryNode {
 impl fmt::Debug for MemoryNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MemoryNode({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::protocol::{Expiry, Round, Ticket};
+
+    #[derive(Debug)]
+    struct Hearing(mpsc::UnboundedSender<Token>);
+
+    impl Listener for Hearing {
+        fn granted(&self, grant: Grant) {
+            let _ = self.0.send(grant.token);
+        }
+
+        fn freed(&self, _: LockName) {}
+
+        fn interrupted(&self) {}
+    }
+
+    fn place(token: &str, ticket: u64) -> Place {
+        let (name, token) = (LockName::new("name").unwrap(), Token::from_text(token).unwrap());
+        let claim = Claim::new(name, token, Expiry::new(Duration::from_secs(8)).unwrap());
+        Place::new(claim, Ticket::from_micros(ticket), Round::new(1))
+    }
+
+    #[tokio::test]
+    async fn who_is_not_there_to_be_told_any_more_is_skipped() {
+        let node = MemoryNode::new();
+        let (gone, present) = (ClientId::random(), ClientId::random());
+        let (told, mut hears) = mpsc::unbounded_channel();
+        let (deaf, hearing) = (Arc::new(Hearing(told.clone())), Arc::new(Hearing(told)));
+        node.listen(&gone, Arc::<Hearing>::downgrade(&deaf) as Weak<dyn Listener>);
+        node.listen(&present, Arc::<Hearing>::downgrade(&hearing) as Weak<dyn Listener>);
+        let holder = place("holder", 1).claim;
+        node.acquire(&holder).await.unwrap();
+        node.enter(&gone, &[place("gone", 2)]).await.unwrap();
+        let next = place("next", 3);
+        node.enter(&present, std::slice::from_ref(&next)).await.unwrap();
+
+        drop(deaf);
+        node.release(&holder.name, &holder.token, Succession::HandOver).await.unwrap();
+
+        assert_eq!(hears.recv().await, Some(next.claim.token));
+        assert_eq!(node.inspect(&holder.name).await.unwrap().waiting, 0);
+    }
+
+    #[tokio::test]
+    async fn who_asks_itself_need_not_be_told() {
+        let node = MemoryNode::new();
+        let entered = node.enter(&ClientId::random(), &[place("alone", 1)]).await.unwrap();
+        assert_eq!(entered.places, [Placed::Granted]);
     }
 }

@@ -95,7 +95,7 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// From here on, `listener` is told of what happens to those whom `client` has in line. Called once for each client,
     /// before its first [`enter`](Node::enter). A listener that is gone is told nothing, and those who wait for it are
-    /// dead.
+    /// dead, to a node that can know: a server knows of connections.
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>);
 }
 

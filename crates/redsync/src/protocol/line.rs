@@ -48,12 +48,12 @@ impl<C> Line<C> {
     pub(crate) fn next(
         &mut self,
         now: Instant,
-        mut can_be_told: impl FnMut(&Waiter<C>) -> bool,
+        mut can_be_told: impl FnMut(&Token, &Waiter<C>) -> bool,
     ) -> Option<(Token, Waiter<C>)> {
         while let Some((_, token)) = self.order.pop_first() {
             if let Some(waiter) = self.places.remove(&token)
                 && now < waiter.deadline
-                && can_be_told(&waiter)
+                && can_be_told(&token, &waiter)
             {
                 return Some((token, waiter));
             }
@@ -123,7 +123,8 @@ mod tests {
             line.enter(&token(number), waiter(ticket, 100));
         }
         let order: Vec<Token> =
-            std::iter::from_fn(|| line.next(Instant::default(), |_| true).map(|(token, _)| token)).collect();
+            std::iter::from_fn(|| line.next(Instant::default(), |_, _| true).map(|(token, _)| token))
+                .collect();
         assert_eq!(order, [token(1), token(2), token(0)]);
     }
 
@@ -133,7 +134,7 @@ mod tests {
         line.enter(&token(0), waiter(1, 5));
         line.enter(&token(1), Waiter { contact: false, ..waiter(2, 100) });
         line.enter(&token(2), waiter(3, 100));
-        let next = line.next(Instant::from_nanos(5), |waiter| waiter.contact);
+        let next = line.next(Instant::from_nanos(5), |_, waiter| waiter.contact);
         assert_eq!(next.unwrap().0, token(2));
         assert!(line.is_empty());
     }

@@ -50,7 +50,12 @@ impl Tickets {
     pub(super) fn correction(&self, ticket: Ticket, drawn: Instant) -> Option<Ticket> {
         let micros = ticket.as_micros();
         let corrected = self.corrected(micros, drawn, TOLERANCE);
-        (corrected != micros).then(|| Ticket::from_micros(corrected))
+        if corrected == micros {
+            return None;
+        }
+        // Later ones are not to follow a clock that was ahead.
+        self.last.fetch_min(corrected, Ordering::Relaxed);
+        Some(Ticket::from_micros(corrected))
     }
 
     /// `micros`, read at `at`; or the nearest to it that most nodes' clocks can have shown then, where it is further from

@@ -31,10 +31,16 @@ local function hand_over(asking, leaving)
       redis.call('DEL', LEASE)
       return false
     end
-    local waiter = redis.call('HGET', WAITERS, token)
+    local waiter = token ~= leaving and redis.call('HGET', WAITERS, token)
     redis.call('HDEL', WAITERS, token)
-    if waiter and token ~= leaving then
-      now = now or now_micros()
+    if not now then
+      -- Not before it is known that there is a line: most releases have none.
+      now = now_micros()
+      if leaving and redis.call('ZREM', LINE, leaving) == 1 then
+        redis.call('HDEL', WAITERS, leaving)
+      end
+    end
+    if waiter then
       local deadline, round, expiry, contact = string.match(waiter, '^(%d+):(%d+):(%d+):(.*)$')
       if asking[token]
         or tonumber(deadline) > now

@@ -197,6 +197,8 @@ impl Shared {
         }
         self.tell(&dialled, failures);
         if let Ok(Dialled { live, is_gone, .. }) = dialled {
+            // Whoever waits, and has not been able to ask, need not wait any longer to do so.
+            self.pushes.interrupted();
             tokio::spawn(watch_over(Arc::downgrade(&self), Arc::downgrade(&live), is_gone));
         }
     }
@@ -254,8 +256,14 @@ impl Shared {
         // answers only after a pause, would not be there to make it. Where the user may not load scripts, EVAL still
         // teaches them.
         let [server, replication, memory] = Facts::questions();
-        let (server, replication, memory, _) =
-            tokio::join!(ask(server), ask(replication), ask(memory), ask(scripts::RELEASE.load()));
+        let (server, replication, memory, ..) = tokio::join!(
+            ask(server),
+            ask(replication),
+            ask(memory),
+            ask(scripts::RELEASE.load()),
+            // One trip less in which what is given up could be overtaken by its release.
+            ask(scripts::ENTER.load()),
+        );
         let answers = [text(server)?, text(replication)?, text(memory)?];
         // Where the server refuses to speak of itself, nothing is known of this incarnation.
         let facts = Facts::read(&answers, Instant::now());
@@ -480,6 +488,7 @@ fn refused(code: &str, detail: &str, error: RedisError) -> NodeFault {
         "NOAUTH" => format!("the server wants a password ({said})"),
         "WRONGPASS" => format!("wrong user or password ({said})"),
         "NOPERM" => format!("the user lacks a permission ({said})"),
+        _ if said.contains("user executing the script") => format!("the user lacks a permission ({said})"),
         "MISCONF" => format!("the server cannot write to its disk ({said})"),
         _ => format!("the server refused ({said})"),
     };

@@ -25,12 +25,22 @@ if ARGV[2] == '0' then
   return reply
 end
 redis.call('DEL', LEASE)
+if redis.call('ZREM', LINE, token) == 1 then
+  redis.call('HDEL', WAITERS, token)
+end
+local now = false
 while true do
   local first = redis.call('ZRANGE', LINE, 0, 0)[1]
-  local waiter = first and redis.call('HGET', WAITERS, first)
-  local contact = waiter and string.match(waiter, '^%d+:%d+:%d+:(.*)$')
-  if not first or contact and first ~= token and (contact == '' or tell(contact, 'freed:' .. LEASE)) then
+  if not first then
     return reply
+  end
+  local waiter = redis.call('HGET', WAITERS, first)
+  if waiter then
+    now = now or now_micros()
+    local deadline, contact = string.match(waiter, '^(%d+):%d+:%d+:(.*)$')
+    if tonumber(deadline) > now and (contact == '' or tell(contact, 'freed:' .. LEASE)) then
+      return reply
+    end
   end
   redis.call('ZREM', LINE, first)
   redis.call('HDEL', WAITERS, first)

@@ -16,7 +16,6 @@ pub(crate) struct Member {
     line: Arc<Line>,
     waiting: Arc<Waiting>,
     token: Token,
-    began: Instant,
     /// It has the lock.
     goes_on_listening: bool,
 }
@@ -44,12 +43,35 @@ impl Member {
         holding.expect_grants();
         let (token, now) = (holding.terms.claim.token.clone(), holding.core.clock.now());
         let waiting = line.lock().admit(holding, ticket, drawn, now);
-        Self { line: Arc::clone(line), waiting, token, began: now, goes_on_listening: false }
+        Self { line: Arc::clone(line), waiting, token, goes_on_listening: false }
     }
 
     /// Makes sure that somebody renews its place.
     pub(crate) fn attend(&self) {
         self.line.attend(&self.waiting.holding.core);
+    }
+
+    /// Takes down what nodes said to a first question, asked at `began`, that was not about a place.
+    pub(crate) fn heard(&self, error: &Error, began: Instant) {
+        let core = &self.waiting.holding.core;
+        let now = core.clock.now();
+        let mut state = self.line.lock();
+        for error in error.nodes() {
+            let Some(index) = core.nodes.iter().position(|node| node.to_string() == error.node()) else {
+                continue;
+            };
+            let view = &mut state.views[index];
+            match error {
+                NodeError::Taken { holder, .. } => _ = view.holder.get_or_insert_with(|| holder.clone()),
+                NodeError::Withheld { wait, .. } => {
+                    view.doubted(error.clone(), began);
+                    let at = now + wait.unwrap_or(self.waiting.holding.refresh()) + MOMENT;
+                    state.schedule(&self.token, index, at.min(now + self.waiting.holding.refresh()));
+                }
+                // That it fails, its answer for a place says.
+                _ => {}
+            }
+        }
     }
 
     /// Completes when things may stand differently.
@@ -78,25 +100,26 @@ impl Member {
             failing.get(quorum.nodes() - quorum.majority()).copied()
         };
         match lost_at.map(|lost_at| lost_at.max(began) + expiry) {
-            Some(end) if end < now => Outlook::Unreachable(self.error(now)),
+            Some(end) if end < now => Outlook::Unreachable(self.error(began, now)),
             Some(end) => Outlook::Waiting((end + MOMENT).min(now + holding.refresh())),
             None => Outlook::Waiting(now + holding.refresh()),
         }
     }
 
-    /// Why the lock was not had until `now`.
-    pub(crate) fn error(&self, now: Instant) -> Error {
+    /// Why the lock was not had until `now` by one who has been asking since `began`.
+    pub(crate) fn error(&self, began: Instant, now: Instant) -> Error {
         let holding = &self.waiting.holding;
         let (core, claim) = (&holding.core, &holding.terms.claim);
         let everyone: Vec<usize> = (0..core.nodes.len()).collect();
         let mut count = Count::new(Operation::Lock, &core.nodes, core.quorum, &everyone);
-        let after = now.saturating_since(self.began);
+        let after = now.saturating_since(began);
         let state = self.line.lock();
         for (index, view) in state.views.iter().enumerate() {
             let node = || core.nodes[index].to_string();
-            count.add(match (&view.failing, &view.holder) {
-                (Some((error, _)), _) => Err(error.clone()),
-                (None, Some(holder)) if holder.token() == claim.token.as_str() => Ok(()),
+            let failure = view.failing.as_ref().map(|(error, _)| error).or(view.doubt.as_ref());
+            count.add(match (failure, &view.holder) {
+                (Some(error), _) => Err(error.clone()),
+                _ if holding.is_granted_on(index) => Ok(()),
                 (None, Some(holder)) => Err(NodeError::Taken { node: node(), holder: holder.clone() }),
                 (None, None) => Err(NodeError::Timeout { node: node(), after }),
             });

@@ -192,9 +192,9 @@ impl Line {
             }
             Err(error) => {
                 for asked in asked.iter().filter(|_| error.is_certainly_unapplied()) {
-                    asked.waiting.holding.unapplied(index);
-                    if is_yielding {
-                        asked.waiting.holding.yielded(index, asked.number);
+                    match is_yielding {
+                        true => asked.waiting.holding.not_yielded(index, asked.number),
+                        false => asked.waiting.holding.unapplied(index),
                     }
                 }
                 let mut state = self.lock();
@@ -234,17 +234,20 @@ impl Line {
                     at = at.min(now + within * u32::try_from(position.clamp(1, 20)).unwrap_or(1));
                 }
             }
-            match doubt {
-                Some(NodeError::Withheld { wait: Some(wait), .. }) => at = at.min(now + wait + MOMENT),
-                Some(doubt) => state.views[index].failed(doubt, asked.sent),
-                None => {}
+            if let Some(doubt) = doubt {
+                if let NodeError::Withheld { wait: Some(wait), .. } = doubt {
+                    at = at.min(now + wait + MOMENT);
+                }
+                state.views[index].doubted(doubt, asked.sent);
             }
             if question.is_yielding()
                 && let Some(entry) = state.members.get_mut(token)
             {
                 entry.yields = if matches!(placed, Placed::Granted) { entry.yields + 1 } else { 0 };
             }
-            state.schedule(token, index, at);
+            // What was planned while the question was under way is not put off by its answer.
+            let planned = state.members.get(token).and_then(|entry| entry.due[index]).map(|(at, _)| at);
+            state.schedule(token, index, planned.map_or(at, |planned| planned.min(at)));
             let entry = state.members.get(token).filter(|entry| entry.is_in_line);
             let correction =
                 entry.and_then(|entry| core.waiters.tickets.correction(entry.ticket, entry.drawn));

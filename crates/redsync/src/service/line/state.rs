@@ -65,6 +65,8 @@ pub(super) struct View {
     pub(super) is_asking: bool,
     /// Why the node does not answer, or its answers do not count; and since when.
     pub(super) failing: Option<(NodeError, Instant)>,
+    /// Why what it granted does not count yet.
+    pub(super) doubt: Option<NodeError>,
     pub(super) failures: u32,
     pub(super) retry_at: Instant,
 }
@@ -253,7 +255,16 @@ impl View {
 
     pub(super) fn recovered(&mut self) {
         self.failing = None;
+        self.doubt = None;
         self.failures = 0;
+    }
+
+    /// The node granted what does not count. One that will never say since when it remembers is as good as one that fails.
+    pub(super) fn doubted(&mut self, doubt: NodeError, since: Instant) {
+        match doubt {
+            NodeError::Withheld { wait: Some(_), .. } => self.doubt = Some(doubt),
+            _ => self.failed(doubt, since),
+        }
     }
 }
 
