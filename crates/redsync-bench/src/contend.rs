@@ -71,6 +71,7 @@ enum Runtime {
 struct Figures {
     gap: Histogram<u64>,
     wait: Histogram<u64>,
+    hold: Histogram<u64>,
     acquisitions: u64,
     took: Duration,
     jain: f64,
@@ -90,7 +91,11 @@ pub(crate) fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
         let servers = servers(nodes);
         for &hold in &options.hold {
             for &waiters in &options.waiters {
-                let floor = runtime.block_on(publish_to_push(&servers[0], FLOOR_ROUNDS))?;
+                let floor = runtime.block_on(publish_to_push(
+                    &servers[0],
+                    FLOOR_ROUNDS,
+                    Duration::from_millis(hold),
+                ))?;
                 if !options.json {
                     println!(
                         "\n{nodes} node(s), {waiters} callers, held for {hold} ms; a bare publish and its push: p50 {:.0} us, p99 {:.0} us",
@@ -99,7 +104,17 @@ pub(crate) fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
                     );
                     println!(
                         "{:>8} | {:>9} {:>9} {:>9} | {:>8} | {:>10} {:>10} {:>10} | {:>6} | {:>8} | {:>9}",
-                        "", "gap p50", "/ floor", "p99", "acq/s", "wait p50", "p99", "max", "Jain", "commands", "p99/ideal"
+                        "",
+                        "gap p50",
+                        "/ floor",
+                        "p99",
+                        "acq/s",
+                        "wait p50",
+                        "p99",
+                        "max",
+                        "Jain",
+                        "commands",
+                        "p99/ideal"
                     );
                 }
                 for &contestant in &options.contestants {
@@ -131,8 +146,8 @@ fn print(options: &Options, nodes: usize, row: &Row, figures: &Figures, floor: &
     };
     let per_second = figures.acquisitions as f64 / figures.took.as_secs_f64();
     let ratio = micros(&figures.gap, 0.5) / micros(floor, 0.5);
-    // What the last of all would wait if each held the lock for its time and the median gap passed between two.
-    let ideal = row.waiters as f64 * (row.hold.as_secs_f64() * 1e6 + micros(&figures.gap, 0.5));
+    // What the last of all waits if all are served in turn: each holds the lock, and a gap passes between two.
+    let ideal = row.waiters as f64 * (figures.hold.mean() + figures.gap.mean()) / 1e3;
     let share = micros(&figures.wait, 0.99) / ideal;
     if options.json {
         let row = json!({
@@ -177,22 +192,36 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
     let (begun, hold) = (Instant::now(), row.hold);
     let tasks: Vec<_> = (0..row.waiters)
         .map(|number| {
-            let (course, redsync, urls) = (Arc::clone(&course), redsyncs[number % clients].clone(), urls.clone());
+            let (course, redsync, urls) =
+                (Arc::clone(&course), redsyncs[number % clients].clone(), urls.clone());
             let contestant = row.contestant;
             tokio::spawn(async move {
                 match contestant {
                     Contestant::Line => {
                         let mutex = redsync.mutex("contended");
-                        run(&course, hold, async || mutex.lock().await.ok(), async |guard| _ = guard.unlock().await).await
+                        run(
+                            &course,
+                            hold,
+                            async || mutex.lock().await.ok(),
+                            async |guard| _ = guard.unlock().await,
+                        )
+                        .await
                     }
                     Contestant::Polling => {
                         let mutex = redsync.mutex("contended").tries(u32::MAX);
-                        run(&course, hold, async || mutex.lock().await.ok(), async |guard| _ = guard.unlock().await).await
+                        run(
+                            &course,
+                            hold,
+                            async || mutex.lock().await.ok(),
+                            async |guard| _ = guard.unlock().await,
+                        )
+                        .await
                     }
                     Contestant::Rslock => {
                         let manager = manager(number % clients, &urls);
                         let ttl = Duration::from_secs(8);
-                        let acquire = async || manager.acquire_no_guard(b"contended".as_slice(), ttl).await.ok();
+                        let acquire =
+                            async || manager.acquire_no_guard(b"contended".as_slice(), ttl).await.ok();
                         run(&course, hold, acquire, async |lock| manager.unlock(&lock).await).await
                     }
                 }
@@ -225,8 +254,9 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
     }
     let times = course.times.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(Figures {
-        gap: times.0.clone(),
-        wait: times.1.clone(),
+        gap: times.gap.clone(),
+        wait: times.wait.clone(),
+        hold: times.hold.clone(),
         acquisitions,
         took,
         jain: jain(&had),
@@ -251,6 +281,12 @@ fn manager(client: usize, urls: &[String]) -> LockManager {
     manager
 }
 
+struct Times {
+    gap: Histogram<u64>,
+    wait: Histogram<u64>,
+    hold: Histogram<u64>,
+}
+
 /// What all callers of one row share.
 struct Course {
     begun: Instant,
@@ -262,7 +298,9 @@ struct Course {
     overlaps: AtomicU64,
     /// When the last holder let go, in nanoseconds since the beginning.
     let_go: AtomicU64,
-    times: Mutex<(Histogram<u64>, Histogram<u64>)>,
+    /// When the present holder got it.
+    had_at: AtomicU64,
+    times: Mutex<Times>,
     had: Mutex<std::collections::HashMap<u64, u64>>,
     callers: AtomicU64,
 }
@@ -278,7 +316,8 @@ impl Course {
             is_held: AtomicBool::new(false),
             overlaps: AtomicU64::new(0),
             let_go: AtomicU64::new(0),
-            times: Mutex::new((histogram(), histogram())),
+            had_at: AtomicU64::new(0),
+            times: Mutex::new(Times { gap: histogram(), wait: histogram(), hold: histogram() }),
             had: Mutex::default(),
             callers: AtomicU64::new(0),
         }
@@ -298,10 +337,11 @@ impl Course {
             let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
             // The first has nobody before it; and where nobody waited, nothing was handed over.
             if let_go > 0 && asked < let_go {
-                times.0.saturating_record(now.saturating_sub(let_go));
+                times.gap.saturating_record(now.saturating_sub(let_go));
             }
-            times.1.saturating_record(now.saturating_sub(asked));
+            times.wait.saturating_record(now.saturating_sub(asked));
         }
+        self.had_at.store(now, Ordering::SeqCst);
         *self.had.lock().unwrap_or_else(PoisonError::into_inner).entry(caller).or_default() += 1;
         if self.acquisitions.fetch_add(1, Ordering::Relaxed) + 1 == self.goal {
             self.is_over.store(true, Ordering::Relaxed);
@@ -311,6 +351,9 @@ impl Course {
 
     fn lets_go(&self) {
         self.is_held.store(false, Ordering::SeqCst);
+        let now = self.now();
+        let held = now.saturating_sub(self.had_at.load(Ordering::SeqCst));
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).hold.saturating_record(held);
         self.let_go.store(self.now(), Ordering::SeqCst);
     }
 }
@@ -336,23 +379,25 @@ where
     }
 }
 
-/// How many commands clients sent, those of scripts not counted.
+/// How many commands the servers executed.
 struct Counts {
-    commands: u64,
+    /// Those that clients send, and with them the leases that scripts set.
+    all: u64,
+    /// A script that hands a lease over sets it, and publishes that once.
+    published: u64,
 }
 
 impl Counts {
     fn of(servers: &[RedisServer]) -> Self {
-        let commands = servers.iter().map(|server| {
-            let count = |name: &str| server.command_count(name);
-            // A script that hands a lease over sets it, once for each message that it publishes.
-            count("evalsha") + count("eval") + count("set").saturating_sub(count("publish"))
-        });
-        Self { commands: commands.sum() }
+        let sum = |names: &[&str]| -> u64 {
+            servers.iter().flat_map(|server| names.iter().map(|name| server.command_count(name))).sum()
+        };
+        Self { all: sum(&["evalsha", "eval", "set"]), published: sum(&["publish"]) }
     }
 
+    /// How many commands clients have sent since.
     const fn since(&self, earlier: &Self) -> u64 {
-        self.commands.saturating_sub(earlier.commands)
+        (self.all - earlier.all).saturating_sub(self.published - earlier.published)
     }
 }
 

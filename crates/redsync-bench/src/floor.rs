@@ -10,10 +10,12 @@ use tokio::sync::mpsc;
 
 use crate::rounds::histogram;
 
-/// So many rounds, one after the other: from before PUBLISH is sent to when the task of the subscriber has the message.
+/// So many rounds, one after the other with a pause before each: from before PUBLISH is sent to when the task of the
+/// subscriber has the message. What slept in the pause has to wake up again, as it has where a lock is held for so long.
 pub(crate) async fn publish_to_push(
     server: &RedisServer,
     rounds: usize,
+    pause: Duration,
 ) -> Result<Histogram<u64>, Box<dyn Error>> {
     let (push, mut pushed) = mpsc::unbounded_channel::<()>();
     let mut subscriber = connect(server, move |info: redis::PushInfo| {
@@ -36,6 +38,9 @@ pub(crate) async fn publish_to_push(
     });
     let mut times = histogram();
     for _ in 0..rounds {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         let begun = Instant::now();
         let mut publish = redis::cmd("PUBLISH");
         publish.arg("floor").arg("0123456789abcdef0123456789abcdef01234567@bench:12345");

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::protocol::{Instant, LockName, Ticket, Token};
 pub(crate) struct Waiters {
     pub(super) client: ClientId,
     lines: Mutex<HashMap<LockName, Arc<Line>>>,
+    /// Whether there may be any: most locks are free, and look no further.
+    has_lines: AtomicBool,
     ears: OnceLock<Vec<Arc<Ear>>>,
     /// Who waited here and is somebody else's now: what comes late for them must not be given back.
     handed_on: Mutex<VecDeque<Token>>,
@@ -26,6 +29,7 @@ impl Waiters {
         Self {
             client: ClientId::random(),
             lines: Mutex::default(),
+            has_lines: AtomicBool::new(false),
             ears: OnceLock::new(),
             handed_on: Mutex::default(),
             tickets: Tickets::new(nodes),
@@ -35,7 +39,7 @@ impl Waiters {
     /// Whether somebody of this process waits for `name`, or did a moment ago: then there is a line to be asked for a place
     /// in, and no lease.
     pub(crate) fn is_contended(&self, name: &LockName) -> bool {
-        self.lines().contains_key(name)
+        self.has_lines.load(Ordering::Relaxed) && self.lines().contains_key(name)
     }
 
     /// Makes `holding` one of those who wait, with a ticket that was drawn at `drawn`.
@@ -53,6 +57,7 @@ impl Waiters {
         });
         let name = &holding.terms.claim.name;
         let mut lines = self.lines();
+        self.has_lines.store(true, Ordering::Relaxed);
         let line =
             lines.entry(name.clone()).or_insert_with(|| Arc::new(Line::new(name.clone(), core.nodes.len())));
         // With the map's lock held: a line that nobody is in is taken from it.
@@ -65,6 +70,7 @@ impl Waiters {
         let is_ours = lines.get(&line.name).is_some_and(|present| Arc::ptr_eq(present, line));
         if is_ours && line.is_deserted() {
             lines.remove(&line.name);
+            self.has_lines.store(!lines.is_empty(), Ordering::Relaxed);
         }
     }
 

@@ -19,17 +19,17 @@ for i = 3, #ARGV, 4 do
     redis.call('PEXPIRE', LEASE, expiry)
   else
     redis.call('ZADD', LINE, ticket, token)
-    local deadline = string.format('%.0f', now + expiry * 1000)
+    local deadline = string.format('%d', now + expiry * 1000)
     redis.call('HSET', WAITERS, token, deadline .. ':' .. round .. ':' .. expiry .. ':' .. contact)
     longest = math.max(longest, tonumber(expiry))
   end
 end
 if longest > 0 then
   -- What nobody renews any more is gone with the last deadline.
-  for _, key in ipairs({LINE, WAITERS}) do
-    if redis.call('PTTL', key) < longest then
-      redis.call('PEXPIRE', key, string.format('%.0f', longest))
-    end
+  if redis.call('PTTL', LINE) < longest then
+    local duration = string.format('%d', longest)
+    redis.call('PEXPIRE', LINE, duration)
+    redis.call('PEXPIRE', WAITERS, duration)
   end
 end
 if not holder or (yields and asking[holder]) then

@@ -6,16 +6,32 @@ use crate::protocol::LockName;
 /// What is kept beside the lease, whose key is the name itself.
 #[derive(Debug)]
 pub(super) struct Keys {
-    /// A sorted set, ticket → token.
-    pub(super) line: String,
-    /// A hash, token → what is known of the waiter.
-    pub(super) waiters: String,
+    /// Both in one text: they are made for each release.
+    both: String,
+    line: usize,
 }
 
 impl Keys {
     pub(super) fn of(name: &LockName) -> Self {
-        let beside = beside(name);
-        Self { line: format!("{beside}line"), waiters: format!("{beside}waiters") }
+        const LINE: &str = "line";
+        const WAITERS: &str = "waiters";
+        let (before, after) = around(name);
+        let each = before.len() + name.as_str().len() + after.len();
+        let mut both = String::with_capacity(2 * each + LINE.len() + WAITERS.len());
+        for part in [before, name.as_str(), after, LINE, before, name.as_str(), after, WAITERS] {
+            both.push_str(part);
+        }
+        Self { both, line: each + LINE.len() }
+    }
+
+    /// A sorted set, ticket → token.
+    pub(super) fn line(&self) -> &str {
+        &self.both[..self.line]
+    }
+
+    /// A hash, token → what is known of the waiter.
+    pub(super) fn waiters(&self) -> &str {
+        &self.both[self.line..]
     }
 }
 
@@ -26,7 +42,8 @@ pub(super) fn channel(client: &ClientId) -> String {
 
 /// The same in a cluster, where messages of scripts stay within a slot: one for each lock.
 pub(super) fn channel_in_slot(client: &ClientId, name: &LockName) -> String {
-    format!("{}{CHANNELS}{client}", beside(name))
+    let (before, after) = around(name);
+    format!("{before}{name}{after}{CHANNELS}{client}")
 }
 
 /// The client whose channel it is, if it is one.
@@ -40,11 +57,10 @@ const CHANNELS: &str = "redsync:grants:";
 /// `{a}` would share its line with one named `a`.
 ///
 /// A name with a `}` and without a tag, such as `a}b`, cannot be made one: a cluster refuses to let it be waited for.
-fn beside(name: &LockName) -> String {
-    let name = name.as_str();
-    match has_tag(name) {
-        true => format!("{name}:redsync:tagged:"),
-        false => format!("{{{name}}}:redsync:"),
+fn around(name: &LockName) -> (&'static str, &'static str) {
+    match has_tag(name.as_str()) {
+        true => ("", ":redsync:tagged:"),
+        false => ("{", "}:redsync:"),
     }
 }
 
@@ -73,8 +89,8 @@ mod tests {
     fn all_keys_of_a_lock_are_in_one_slot() {
         for name in ["orders", "{orders}", "a{b}c", "{", "a{b", "{x}{y}", "{a}{}"] {
             let keys = keys(name);
-            assert_eq!(hashed(&keys.line), hashed(name), "{name}");
-            assert_eq!(hashed(&keys.waiters), hashed(name), "{name}");
+            assert_eq!(hashed(keys.line()), hashed(name), "{name}");
+            assert_eq!(hashed(keys.waiters()), hashed(name), "{name}");
             let channel = channel_in_slot(&ClientId::random(), &LockName::new(name).unwrap());
             assert_eq!(hashed(&channel), hashed(name), "{name}");
         }
@@ -82,9 +98,9 @@ mod tests {
 
     #[test]
     fn no_two_locks_share_a_line() {
-        assert_ne!(keys("a").line, keys("{a}").line);
-        assert_eq!(keys("orders:42").line, "{orders:42}:redsync:line");
-        assert_eq!(keys("{orders}:42").waiters, "{orders}:42:redsync:tagged:waiters");
+        assert_ne!(keys("a").line(), keys("{a}").line());
+        assert_eq!(keys("orders:42").line(), "{orders:42}:redsync:line");
+        assert_eq!(keys("{orders}:42").waiters(), "{orders}:42:redsync:tagged:waiters");
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl RedisNode {
         let name = &places[0].claim.name;
         let contact = self.contact(client, name).await?;
         let keys = Keys::of(name);
-        let reply = self.run(&scripts::ENTER, [name.as_str(), &keys.line, &keys.waiters], |command| {
+        let reply = self.run(&scripts::ENTER, [name.as_str(), keys.line(), keys.waiters()], |command| {
             let command = command.arg(&contact).number(is_yielding.into());
             places.iter().fold(command, |command, place| {
                 command
@@ -292,9 +292,10 @@ impl Node for RedisNode {
     ) -> Answer<'a, Released> {
         Box::pin(async move {
             let keys = Keys::of(name);
-            let reply = self.run(&scripts::RELEASE, [name.as_str(), &keys.line, &keys.waiters], |command| {
-                command.arg(token.as_str()).number((succession == Succession::Barging).into())
-            });
+            let reply =
+                self.run(&scripts::RELEASE, [name.as_str(), keys.line(), keys.waiters()], |command| {
+                    command.arg(token.as_str()).number((succession == Succession::Barging).into())
+                });
             match reply.await? {
                 Reply::Int(2) => Ok(Released::Left),
                 Reply::Int(1) => Ok(Released::Released),
@@ -308,7 +309,7 @@ impl Node for RedisNode {
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         Box::pin(async move {
             let keys = Keys::of(name);
-            let reply = self.run(&scripts::INSPECT, [name.as_str(), &keys.line], |command| {
+            let reply = self.run(&scripts::INSPECT, [name.as_str(), keys.line()], |command| {
                 command.number(Look::SHOWN as u64)
             });
             let reply = reply.await?;

@@ -14,8 +14,13 @@ pub(super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(inclu
 pub(super) static ENTER: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("line.lua"), include_str!("enter.lua"))));
 pub(super) static EXTEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("extend.lua")));
-pub(super) static RELEASE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!(include_str!("line.lua"), include_str!("release.lua"))));
+pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("release_alone.lua"),
+        include_str!("line.lua"),
+        include_str!("release.lua")
+    ))
+});
 pub(super) static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("inspect.lua")));
 
 impl Script {
