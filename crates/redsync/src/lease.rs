@@ -13,7 +13,7 @@ use crate::protocol::{Expiry, InvalidOption, LockName, Token};
 /// It carries no time: clocks of different machines cannot be compared. Whether the lock is still held is found out
 /// by asking the nodes, which adopting does.
 ///
-/// Where an extension was under way when the guard was [let go of](crate::Guard::into_lease), the lease says so, and whoever
+/// Where a request was still under way when the guard was [let go of](crate::Guard::into_lease), the lease says so, and whoever
 /// adopts it believes no more than that leaves.
 ///
 /// [`Display`](fmt::Display) and [`FromStr`] give and take one line without blanks or shell characters, such as
@@ -27,8 +27,8 @@ pub struct Lease {
     name: LockName,
     token: Token,
     expiry: Expiry,
-    /// An extension was under way when the lease was written, and may be applied after any of its next user's. It lets the
-    /// lease last for no longer than this.
+    /// A request was under way when the lease was written, and may be applied after any of its next user's. It lets the lease
+    /// last for no longer than this.
     last_word: Option<Expiry>,
 }
 

@@ -85,6 +85,7 @@ impl Wait<'_> {
         refusal: Option<Error>,
     ) -> Result<Option<Guard>, Error> {
         let core = self.core;
+        let joined = core.clock.now();
         let member = core.waiters.join(holding, self.ticket, self.began);
         if let Some(refusal) = refusal {
             member.heard(&refusal, self.began);
@@ -101,8 +102,13 @@ impl Wait<'_> {
                     return Ok(Some(guard));
                 }
                 Outlook::Over => {
+                    self.ticket = member.ticket().unwrap_or(self.ticket);
                     drop(member);
                     guard.give_back().await;
+                    if now.saturating_since(joined) > Duration::from_secs(1).max(self.settings.expiry()) {
+                        // It waited as it should until then.
+                        self.exhausted = None;
+                    }
                     let name = self.settings.name.clone();
                     let took = core.clock.now().saturating_since(self.began);
                     return self.once_more(Error::ValidityExhausted { name, took });

@@ -165,7 +165,8 @@ async fn take_turns(world: Arc<World>, client: Client) {
         let mutex = client.redsync.mutex("name").expiry(EXPIRY).renew(false).token_fn(token);
         let asked = world.clock.now();
         world.note(format_args!("client {number} asks"));
-        let gives_up = world.schedule.trouble == Trouble::Cancellations && below(Duration::from_micros(3)).as_micros() == 0;
+        let gives_up = world.schedule.trouble == Trouble::Cancellations
+            && below(Duration::from_micros(3)).as_micros() == 0;
         let guard = if gives_up {
             let patience = below(Duration::from_millis(60));
             tokio::select! {
@@ -218,16 +219,22 @@ async fn run(schedule: Schedule) -> Arc<World> {
     settle().await;
     let mut steps = 0_u64;
     while !tasks.iter().all(|(_, task)| task.is_finished()) {
-        let Some(next) = world.clock.next_wake() else { world.fail("nobody waits for anything, and not all are done") };
+        let Some(next) = world.clock.next_wake() else {
+            world.fail("nobody waits for anything, and not all are done")
+        };
         world.clock.advance(next.saturating_since(world.clock.now()));
         settle().await;
         steps += 1;
-        if steps % 16 == 0 && trouble == Trouble::Cuts && random.random_bool(0.1) {
+        if steps.is_multiple_of(16) && trouble == Trouble::Cuts && random.random_bool(0.1) {
             let (client, node) = (random.random_range(0..clients), random.random_range(0..world.nodes.len()));
             world.note(format_args!("the connection of client {client} to node {node} breaks"));
             routes[client][node].cut();
         }
-        if steps % 16 == 0 && trouble == Trouble::Crashes && tasks.len() > 1 && random.random_bool(0.02) {
+        if steps.is_multiple_of(16)
+            && trouble == Trouble::Crashes
+            && tasks.len() > 1
+            && random.random_bool(0.02)
+        {
             let (client, task) = tasks.swap_remove(random.random_range(0..tasks.len()));
             world.note(format_args!("client {client} ends without a word"));
             routes[client].iter().for_each(Route::hang_up);
@@ -312,8 +319,7 @@ fn a_seed_reproduces_its_schedule() {
     let log = |seed| {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let world = runtime.block_on(run(Schedule::of(seed, Trouble::Cuts)));
-        let log = world.watch.lock().unwrap().log.clone();
-        log
+        world.watch.lock().unwrap().log.clone()
     };
     for seed in [1, 7, 42] {
         assert_eq!(log(seed), log(seed));

@@ -71,6 +71,8 @@ struct Entry {
     retaking: u32,
     /// How many requests to yield it has not answered.
     yielding: u32,
+    /// Nothing is heard of one of them any more.
+    has_lost_a_yield: bool,
     /// The last such request that it did answer, and the newest request asked until then.
     yielded: Option<(RequestNumber, RequestNumber)>,
     /// Such a request was answered while the node was being asked to release: which came first is not known.
@@ -134,8 +136,10 @@ impl Entry {
 }
 
 impl Ledger {
-    /// How many requests are remembered. An answer to an older one adds no time to the guard.
+    /// How many requests are remembered, and at least so many for each node. An answer to an older one adds no time to the
+    /// guard.
     const MEMORY: usize = 8;
+    const MEMORY_EACH: usize = 4;
 
     /// A token on no node.
     pub(super) fn new(quorum: Quorum) -> Self {
@@ -147,6 +151,7 @@ impl Ledger {
             extending: 0,
             retaking: 0,
             yielding: 0,
+            has_lost_a_yield: false,
             yielded: None,
             stood_meanwhile: false,
             is_releasing: false,
@@ -173,7 +178,7 @@ impl Ledger {
         let end = sent + trusted;
         self.ends.cap(end);
         self.asked.iter_mut().for_each(|older| older.earliest_end = older.earliest_end.min(end));
-        if self.asked.len() == Self::MEMORY {
+        if self.asked.len() == Self::MEMORY.max(self.nodes.len() * Self::MEMORY_EACH) {
             self.asked.remove(0);
         }
         self.asked.push(Asked { number, sent, earliest_end: end });
@@ -209,10 +214,11 @@ impl Ledger {
         }
     }
 
-    /// The shortest that any extension which a node has not answered lets a lease last.
-    pub(super) fn shortest_extension_under_way(&self) -> Option<Duration> {
-        let extending = self.nodes.iter().filter(|entry| entry.extending > 0);
-        extending.map(|entry| entry.shortest_unanswered).min()
+    /// The shortest that any request which a node has not answered lets a lease last: an extension, or one for a place or a
+    /// lease, which lets the lease start anew where the token has it.
+    pub(super) fn shortest_under_way(&self) -> Option<Duration> {
+        let open = self.nodes.iter().filter(|entry| entry.unanswered > 0);
+        open.map(|entry| entry.shortest_unanswered).min()
     }
 
     /// Records that `node` granted what request `number` asked for.
@@ -390,9 +396,19 @@ impl Ledger {
         entry.yielded = Some((number, newest));
     }
 
-    /// On how many nodes a lease can count.
-    pub(super) fn countable(&self) -> usize {
-        self.nodes.iter().filter(|entry| entry.yielding == 0).count()
+    /// Records that nothing is heard of a request to yield any more: `node` may apply it, now or later.
+    pub(super) fn yield_lost(&mut self, node: usize) {
+        self.nodes[node].has_lost_a_yield = true;
+    }
+
+    /// Whether a request to yield was lost: then the token cannot be relied on any more.
+    pub(super) fn has_lost_a_yield(&self) -> bool {
+        self.nodes.iter().any(|entry| entry.has_lost_a_yield)
+    }
+
+    /// Whether some node has yet to answer a request to yield.
+    pub(super) fn is_yielding(&self) -> bool {
+        self.nodes.iter().any(|entry| entry.yielding > 0)
     }
 
     /// Whether every node is known to have the token.
@@ -499,9 +515,11 @@ impl Ledger {
         self.ends.lose(node);
         let entry = &mut self.nodes[node];
         match released {
-            // One request that is under way brought what was found. Any other may be applied yet: by another connection, or in
-            // a second trip.
-            Released::Released | Released::Left if entry.pending() > 1 => entry.mark = Mark::Asked,
+            // Where no answer had come, a request that is under way brought what was found. Any other may be applied yet: by
+            // another connection, or in a second trip.
+            Released::Released | Released::Left if entry.pending() > u32::from(before == Mark::Asked) => {
+                entry.mark = Mark::Asked;
+            }
             Released::Released | Released::Left => entry.mark = Mark::Released,
             Released::NotHeld | Released::HeldByAnother(_) if entry.pending() > 0 => entry.mark = Mark::Asked,
             // Where the answer to acquiring had not been seen, "not held" may only mean "not yet".

@@ -157,10 +157,10 @@ impl Holding {
         self.end_keeping();
     }
 
-    /// What whoever goes on with the token has to reckon with: an extension of this side's that a node may apply later, and
-    /// that lets the lease last for no longer than this.
+    /// What whoever goes on with the token has to reckon with: a request of this side's that a node may apply later, and that
+    /// lets the lease last for no longer than this.
     pub(crate) fn last_word(&self) -> Option<Expiry> {
-        let shortest = self.ledger().shortest_extension_under_way()?;
+        let shortest = self.ledger().shortest_under_way()?;
         Expiry::new(shortest.max(Duration::from_millis(1))).ok()
     }
 

@@ -149,9 +149,21 @@ impl Holding {
         }
     }
 
-    /// Whether a majority of nodes can still grant what counts. Where requests to yield were lost, it cannot.
-    pub(crate) fn is_hopeless(&self) -> bool {
-        self.ledger().countable() < self.core.quorum.majority()
+    /// Records that nothing is heard of a request to yield that was sent to node `index`.
+    pub(crate) fn yield_lost(&self, index: usize) {
+        self.ledger().yield_lost(index);
+    }
+
+    /// Whether another token has to be drawn: a request to yield was lost, and may be applied at any time.
+    ///
+    /// SAFETY RULE (design §8): nobody holds by such a token, nor hands it on to others, who could not know.
+    pub(crate) fn is_spoilt(&self) -> bool {
+        self.ledger().has_lost_a_yield()
+    }
+
+    /// Whether it is not known yet what has become of a request to yield.
+    pub(crate) fn is_yielding(&self) -> bool {
+        self.ledger().is_yielding()
     }
 
     /// Whether some node, but not all of them, is known to have the token.

@@ -7,6 +7,7 @@ use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::place::no_places;
 use super::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, Grant, Holder, IfFree, InLine, Listener, Look,
     Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
@@ -213,6 +214,9 @@ impl Node for MemoryNode {
     }
 
     fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered> {
+        if places.is_empty() {
+            return Box::pin(ready(Err(no_places())));
+        }
         at_once(move || {
             let micros = self.store.clock.wall_micros();
             self.step(&places[0].claim.name, |step| {

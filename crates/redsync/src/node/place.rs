@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::{Claim, Holder};
+use super::{Claim, Holder, NodeFault};
 use crate::protocol::{LockName, Round, Ticket, Token};
 
 /// A place in line that is asked for.
@@ -104,6 +104,11 @@ pub enum Succession {
     HandOver,
     /// Lets it go, and tells the first in line. Whoever asks first gets it: programs that do not wait in line, too.
     Barging,
+}
+
+/// The answer to who asks for no place at all.
+pub(super) fn no_places() -> NodeFault {
+    NodeFault::refused("PLACES", "one place at least has to be asked for")
 }
 
 /// One process's, or rather one [`Redsync`](crate::Redsync)'s, name on the nodes: where its grants are sent.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use redsync::{
-    Acquired, Answer, Claim, ClientId, Clock, DrivenClock, Entered, Extended, Grant, IfFree, Instant, Listener,
-    LockName, Look, MemoryNode, Node, NodeFault, Place, Released, Succession, Token, Uptime,
+    Acquired, Answer, Claim, ClientId, Clock, DrivenClock, Entered, Extended, Grant, IfFree, Instant,
+    Listener, LockName, Look, MemoryNode, Node, NodeFault, Place, Released, Succession, Token, Uptime,
 };
 use tokio::sync::oneshot;
 
@@ -26,9 +26,12 @@ struct Shared {
     lanes: Mutex<Lanes>,
     /// Grows each time that the connection breaks: what was under way on a former one is lost.
     connection: AtomicU64,
-    listeners: Mutex<Vec<(Arc<Relay>, Weak<dyn Listener>)>>,
+    listeners: Mutex<Vec<Heard>>,
     this: Weak<Shared>,
 }
+
+/// Who hears the node, and through whom.
+type Heard = (Arc<Relay>, Weak<dyn Listener>);
 
 #[derive(Default)]
 struct Lanes {
@@ -51,10 +54,14 @@ impl Route {
         }))
     }
 
-    /// Breaks the connection: requests, answers and pushes that are under way are lost. There is another at once.
+    /// Breaks the connection: answers and requests that are under way are lost; of the requests, half are applied all the
+    /// same, some of them seconds later. Half of the pushes are still heard, some seconds later, too. There is another connection at
+    /// once, and what is sent by it may overtake all that.
     pub(crate) fn cut(&self) {
         self.0.connection.fetch_add(1, Ordering::SeqCst);
-        let listeners: Vec<_> = self.0.listeners.lock().unwrap().iter().map(|(_, heard)| heard.clone()).collect();
+        *self.0.lanes.lock().unwrap() = Lanes::default();
+        let listeners: Vec<_> =
+            self.0.listeners.lock().unwrap().iter().map(|(_, heard)| heard.clone()).collect();
         for listener in listeners.iter().filter_map(Weak::upgrade) {
             listener.interrupted();
         }
@@ -71,6 +78,18 @@ impl Shared {
     fn delay(&self) -> Duration {
         let longest = u64::try_from(self.longest.as_micros()).unwrap();
         Duration::from_micros(self.random.lock().unwrap().random_range(1..=longest.max(1)))
+    }
+
+    /// Whether something is read after its connection broke, and that is when this completes.
+    async fn is_read_late(&self) -> bool {
+        let (is_read, late) = {
+            let mut random = self.random.lock().unwrap();
+            (random.random_bool(0.5), Duration::from_millis(random.random_range(0..4_000)))
+        };
+        if is_read {
+            self.clock.sleep_until(self.clock.now() + late).await;
+        }
+        is_read
     }
 
     fn there(&self) -> Instant {
@@ -101,9 +120,7 @@ impl Shared {
             tokio::spawn(async move {
                 shared.clock.sleep_until(at).await;
                 let is_lost = || shared.connection.load(Ordering::SeqCst) != connection;
-                // Half of what is under way when a connection breaks was read by the node before.
-                let was_read = shared.random.lock().unwrap().random_bool(0.5);
-                if is_lost() && !was_read {
+                if is_lost() && !shared.is_read_late().await {
                     return;
                 }
                 let said = applied.await;
@@ -200,7 +217,8 @@ impl Relay {
         tokio::spawn(async move {
             route.clock.sleep_until(at).await;
             let is_lost = route.connection.load(Ordering::SeqCst) != connection;
-            if let Some(listener) = to.upgrade().filter(|_| !is_lost) {
+            let is_heard = !is_lost || route.is_read_late().await;
+            if let Some(listener) = to.upgrade().filter(|_| is_heard) {
                 tell(&*listener);
             }
         });

@@ -56,12 +56,17 @@ const CHANNELS: &str = "redsync:grants:";
 /// Names that have a hash tag of their own keep it; all others become one. The two kinds end differently, or a lock named
 /// `{a}` would share its line with one named `a`.
 ///
-/// A name with a `}` and without a tag, such as `a}b`, cannot be made one: a cluster refuses to let it be waited for.
+/// A name with a `}` and without a tag, such as `a}b`, cannot be made one; see [`is_split`].
 fn around(name: &LockName) -> (&'static str, &'static str) {
     match has_tag(name.as_str()) {
         true => ("", ":redsync:tagged:"),
         false => ("{", "}:redsync:"),
     }
+}
+
+/// Whether a cluster would have what is kept beside the lease in another slot.
+pub(super) fn is_split(name: &LockName) -> bool {
+    name.as_str().contains('}') && !has_tag(name.as_str())
 }
 
 /// Whether only a part of the key decides on its slot: what stands between the first `{` and the next `}`, if anything
@@ -93,6 +98,16 @@ mod tests {
             assert_eq!(hashed(keys.waiters()), hashed(name), "{name}");
             let channel = channel_in_slot(&ClientId::random(), &LockName::new(name).unwrap());
             assert_eq!(hashed(&channel), hashed(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_no_tag_fits_are_known() {
+        for (name, split) in [("a}b", true), ("job:{}", true), ("a", false), ("{a}}", false), ("a{b", false)]
+        {
+            let name = LockName::new(name).unwrap();
+            assert_eq!(is_split(&name), split, "{name:?}");
+            assert_eq!(hashed(Keys::of(&name).line()) != hashed(name.as_str()), split, "{name:?}");
         }
     }
 

@@ -397,10 +397,23 @@ impl Link {
 /// Gives a connection up as soon as the server has closed it, so that no request is wasted on finding out: servers and
 /// balancers close idle connections. Ends with the connection.
 async fn watch_over(shared: Weak<Shared>, live: Weak<Live>, mut is_gone: watch::Receiver<bool>) {
+    // Its own task lives in this runtime, too: if that ends, so does the connection.
+    let _end = GivenUp { shared, live };
     // An error means that the connection's own task is gone, which comes to the same.
     let _ = is_gone.wait_for(|gone| *gone).await;
-    if let (Some(shared), Some(live)) = (shared.upgrade(), live.upgrade()) {
-        shared.replace(&live);
+}
+
+/// Gives a connection up when it is dropped.
+struct GivenUp {
+    shared: Weak<Shared>,
+    live: Weak<Live>,
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        if let (Some(shared), Some(live)) = (self.shared.upgrade(), self.live.upgrade()) {
+            shared.replace(&live);
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use self::keys::Keys;
 use self::link::Link;
 use self::pushes::{Channels, Pushes};
 use self::scripts::Script;
+use super::place::no_places;
 use super::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine, InvalidUrl,
     Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
@@ -133,13 +134,31 @@ impl RedisNode {
         }
     }
 
+    /// A cluster would take the lock, and refuse to let go of it.
+    async fn refuse_where_split(&self, name: &LockName) -> Result<(), NodeFault> {
+        match self.facts().await? {
+            Some(facts) if facts.is_cluster => Err(NodeFault::refused(
+                "CROSSSLOT",
+                format!(
+                    "a cluster cannot keep a lock of this name: put a hash tag into it, as in {{tag}}:{name}"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     async fn enter_line(
         &self,
         client: &ClientId,
         places: &[Place],
         is_yielding: bool,
     ) -> Result<Entered, NodeFault> {
-        let name = &places[0].claim.name;
+        let Some(name) = places.first().map(|place| &place.claim.name) else {
+            return Err(no_places());
+        };
+        if keys::is_split(name) {
+            self.refuse_where_split(name).await?;
+        }
         let contact = self.contact(client, name).await?;
         let keys = Keys::of(name);
         let reply = self.run(&scripts::ENTER, [name.as_str(), keys.line(), keys.waiters()], |command| {
@@ -242,6 +261,12 @@ impl Node for RedisNode {
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
+        if keys::is_split(&claim.name) {
+            return Box::pin(async move {
+                self.refuse_where_split(&claim.name).await?;
+                self.acquire_by_script(claim).await
+            });
+        }
         if !self.set_takes_nx_and_get.load(Ordering::Relaxed) {
             return Box::pin(self.acquire_by_script(claim));
         }

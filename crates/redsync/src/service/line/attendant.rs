@@ -6,22 +6,40 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Line;
+use tokio::sync::Notify;
+
 use super::request::{Request, Returned};
 use super::state::{Attendant, LINGER};
 use crate::holding::Core;
 use crate::telling::Asked;
 
-/// The requests that are under way.
-struct Requests(Vec<Request>);
+/// The requests that are under way. Those that are not answered when this is dropped are heard in the background.
+struct Requests {
+    line: Arc<Line>,
+    core: Arc<Core>,
+    sent: Vec<Request>,
+}
 
 impl Requests {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<(Request, Returned)> {
-        for at in 0..self.0.len() {
-            if let Poll::Ready(returned) = self.0[at].returned.as_mut().poll(context) {
-                return Poll::Ready((self.0.swap_remove(at), returned));
+        for at in 0..self.sent.len() {
+            if let Poll::Ready(returned) = self.sent[at].poll(context) {
+                return Poll::Ready((self.sent.swap_remove(at), returned));
             }
         }
         Poll::Pending
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        for mut request in std::mem::take(&mut self.sent) {
+            let (line, core) = (Arc::clone(&self.line), Arc::clone(&self.core));
+            self.core.reaper.run(async move {
+                let returned = poll_fn(|context| request.poll(context)).await;
+                line.answered(&core, request.question(), returned);
+            });
+        }
     }
 }
 
@@ -30,12 +48,12 @@ impl Line {
     pub(super) fn attend(self: &Arc<Self>, core: &Arc<Core>) {
         let mut state = self.lock();
         let now = core.clock.now();
-        if state.attendant.is_some_and(|present| now <= present.looks_at + OVERDUE) {
+        if state.attendant.as_ref().is_some_and(|present| now <= present.looks_at + OVERDUE) {
             return;
         }
         let Some(runtime) = core.reaper.runtime() else { return };
-        if state.attendant.is_some() {
-            // One that stands still with its runtime took what it was asking for with it.
+        if state.attendants > 0 {
+            // One before it may have ended, or stand still, with its runtime, and what it was asking for with it.
             for index in 0..state.views.len() {
                 state.views[index].is_asking = false;
                 state.schedule_all(index, now);
@@ -43,10 +61,11 @@ impl Line {
         }
         state.attendants += 1;
         let number = state.attendants;
-        state.attendant = Some(Attendant { number, looks_at: now });
+        let is_earlier = Arc::<Notify>::default();
+        state.attendant = Some(Attendant { number, looks_at: now, is_earlier: Arc::clone(&is_earlier) });
         drop(state);
         let (line, core) = (Arc::clone(self), Arc::clone(core));
-        runtime.spawn(Attending { line, core, number, is_over: false }.attend());
+        runtime.spawn(Attending { line, core, number, is_earlier, is_over: false }.attend());
     }
 }
 
@@ -55,22 +74,23 @@ struct Attending {
     line: Arc<Line>,
     core: Arc<Core>,
     number: u64,
+    is_earlier: Arc<Notify>,
     is_over: bool,
 }
 
 impl Attending {
     async fn attend(mut self) {
         let (line, core) = (Arc::clone(&self.line), Arc::clone(&self.core));
-        let mut requests = Requests(Vec::new());
+        let mut requests = Requests { line: Arc::clone(&line), core: Arc::clone(&core), sent: Vec::new() };
         loop {
             let now = core.clock.now();
             let next = {
                 let mut state = line.lock();
-                if state.attendant.is_none_or(|present| present.number != self.number) {
+                if state.attendant.as_ref().is_none_or(|present| present.number != self.number) {
                     self.is_over = true;
                     return;
                 }
-                if state.order.is_empty() && state.empty_since + LINGER <= now && requests.0.is_empty() {
+                if state.order.is_empty() && state.empty_since + LINGER <= now && requests.sent.is_empty() {
                     state.attendant = None;
                     self.is_over = true;
                     drop(state);
@@ -80,14 +100,16 @@ impl Attending {
                 for index in 0..core.nodes.len() {
                     let asked = state.take_due(index, now);
                     if !asked.is_empty() {
-                        requests.0.push(Request::new(&core, index, Asked::Enter, asked));
+                        requests.sent.push(Request::new(&core, index, Asked::Enter, asked));
                     }
                 }
                 for (index, asked) in state.take_claims(now) {
-                    requests.0.push(Request::new(&core, index, Asked::Yield, vec![asked]));
+                    requests.sent.push(Request::new(&core, index, Asked::Yield, vec![asked]));
                 }
                 let next = state.next_look(now, core.waiters.tickets.claim_window());
-                state.attendant = Some(Attendant { number: self.number, looks_at: next });
+                if let Some(present) = &mut state.attendant {
+                    present.looks_at = next;
+                }
                 next
             };
             tokio::select! {
@@ -98,7 +120,7 @@ impl Attending {
                     }
                     line.answered(&core, request.question(), returned);
                 }
-                () = line.is_earlier.notified() => {}
+                () = self.is_earlier.notified() => {}
                 () = core.clock.sleep_until(next) => {}
             }
         }
@@ -113,11 +135,12 @@ impl Drop for Attending {
         // Its runtime has ended. Whoever waits in another has it attended there.
         {
             let mut state = self.line.lock();
-            if state.attendant.is_some_and(|present| present.number == self.number) {
+            if state.attendant.as_ref().is_some_and(|present| present.number == self.number) {
                 state.attendant = None;
             }
         }
         self.line.wake_all();
+        self.core.waiters.close(&self.line);
     }
 }
 

@@ -1,5 +1,6 @@
 //! One caller's part in a line.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use super::request::{Asking, Request};
@@ -83,9 +84,11 @@ impl Member {
     pub(crate) fn outlook(&self, began: Instant, now: Instant) -> Outlook {
         let holding = &self.waiting.holding;
         match holding.standing() {
-            Standing::Held => return Outlook::Held,
+            _ if holding.is_spoilt() => return Outlook::Over,
             Standing::Lost => return Outlook::Over,
-            Standing::Released if holding.is_hopeless() => return Outlook::Over,
+            // What has become of leases that were given back is known soon, and before anybody relies on the others.
+            Standing::Held if holding.is_yielding() => return Outlook::Waiting(now + holding.refresh()),
+            Standing::Held => return Outlook::Held,
             Standing::Released => {}
         }
         let (expiry, quorum) = (holding.terms.claim.expiry.as_duration(), holding.core.quorum);
@@ -138,6 +141,11 @@ impl Member {
         FirstRequest { line: Arc::clone(&self.line), request }
     }
 
+    /// Its place: another than it came with, where that was drawn by a wrong clock.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        self.line.lock().members.get(&self.token).map(|entry| entry.ticket)
+    }
+
     /// The caller has the lock. What nodes tell of its token is heard as long as it is held: a message that was held up must
     /// not be taken for one about somebody unknown.
     pub(crate) fn acquired(mut self) {
@@ -166,7 +174,7 @@ impl FirstRequest {
     /// Asks, and takes down the answer.
     pub(crate) async fn run(self) {
         let Self { line, mut request } = self;
-        let returned = request.returned.as_mut().await;
+        let returned = poll_fn(|context| request.poll(context)).await;
         if let Some(first) = request.asked.first() {
             let core = Arc::clone(&first.waiting.holding.core);
             line.answered(&core, request.question(), returned);

@@ -36,13 +36,11 @@ use crate::telling;
 pub(super) struct Line {
     pub(super) name: LockName,
     state: Mutex<State>,
-    /// Something is due earlier than the attendant knows.
-    is_earlier: Notify,
 }
 
 impl Line {
     pub(super) fn new(name: LockName, nodes: usize) -> Self {
-        Self { name, state: Mutex::new(State::new(nodes)), is_earlier: Notify::new() }
+        Self { name, state: Mutex::new(State::new(nodes)) }
     }
 
     /// Nobody waits or listens.
@@ -87,7 +85,7 @@ impl Line {
                 state.schedule(&grant.token, index, now);
                 let is_earlier = state.is_earlier(now);
                 drop(state);
-                self.tell_attendant(is_earlier);
+                tell(is_earlier);
                 self.settle(core, &grant.token, &waiting);
             }
         }
@@ -100,7 +98,7 @@ impl Line {
         state.schedule_first(index, now);
         let is_earlier = state.is_earlier(now);
         drop(state);
-        self.tell_attendant(is_earlier);
+        tell(is_earlier);
     }
 
     /// Node `index` may have told what was not heard.
@@ -110,14 +108,14 @@ impl Line {
         state.views[index].retry_at = now;
         let is_earlier = state.is_earlier(now);
         drop(state);
-        self.tell_attendant(is_earlier);
+        tell(is_earlier);
     }
 
     /// Looks at how the leases of one who waits stand, after a node said something of them.
     fn settle(&self, core: &Core, token: &Token, waiting: &Waiting) {
         let holding = &waiting.holding;
         let is_held = holding.is_valid();
-        if is_held || holding.standing() == Standing::Lost || holding.is_hopeless() {
+        if is_held || holding.standing() == Standing::Lost || holding.is_spoilt() {
             if is_held {
                 // From here on it is its holder's to keep: nothing is renewed for one who does not come for it.
                 self.lock().unline(token, core.clock.now());
@@ -143,19 +141,13 @@ impl Line {
                 state.claims_until = now + window * 32;
                 let is_earlier = state.is_earlier(at);
                 drop(state);
-                self.tell_attendant(is_earlier);
+                tell(is_earlier);
             }
             (false, Some(key)) => {
                 entry.claim = None;
                 state.claims.remove(&key);
             }
             (true, Some(_)) | (false, None) => {}
-        }
-    }
-
-    fn tell_attendant(&self, is_earlier: bool) {
-        if is_earlier {
-            self.is_earlier.notify_one();
         }
     }
 
@@ -191,13 +183,22 @@ impl Line {
                 self.note(core, question, &entered, doubts);
             }
             Err(error) => {
-                for asked in asked.iter().filter(|_| error.is_certainly_unapplied()) {
-                    match is_yielding {
-                        true => asked.waiting.holding.not_yielded(index, asked.number),
-                        false => asked.waiting.holding.unapplied(index),
+                for asked in asked {
+                    match (is_yielding, error.is_certainly_unapplied()) {
+                        (true, true) => asked.waiting.holding.not_yielded(index, asked.number),
+                        (true, false) => asked.waiting.holding.yield_lost(index),
+                        (false, true) => asked.waiting.holding.unapplied(index),
+                        (false, false) => {}
                     }
                 }
                 let mut state = self.lock();
+                if is_yielding {
+                    for asked in asked {
+                        // Not again and again while the node is away.
+                        let entry = state.members.get_mut(asked.token());
+                        entry.map(|entry| entry.yields = entry.yields.saturating_add(1));
+                    }
+                }
                 let view = &mut state.views[index];
                 let since = asked.first().map_or(now, |asked| asked.sent);
                 view.failed(error, since);
@@ -209,10 +210,18 @@ impl Line {
                 asked.iter().for_each(|asked| state.schedule(asked.token(), index, retry_at));
                 let is_earlier = state.is_earlier(retry_at);
                 drop(state);
-                self.tell_attendant(is_earlier);
+                tell(is_earlier);
             }
         }
-        asked.iter().for_each(|asked| self.settle(core, asked.token(), &asked.waiting));
+        for asked in asked {
+            self.settle(core, asked.token(), &asked.waiting);
+            let holding = &asked.waiting.holding;
+            if holding.is_released() && holding.is_granted_on(index) {
+                // It came after the release.
+                let holding = Arc::clone(holding);
+                core.reaper.run(async move { holding.chase().await });
+            }
+        }
     }
 
     /// Takes down what node `index` said, and plans when it is asked again.
@@ -273,16 +282,28 @@ impl Line {
         } else {
             view.look_at = None;
         }
+        if entered.holder.owner().is_none() {
+            // Somebody's who does not hand over, and tells nobody: the first of us looks whether it is gone.
+            let soon = now + FOREIGN + STAGGER * u32::try_from(view.position.min(50)).unwrap_or(50);
+            view.look_at = Some(view.look_at.map_or(soon, |at| at.min(soon)));
+        }
         view.holder = Some(entered.holder.clone());
         let next = state.next_look(now, core.waiters.tickets.claim_window());
         let is_earlier = state.is_earlier(next);
         drop(state);
-        self.tell_attendant(is_earlier);
+        tell(is_earlier);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic cannot leave it half-changed in a way that matters: each change below stands for itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells an attendant, if it has to know.
+fn tell(attendant: Option<Arc<Notify>>) {
+    if let Some(attendant) = attendant {
+        attendant.notify_one();
     }
 }
 
@@ -300,6 +321,9 @@ const MOMENT: Duration = Duration::from_millis(3);
 
 /// How much later each further one in line asks.
 const STAGGER: Duration = Duration::from_millis(20);
+
+/// How often the first in line looks whether the lease of another library's is gone: that is how those wait, too.
+const FOREIGN: Duration = Duration::from_millis(80);
 
 /// After a node failed, until it is asked again: doubled for each further failure.
 const RETRY_LEAST: Duration = Duration::from_millis(10);

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use super::state::Waiting;
 use crate::error::NodeError;
@@ -37,7 +38,8 @@ pub(super) struct Request {
     pub(super) index: usize,
     pub(super) what: Asked,
     pub(super) asked: Vec<Asking>,
-    pub(super) returned: Pin<Box<dyn Future<Output = Returned> + Send>>,
+    returned: Pin<Box<dyn Future<Output = Returned> + Send>>,
+    is_answered: bool,
 }
 
 /// What one node was asked.
@@ -83,7 +85,25 @@ impl Request {
                 () = deadline => Err(NodeError::Timeout { node: node.to_string(), after: timeout }),
             }
         };
-        Self { index, what, asked, returned: Box::pin(returned) }
+        Self { index, what, asked, returned: Box::pin(returned), is_answered: false }
+    }
+
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Returned> {
+        let returned = self.returned.as_mut().poll(context);
+        self.is_answered |= returned.is_ready();
+        returned
+    }
+}
+
+/// Nobody will hear the answer: its runtime has ended.
+impl Drop for Request {
+    fn drop(&mut self) {
+        if !self.is_answered && matches!(self.what, Asked::Yield) {
+            for asked in &self.asked {
+                asked.waiting.holding.yield_lost(self.index);
+                asked.waiting.changed.notify_one();
+            }
+        }
     }
 }
 

@@ -71,10 +71,13 @@ pub(super) struct View {
     pub(super) retry_at: Instant,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Attendant {
     pub(super) number: u64,
     pub(super) looks_at: Instant,
+    /// Something is due earlier than it knows. Each has its own: one that stands still must not be told in the place of one
+    /// that does not.
+    pub(super) is_earlier: Arc<Notify>,
 }
 
 impl State {
@@ -234,15 +237,11 @@ impl State {
         next.unwrap_or(now + IDLE)
     }
 
-    /// Whether the attendant has to be told, since something is due earlier than it knows.
-    pub(super) fn is_earlier(&mut self, at: Instant) -> bool {
-        match &mut self.attendant {
-            Some(attendant) if at < attendant.looks_at => {
-                attendant.looks_at = at;
-                true
-            }
-            _ => false,
-        }
+    /// How to tell the attendant, if something that is due at `at` is earlier than it knows.
+    pub(super) fn is_earlier(&mut self, at: Instant) -> Option<Arc<Notify>> {
+        let attendant = self.attendant.as_mut().filter(|attendant| at < attendant.looks_at)?;
+        attendant.looks_at = at;
+        Some(Arc::clone(&attendant.is_earlier))
     }
 }
 
