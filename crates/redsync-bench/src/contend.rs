@@ -188,12 +188,13 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
         redsync.check_nodes().await?;
         redsyncs.push(redsync);
     }
+    let managers: Vec<LockManager> = (0..clients).map(|_| manager(&urls)).collect();
     let counts = Counts::of(servers);
     let (begun, hold) = (Instant::now(), row.hold);
     let tasks: Vec<_> = (0..row.waiters)
         .map(|number| {
-            let (course, redsync, urls) =
-                (Arc::clone(&course), redsyncs[number % clients].clone(), urls.clone());
+            let course = Arc::clone(&course);
+            let (redsync, manager) = (redsyncs[number % clients].clone(), managers[number % clients].clone());
             let contestant = row.contestant;
             tokio::spawn(async move {
                 match contestant {
@@ -205,7 +206,7 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
                             async || mutex.lock().await.ok(),
                             async |guard| _ = guard.unlock().await,
                         )
-                        .await
+                        .await;
                     }
                     Contestant::Polling => {
                         let mutex = redsync.mutex("contended").tries(u32::MAX);
@@ -215,14 +216,13 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
                             async || mutex.lock().await.ok(),
                             async |guard| _ = guard.unlock().await,
                         )
-                        .await
+                        .await;
                     }
                     Contestant::Rslock => {
-                        let manager = manager(number % clients, &urls);
                         let ttl = Duration::from_secs(8);
                         let acquire =
                             async || manager.acquire_no_guard(b"contended".as_slice(), ttl).await.ok();
-                        run(&course, hold, acquire, async |lock| manager.unlock(&lock).await).await
+                        run(&course, hold, acquire, async |lock| manager.unlock(&lock).await).await;
                     }
                 }
             })
@@ -266,18 +266,11 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
     })
 }
 
-/// One manager for each client, as one `Redsync`.
-fn manager(client: usize, urls: &[String]) -> LockManager {
-    static MANAGERS: Mutex<Vec<((usize, Vec<String>), LockManager)>> = Mutex::new(Vec::new());
-    let mut managers = MANAGERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = (client, urls.to_vec());
-    if let Some((_, manager)) = managers.iter().find(|(other, _)| *other == key) {
-        return manager.clone();
-    }
+/// One for each client, as one `Redsync` is.
+fn manager(urls: &[String]) -> LockManager {
     let mut manager = LockManager::new(urls.to_vec());
     // Its default gives up after three tries; `acquire` begins again at once.
     manager.set_retry(3, Duration::from_millis(200));
-    managers.push((key, manager.clone()));
     manager
 }
 

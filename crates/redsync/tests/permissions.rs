@@ -14,7 +14,8 @@ const OPERATING: &str = include_str!("../../../docs/operating.md");
 
 /// The rules that `docs/operating.md` gives for a user, as they stand there.
 fn documented_rules() -> String {
-    let (_, rules) = OPERATING.split_once("ACL SETUSER redsync on >PASSWORD").expect("the page has the rules");
+    let (_, rules) =
+        OPERATING.split_once("ACL SETUSER redsync on >PASSWORD").expect("the page has the rules");
     let (rules, _) = rules.split_once("```").expect("they end");
     rules.split_whitespace().collect::<Vec<_>>().join(" ")
 }

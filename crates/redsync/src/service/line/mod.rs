@@ -195,8 +195,9 @@ impl Line {
                 if is_yielding {
                     for asked in asked {
                         // Not again and again while the node is away.
-                        let entry = state.members.get_mut(asked.token());
-                        entry.map(|entry| entry.yields = entry.yields.saturating_add(1));
+                        if let Some(entry) = state.members.get_mut(asked.token()) {
+                            entry.yields = entry.yields.saturating_add(1);
+                        }
                     }
                 }
                 let view = &mut state.views[index];
