@@ -113,6 +113,12 @@ impl Wait<'_> {
                     let took = core.clock.now().saturating_since(self.began);
                     return self.once_more(Error::ValidityExhausted { name, took });
                 }
+                Outlook::Spoilt => {
+                    self.ticket = member.ticket().unwrap_or(self.ticket);
+                    drop(member);
+                    guard.give_back().await;
+                    return Ok(None);
+                }
                 Outlook::Unreachable(error) => {
                     drop(member);
                     guard.give_back().await;

@@ -1,6 +1,5 @@
 //! Grants that restarted nodes tell of: they do not count before the node has been up for long enough.
 
-#[macro_use]
 #[path = "support/delegate.rs"]
 mod delegate;
 
@@ -8,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use delegate::delegate;
 use redsync::{Answer, Clock, DrivenClock, Guard, Instant, MemoryNode, Node, Redsync, Uptime};
 use tokio::task::{JoinHandle, yield_now};
 

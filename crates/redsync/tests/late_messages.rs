@@ -113,6 +113,17 @@ async fn who_adopts_a_token_whose_place_was_being_renewed_is_not_valid_for_longe
 }
 
 #[tokio::test]
+async fn a_lease_of_three_nodes_is_as_good_for_whoever_adopts_it_as_for_its_first_holder() {
+    let nodes = [Late::new(), Late::new(), Late::new()];
+    let [first, second] = [0, 1].map(|_| over_nodes(nodes.iter().map(|node| node.punctual())));
+    let lease = first.mutex("name").expiry(Duration::from_secs(1)).lock().await.unwrap().into_lease();
+
+    let guard = second.mutex("name").expiry(Duration::from_secs(60)).adopt(&lease).await.unwrap();
+
+    assert!(guard.remaining() > Duration::from_secs(50), "{:?}", guard.remaining());
+}
+
+#[tokio::test]
 async fn nobody_holds_by_a_token_of_which_a_yield_was_lost() {
     for way in [Way::Cut, Way::Slow] {
         let nodes = [Late::new(), Late::new(), Late::new()];
@@ -140,6 +151,31 @@ async fn nobody_holds_by_a_token_of_which_a_yield_was_lost() {
         guard.extend().await.unwrap();
         assert!(others.mutex("name").try_lock().await.unwrap().is_none(), "{way:?}: a rival has it, too");
     }
+}
+
+#[tokio::test]
+async fn nobody_holds_before_it_is_known_what_has_become_of_a_yield() {
+    let nodes = [Late::new(), Late::new(), Late::new()];
+    let waiter = over_nodes(nodes.iter().map(|node| Arc::clone(node) as Arc<dyn Node>));
+    let stranger = over_nodes(nodes[1..].iter().map(|node| node.punctual()));
+    let held = stranger.mutex("name").fail_fast(false).lock().await.unwrap();
+    nodes[0].yields(Way::Slow);
+    // A request may take two seconds then, before it is given up.
+    let wait = wait_for(waiter.mutex("name").expiry(Duration::from_secs(40)));
+    until("it yields", async || !nodes[0].yielded().is_empty()).await;
+
+    held.unlock().await.unwrap();
+    for node in &nodes[1..] {
+        until("it has the lease", async || node.waiting("name").await == 0 && node.is_held("name").await)
+            .await;
+    }
+    settle().await;
+    assert!(!wait.is_finished(), "one yield is under way, and could be handed on unseen");
+
+    nodes[0].deliver(true).await;
+    let guard = guard_of(wait).await;
+    assert_eq!(*guard.token(), nodes[0].yielded()[0].claim.token, "it is the same token's");
+    assert!(guard.is_valid());
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ pub(super) struct Ledger {
     /// Recent requests, oldest first.
     asked: Vec<Asked>,
     requests: u32,
+    /// The request to acquire.
+    acquiring: RequestNumber,
     /// When the last lease that was ever asked for is over for certain, granted or not.
     horizon: Instant,
     /// A majority stood once.
@@ -65,6 +67,8 @@ struct Entry {
     /// it is applied. A lost one counts for ever: nobody knows when it arrives.
     unanswered: u32,
     shortest_unanswered: Duration,
+    /// The request to acquire is one of these.
+    is_acquiring: bool,
     /// How many of these extend.
     extending: u32,
     /// How many of these may take the lease again.
@@ -148,6 +152,7 @@ impl Ledger {
             heard: RequestNumber(0),
             unanswered: 0,
             shortest_unanswered: Duration::MAX,
+            is_acquiring: false,
             extending: 0,
             retaking: 0,
             yielding: 0,
@@ -161,6 +166,7 @@ impl Ledger {
             nodes: vec![entry; quorum.nodes()].into(),
             asked: Vec::with_capacity(1),
             requests: 0,
+            acquiring: RequestNumber(0),
             horizon: Instant::default(),
             was_held: false,
             is_over: false,
@@ -188,8 +194,10 @@ impl Ledger {
 
     /// Records that every node is about to be asked to acquire.
     pub(super) fn ask_to_acquire(&mut self, trusted: Duration) {
+        self.acquiring = RequestNumber(self.requests);
         for entry in &mut self.nodes {
             entry.mark = Mark::Asked;
+            entry.is_acquiring = true;
             entry.ask(trusted);
         }
     }
@@ -214,16 +222,16 @@ impl Ledger {
         }
     }
 
-    /// The shortest that any request which a node has not answered lets a lease last: an extension, or one for a place or a
-    /// lease, which lets the lease start anew where the token has it.
+    /// The shortest that any request which a node has not answered lets a lease last that is there: an extension, or one for a
+    /// place, which lets the lease start anew where the token has it. The first request, which finds no lease, is none.
     pub(super) fn shortest_under_way(&self) -> Option<Duration> {
-        let open = self.nodes.iter().filter(|entry| entry.unanswered > 0);
+        let open = self.nodes.iter().filter(|entry| entry.unanswered > u32::from(entry.is_acquiring));
         open.map(|entry| entry.shortest_unanswered).min()
     }
 
     /// Records that `node` granted what request `number` asked for.
     pub(super) fn granted(&mut self, node: usize, number: RequestNumber, now: Instant) {
-        let shortest = self.nodes[node].hear();
+        let shortest = self.hear(node, number);
         // The release that found it came after: it is gone.
         if self.nodes[node].mark != Mark::Released {
             self.stands(node, number, shortest, now);
@@ -234,7 +242,7 @@ impl Ledger {
     ///
     /// SAFETY RULE (design §11): the lease is there to be released, and counts for nothing.
     pub(super) fn granted_in_doubt(&mut self, node: usize, number: RequestNumber) {
-        self.nodes[node].hear();
+        self.hear(node, number);
         if self.nodes[node].mark != Mark::Released {
             self.nodes[node].mark = Mark::Granted;
             self.is_news(node, number);
@@ -243,7 +251,7 @@ impl Ledger {
 
     /// Records that `node` refused what request `number` asked for: another has the lease, or nothing was applied.
     pub(super) fn refused(&mut self, node: usize, number: RequestNumber, now: Instant) {
-        self.nodes[node].hear();
+        self.hear(node, number);
         if self.is_news(node, number) {
             let entry = &mut self.nodes[node];
             // Another request may have brought a place in line meanwhile, or a lease.
@@ -529,6 +537,13 @@ impl Ledger {
         if entry.stood_meanwhile {
             entry.mark = Mark::Granted;
         }
+    }
+
+    /// Takes down that request `number` is answered; see [`Entry::hear`].
+    fn hear(&mut self, node: usize, number: RequestNumber) -> Duration {
+        let entry = &mut self.nodes[node];
+        entry.is_acquiring &= number != self.acquiring;
+        entry.hear()
     }
 
     fn stands(&mut self, node: usize, number: RequestNumber, shortest: Duration, now: Instant) {

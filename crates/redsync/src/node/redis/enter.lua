@@ -19,7 +19,7 @@ for i = 3, #ARGV, 4 do
     redis.call('PEXPIRE', LEASE, expiry)
   else
     redis.call('ZADD', LINE, ticket, token)
-    local deadline = string.format('%d', now + expiry * 1000)
+    local deadline = string.format('%.0f', now + expiry * 1000)
     redis.call('HSET', WAITERS, token, deadline .. ':' .. round .. ':' .. expiry .. ':' .. contact)
     longest = math.max(longest, tonumber(expiry))
   end

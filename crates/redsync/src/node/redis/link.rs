@@ -199,7 +199,9 @@ impl Shared {
         if let Ok(Dialled { live, is_gone, .. }) = dialled {
             // Whoever waits, and has not been able to ask, need not wait any longer to do so.
             self.pushes.interrupted();
-            tokio::spawn(watch_over(Arc::downgrade(&self), Arc::downgrade(&live), is_gone));
+            // Its own task lives in this runtime, too: if that ends, so does the connection.
+            let end = GivenUp { shared: Arc::downgrade(&self), live: Arc::downgrade(&live) };
+            tokio::spawn(watch_over(end, is_gone));
         }
     }
 
@@ -396,9 +398,7 @@ impl Link {
 
 /// Gives a connection up as soon as the server has closed it, so that no request is wasted on finding out: servers and
 /// balancers close idle connections. Ends with the connection.
-async fn watch_over(shared: Weak<Shared>, live: Weak<Live>, mut is_gone: watch::Receiver<bool>) {
-    // Its own task lives in this runtime, too: if that ends, so does the connection.
-    let _end = GivenUp { shared, live };
+async fn watch_over(_end: GivenUp, mut is_gone: watch::Receiver<bool>) {
     // An error means that the connection's own task is gone, which comes to the same.
     let _ = is_gone.wait_for(|gone| *gone).await;
 }

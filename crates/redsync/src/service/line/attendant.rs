@@ -9,7 +9,7 @@ use super::Line;
 use tokio::sync::Notify;
 
 use super::request::{Request, Returned};
-use super::state::{Attendant, LINGER};
+use super::state::{Attendant, IDLE, LINGER};
 use crate::holding::Core;
 use crate::telling::Asked;
 
@@ -52,8 +52,8 @@ impl Line {
             return;
         }
         let Some(runtime) = core.reaper.runtime() else { return };
-        if state.attendants > 0 {
-            // One before it may have ended, or stand still, with its runtime, and what it was asking for with it.
+        if state.attendant.is_some() || std::mem::take(&mut state.is_abandoned) {
+            // The one before it stands still with its runtime, or has ended with it, and with what it was asking for.
             for index in 0..state.views.len() {
                 state.views[index].is_asking = false;
                 state.schedule_all(index, now);
@@ -106,7 +106,11 @@ impl Attending {
                 for (index, asked) in state.take_claims(now) {
                     requests.sent.push(Request::new(&core, index, Asked::Yield, vec![asked]));
                 }
-                let next = state.next_look(now, core.waiters.tickets.claim_window());
+                let next = match state.order.is_empty() && !requests.sent.is_empty() {
+                    // Nobody waits any more; what is under way is waited for.
+                    true => now + IDLE,
+                    false => state.next_look(now, core.waiters.tickets.claim_window()),
+                };
                 if let Some(present) = &mut state.attendant {
                     present.looks_at = next;
                 }
@@ -115,9 +119,13 @@ impl Attending {
             tokio::select! {
                 biased;
                 (request, returned) = poll_fn(|context| requests.poll_next(context)) => {
-                    if matches!(request.what, Asked::Enter) {
-                        line.lock().views[request.index].is_asking = false;
+                    let mut state = line.lock();
+                    let is_present =
+                        state.attendant.as_ref().is_some_and(|present| present.number == self.number);
+                    if is_present && matches!(request.what, Asked::Enter) {
+                        state.views[request.index].is_asking = false;
                     }
+                    drop(state);
                     line.answered(&core, request.question(), returned);
                 }
                 () = self.is_earlier.notified() => {}
@@ -137,6 +145,7 @@ impl Drop for Attending {
             let mut state = self.line.lock();
             if state.attendant.as_ref().is_some_and(|present| present.number == self.number) {
                 state.attendant = None;
+                state.is_abandoned = true;
             }
         }
         self.line.wake_all();

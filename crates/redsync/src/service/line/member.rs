@@ -25,8 +25,10 @@ pub(crate) struct Member {
 pub(crate) enum Outlook {
     /// The lock is its own.
     Held,
-    /// This token cannot get it any more; another may.
+    /// Its time was over before the caller came for it. Another token may get it.
     Over,
+    /// This token cannot be relied on any more; another may get it.
+    Spoilt,
     /// It is to wait on, and to look again then.
     Waiting(Instant),
     /// No quorum of nodes could be reached for too long.
@@ -84,7 +86,7 @@ impl Member {
     pub(crate) fn outlook(&self, began: Instant, now: Instant) -> Outlook {
         let holding = &self.waiting.holding;
         match holding.standing() {
-            _ if holding.is_spoilt() => return Outlook::Over,
+            _ if holding.is_spoilt() => return Outlook::Spoilt,
             Standing::Lost => return Outlook::Over,
             // What has become of leases that were given back is known soon, and before anybody relies on the others.
             Standing::Held if holding.is_yielding() => return Outlook::Waiting(now + holding.refresh()),

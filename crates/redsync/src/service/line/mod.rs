@@ -77,9 +77,9 @@ impl Line {
             false => Uptime::Unbroken,
         };
         match waiting.holding.told(index, grant.round, uptime) {
-            Told::Stale => {}
             Told::Counts => self.settle(core, &grant.token, &waiting),
-            Told::InDoubt => {
+            // One that is stale may be so because requests overtook each other on their way: how things stand, the node knows.
+            Told::Stale | Told::InDoubt => {
                 let now = core.clock.now();
                 let mut state = self.lock();
                 state.schedule(&grant.token, index, now);
@@ -268,6 +268,9 @@ impl Line {
         }
         let has_first =
             state.order.first().is_some_and(|(_, first)| asked.iter().any(|asked| asked.token() == first));
+        let is_ours =
+            |state: &State| state.members.keys().any(|token| token.as_str() == entered.holder.token());
+        let is_foreign = entered.holder.owner().is_none() && !is_ours(&state);
         let view = &mut state.views[index];
         view.retry_at = now;
         if let Some(position) = first_of_us {
@@ -283,7 +286,7 @@ impl Line {
         } else {
             view.look_at = None;
         }
-        if entered.holder.owner().is_none() {
+        if is_foreign {
             // Somebody's who does not hand over, and tells nobody: the first of us looks whether it is gone.
             let soon = now + FOREIGN + STAGGER * u32::try_from(view.position.min(50)).unwrap_or(50);
             view.look_at = Some(view.look_at.map_or(soon, |at| at.min(soon)));

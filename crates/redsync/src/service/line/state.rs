@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) empty_since: Instant,
     pub(super) attendant: Option<Attendant>,
     pub(super) attendants: u64,
+    /// The last one's runtime ended.
+    pub(super) is_abandoned: bool,
     pub(super) keys: u64,
 }
 
@@ -91,6 +93,7 @@ impl State {
             empty_since: Instant::default(),
             attendant: None,
             attendants: 0,
+            is_abandoned: false,
             keys: 0,
         }
     }
@@ -274,4 +277,4 @@ const BATCH: usize = 256;
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// How long the attendant sleeps where nothing is planned.
-const IDLE: Duration = Duration::from_secs(1);
+pub(super) const IDLE: Duration = Duration::from_secs(1);
