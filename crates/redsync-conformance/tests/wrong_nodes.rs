@@ -330,7 +330,7 @@ found_out! {
         letting_go_takes_the_holders_own_place_in_line_with_it,
         barging_frees_the_name_and_keeps_the_line,
     ],
-    a_node_whose_refusals_take_a_place: RefusalsTakeAPlace breaks only [
+    a_node_whose_refusals_take_a_place: RefusalsTakeAPlace breaks at_least [
         strangers_are_refused_where_there_is_a_line_and_leave_it,
         those_in_line_are_refused_like_strangers,
         tokens_that_look_alike_are_different_owners,
