@@ -62,7 +62,7 @@ impl Wait<'_> {
         let holding = Holding::new(Arc::clone(core), terms);
         let guard = Guard::new(Arc::clone(&holding));
         let mut refusal = None;
-        if !core.waiters.is_contended(&self.settings.name) {
+        if !core.waiters.is_contended(&self.settings.name, core.clock.now()) {
             match ask(&holding, self.time_left(), self.settings.shuffle_nodes).await {
                 Ok(()) => return acquired(guard, &holding).await.map(Some),
                 Err(error) if error.kind() == ErrorKind::ValidityExhausted => {

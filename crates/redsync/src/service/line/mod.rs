@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 pub(crate) use self::member::{Member, Outlook};
 use self::request::{Question, Returned};
-use self::state::{State, Waiting};
+use self::state::{LINGER, State, Waiting};
 use crate::error::NodeError;
 use crate::holding::{Core, Standing, Told};
 use crate::node::{Entered, Grant, Placed, TimeLeft, Uptime};
@@ -46,6 +46,12 @@ impl Line {
     /// Nobody waits or listens.
     pub(super) fn is_deserted(&self) -> bool {
         self.lock().members.is_empty()
+    }
+
+    /// Somebody waits, or had to a moment ago. One that has the lock to itself again asks for a lease, not for a place.
+    pub(super) fn is_contended(&self, now: Instant) -> bool {
+        let state = self.lock();
+        !state.order.is_empty() || now < state.queued_at + LINGER
     }
 
     pub(super) fn is_attended(&self) -> bool {
@@ -239,6 +245,7 @@ impl Line {
             let (token, refresh) = (asked.token(), asked.waiting.holding.refresh());
             let mut at = asked.sent + refresh.mul_f64(1.0 - jitter(token, state.keys) / 10.0);
             if let Placed::Queued(position) = *placed {
+                state.queued_at = now;
                 first_of_us = Some(first_of_us.map_or(position, |first| first.min(position)));
                 if let Some(within) = entered.ask_within {
                     at = at.min(now + within * u32::try_from(position.clamp(1, 20)).unwrap_or(1));

@@ -23,6 +23,8 @@ pub(super) struct State {
     pub(super) claims: BTreeMap<Key, Token>,
     /// Until then, claims are so frequent that the attendant looks for them without being told.
     pub(super) claims_until: Instant,
+    /// When somebody had to wait, the last time.
+    pub(super) queued_at: Instant,
     /// Since when nobody waits.
     pub(super) empty_since: Instant,
     pub(super) attendant: Option<Attendant>,
@@ -90,6 +92,7 @@ impl State {
             views: (0..nodes).map(|_| View::default()).collect(),
             claims: BTreeMap::new(),
             claims_until: Instant::default(),
+            queued_at: Instant::default(),
             empty_since: Instant::default(),
             attendant: None,
             attendants: 0,
