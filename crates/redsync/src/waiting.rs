@@ -29,7 +29,6 @@ pub(crate) async fn wait_in_line(
     let mut wait = Wait { core, settings, ticket, began, end, exhausted: None, has_told: false };
     loop {
         *tries = tries.saturating_add(1);
-        // Boxed, since a lock that is free is taken without it.
         if let Some(guard) = wait.with_a_token().await? {
             return Ok(guard);
         }
@@ -75,6 +74,7 @@ impl Wait<'_> {
                 }
             }
         }
+        // Boxed, since a lock that is free is taken without it.
         Box::pin(self.in_line(guard, &holding, refusal)).await
     }
 

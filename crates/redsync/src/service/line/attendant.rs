@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::Line;
 use tokio::sync::Notify;
 
+use super::Line;
 use super::request::{Request, Returned};
 use super::state::{Attendant, IDLE, LINGER};
 use crate::holding::Core;

@@ -136,7 +136,7 @@ impl Member {
 
     /// The request for a place on node `index`, which the caller makes itself: the first is not to wait for others.
     pub(crate) fn first_request(&self, index: usize, asked: (RequestNumber, Instant)) -> FirstRequest {
-        let ticket = self.line.lock().members.get(&self.token).map(|entry| entry.ticket).unwrap_or_default();
+        let ticket = self.ticket().unwrap_or_default();
         let (number, sent) = asked;
         let asking = Asking { waiting: Arc::clone(&self.waiting), ticket, number, sent };
         let request = Request::new(&self.waiting.holding.core, index, Asked::Enter, vec![asking]);

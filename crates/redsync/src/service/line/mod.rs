@@ -86,12 +86,7 @@ impl Line {
             Told::Counts => self.settle(core, &grant.token, &waiting),
             // One that is stale may be so because requests overtook each other on their way: how things stand, the node knows.
             Told::Stale | Told::InDoubt => {
-                let now = core.clock.now();
-                let mut state = self.lock();
-                state.schedule(&grant.token, index, now);
-                let is_earlier = state.is_earlier(now);
-                drop(state);
-                tell(is_earlier);
+                self.plan(core.clock.now(), |state, now| state.schedule(&grant.token, index, now));
                 self.settle(core, &grant.token, &waiting);
             }
         }
@@ -100,19 +95,22 @@ impl Line {
 
     /// Node `index` tells that the lock was let go of.
     pub(super) fn freed(&self, index: usize, now: Instant) {
-        let mut state = self.lock();
-        state.schedule_first(index, now);
-        let is_earlier = state.is_earlier(now);
-        drop(state);
-        tell(is_earlier);
+        self.plan(now, |state, now| state.schedule_first(index, now));
     }
 
     /// Node `index` may have told what was not heard.
     pub(super) fn interrupted(&self, index: usize, now: Instant) {
+        self.plan(now, |state, now| {
+            state.schedule_all(index, now);
+            state.views[index].retry_at = now;
+        });
+    }
+
+    /// Has something done at `at`, and the attendant told if that is earlier than it knows.
+    fn plan(&self, at: Instant, plan: impl FnOnce(&mut State, Instant)) {
         let mut state = self.lock();
-        state.schedule_all(index, now);
-        state.views[index].retry_at = now;
-        let is_earlier = state.is_earlier(now);
+        plan(&mut state, at);
+        let is_earlier = state.is_earlier(at);
         drop(state);
         tell(is_earlier);
     }
@@ -129,7 +127,7 @@ impl Line {
             waiting.changed.notify_one();
             return;
         }
-        if self.lock().views.len() == 1 {
+        if core.nodes.len() == 1 {
             return;
         }
         let has_some = holding.has_some();

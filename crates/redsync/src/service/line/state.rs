@@ -276,7 +276,8 @@ impl View {
 /// How many places are asked for at once: a script that asks for so many keeps a server from others for a millisecond.
 const BATCH: usize = 256;
 
-/// A line that nobody waits in any more is kept for so long: whoever comes in that time asks for a place at once.
+/// A line that nobody waits in any more is kept for so long; and for so long after somebody had to wait, whoever comes asks
+/// for a place at once.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// How long the attendant sleeps where nothing is planned.
