@@ -63,7 +63,7 @@ fn claim(token: &str) -> Claim {
 }
 
 async fn the_line_is_one([first, second]: [Process; 2]) {
-    assert_eq!(first.enters("holder", 1).await, Placed::Granted);
+    assert_eq!(first.enters("holder", 1).await, Placed::Granted(None));
     assert_eq!(second.enters("later", 20).await, Placed::Queued(1));
     assert_eq!(first.enters("sooner", 10).await, Placed::Queued(1));
     assert_eq!(second.releases("holder").await, Released::Released);

@@ -55,10 +55,10 @@ pub(crate) async fn ask(holding: &Arc<Holding>, at_most: Duration, shuffle: bool
             let acquired = node.acquire(&holding.terms.claim).await?;
             // After the grant: it was of the incarnation that is asked, or of one before it.
             let uptime = match acquired {
-                Acquired::Granted if holding.terms.restart_guard => {
+                Acquired::Granted(_) if holding.terms.restart_guard => {
                     node.uptime().await.unwrap_or(Uptime::Unknown)
                 }
-                Acquired::Granted | Acquired::Taken(_) => Uptime::Unbroken,
+                Acquired::Granted(_) | Acquired::Taken(_) => Uptime::Unbroken,
             };
             Ok((acquired, uptime))
         })
@@ -84,8 +84,14 @@ pub(crate) async fn ask(holding: &Arc<Holding>, at_most: Duration, shuffle: bool
     }
 }
 
-/// Hands a lock that was acquired to its caller.
+/// Hands a lock that was acquired to its caller, with its fence, if one was asked for.
 pub(crate) async fn acquired(guard: Guard, holding: &Arc<Holding>) -> Result<Guard, Error> {
+    if holding.is_to_be_fenced()
+        && let Err(error) = Box::pin(holding.agree_on_fence()).await
+    {
+        guard.give_back().await;
+        return Err(error);
+    }
     holding.begin_keeping();
     // Asked again now that it has its place: a shutdown that was told before the lock was taken takes none.
     if holding.core.keeper.is_shut() {
@@ -151,7 +157,7 @@ fn heard(
     returned: Returned<Vote>,
 ) -> Result<(), NodeError> {
     match returned {
-        Ok((Acquired::Granted, uptime)) => holding.vote(index, (number, sent), uptime),
+        Ok((Acquired::Granted(fence), uptime)) => holding.vote(index, (number, sent), fence, uptime),
         Ok((Acquired::Taken(holder), _)) => {
             holding.refused(index, number);
             Err(NodeError::Taken { node: holding.core.nodes[index].to_string(), holder })

@@ -15,6 +15,8 @@
 //! # Ok(()) }
 //! ```
 
+mod fenced;
+
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, mpsc};
@@ -24,6 +26,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+pub use self::fenced::{FencedGuard, FencedMutex};
 use crate::error::Error;
 use crate::guard::Guard as AsyncGuard;
 use crate::inspection::{Inspection, NodeConcern};

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::holding::{Holding, Standing};
 use crate::lease::Lease;
 use crate::lost::{Lost, LostSignal};
-use crate::protocol::{Expiry, Instant, LockName, Token};
+use crate::protocol::{Expiry, Fence, Instant, LockName, Token};
 use crate::telling;
 
 /// The live handle of a held lock: exclusive until [`valid_until`](Guard::valid_until).
@@ -208,7 +208,8 @@ impl Guard {
     /// The guard's lease, to be [adopted](crate::Mutex::adopt) by another process when this one lets go of it with
     /// [`into_lease`](Guard::into_lease).
     pub fn lease(&self) -> Lease {
-        Lease::new(&self.holding.terms.claim, self.holding.expiry(), self.holding.last_word())
+        let holding = &self.holding;
+        Lease::new(&holding.terms.claim, holding.expiry(), holding.last_word(), holding.fence())
     }
 
     /// Lets go of the lock without releasing it: whoever has the lease may adopt, extend and release it. If nobody
@@ -217,6 +218,11 @@ impl Guard {
         self.releases_on_drop = false;
         self.holding.hand_on();
         self.lease()
+    }
+
+    /// The fence that was agreed on, if one was asked for.
+    pub(crate) fn fence(&self) -> Option<Fence> {
+        self.holding.fence()
     }
 
     #[cfg(feature = "blocking")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::NodeError;
 use crate::node::{Holder, InLine, TimeLeft, Uptime};
-use crate::protocol::{Drift, DriftFactor, Expiry, Quarantine, Quorum};
+use crate::protocol::{Drift, DriftFactor, Expiry, Fence, Quarantine, Quorum};
 
 /// What the nodes say of a lock, at the moment each of them was asked.
 #[derive(Clone, Debug)]
@@ -26,6 +26,9 @@ pub struct NodeReport {
     pub line: Vec<InLine>,
     /// How many wait there in all.
     pub waiting: u64,
+    /// Where the counter of the lock's [fences](crate::Fence) stands there, if it has one: no less than the fence of its
+    /// holder, if that asked for one.
+    pub fence: Option<Fence>,
     /// For how long the node has certainly remembered every lease it granted.
     pub uptime: Uptime,
 }
@@ -151,6 +154,7 @@ mod tests {
                 answer: Ok(holder),
                 line: Vec::new(),
                 waiting: 0,
+                fence: None,
                 uptime: Uptime::Unbroken,
             }
         });

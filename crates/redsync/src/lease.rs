@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::node::Claim;
-use crate::protocol::{Expiry, InvalidOption, LockName, Token};
+use crate::protocol::{Expiry, Fence, InvalidOption, LockName, Token};
 
 /// A held lock as a value: its name, its token and its expiry. Whoever has it can
 /// [adopt](crate::Mutex::adopt), extend and release the lock, from any process and any machine.
@@ -17,8 +17,8 @@ use crate::protocol::{Expiry, InvalidOption, LockName, Token};
 /// adopts it believes no more than that leaves.
 ///
 /// [`Display`](fmt::Display) and [`FromStr`] give and take one line without blanks or shell characters, such as
-/// `redsync:8000:orders%3A42:5f1c…@web-2%3A311`: expiry in milliseconds, name, token, percent-encoded. With the
-/// feature `serde` it is (de)serialised as that line.
+/// `redsync:8000:orders%3A42:5f1c…@web-2%3A311`: expiry in milliseconds, name, token, percent-encoded; and the fence, where
+/// there is one. With the feature `serde` it is (de)serialised as that line.
 ///
 /// A lease is as good as the lock: keep it from those who should not release it. It has one user at a time: where one
 /// holder goes on with its guard while another extends by the lease, each believes only what it asked for itself.
@@ -30,11 +30,17 @@ pub struct Lease {
     /// A request was under way when the lease was written, and may be applied after any of its next user's. It lets the lease
     /// last for no longer than this.
     last_word: Option<Expiry>,
+    fence: Option<Fence>,
 }
 
 impl Lease {
-    pub(crate) fn new(claim: &Claim, expiry: Expiry, last_word: Option<Expiry>) -> Self {
-        Self { name: claim.name.clone(), token: claim.token.clone(), expiry, last_word }
+    pub(crate) fn new(
+        claim: &Claim,
+        expiry: Expiry,
+        last_word: Option<Expiry>,
+        fence: Option<Fence>,
+    ) -> Self {
+        Self { name: claim.name.clone(), token: claim.token.clone(), expiry, last_word, fence }
     }
 
     /// A lease from its parts: for a lock that another library took, whose token is the key's value. Go's redsync:
@@ -49,7 +55,13 @@ impl Lease {
         expiry: Duration,
     ) -> Result<Self, InvalidOption> {
         let (name, token, expiry) = (LockName::new(name)?, Token::from_text(token)?, Expiry::new(expiry)?);
-        Ok(Self { name, token, expiry, last_word: None })
+        Ok(Self { name, token, expiry, last_word: None, fence: None })
+    }
+
+    /// The same lease, of a lock that was taken with this fence.
+    #[must_use]
+    pub fn with_fence(self, fence: Fence) -> Self {
+        Self { fence: Some(fence), ..self }
     }
 
     /// The lock's name.
@@ -60,6 +72,11 @@ impl Lease {
     /// The token that holds.
     pub fn token(&self) -> &Token {
         &self.token
+    }
+
+    /// The lock's fence, if it was [taken with one](crate::Mutex::fenced).
+    pub const fn fence(&self) -> Option<Fence> {
+        self.fence
     }
 
     pub(crate) const fn last_word(&self) -> Option<Expiry> {
@@ -81,7 +98,8 @@ impl fmt::Display for Lease {
         if let Some(last_word) = self.last_word {
             write!(f, "/{}", last_word.as_millis())?;
         }
-        write!(f, ":{name}:{token}")
+        write!(f, ":{name}:{token}")?;
+        self.fence.map_or(Ok(()), |fence| write!(f, ":{fence}"))
     }
 }
 
@@ -110,10 +128,12 @@ impl FromStr for Lease {
             ));
         };
         let mut parts = parts.split(':');
-        let (Some(millis), Some(name), Some(token), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(millis), Some(name), Some(token), fence, None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(refuse("it does not have three parts after \"redsync:\"; was the line cut off?"));
+            return Err(refuse(
+                "it does not have three parts or four after \"redsync:\"; was the line cut off?",
+            ));
         };
         let (millis, last_word) = match millis.split_once('/') {
             Some((millis, last_word)) => (millis, Some(last_word)),
@@ -127,7 +147,8 @@ impl FromStr for Lease {
         let invalid = |invalid: InvalidOption| InvalidLease { reason: invalid.to_string() };
         let lease = Self::from_parts(decode(name)?, decode(token)?, number(millis)?).map_err(invalid)?;
         let last_word = last_word.map(|text| Expiry::new(number(text)?).map_err(invalid)).transpose()?;
-        Ok(Self { last_word, ..lease })
+        let fence = fence.map(str::parse).transpose().map_err(invalid)?;
+        Ok(Self { last_word, fence, ..lease })
     }
 }
 
@@ -205,10 +226,12 @@ mod tests {
         #[test]
         fn every_lease_survives_being_written_and_read(
             name in ".{1,60}", token in ".{1,60}", millis in 1_u64..1 << 53, last_word in prop::option::of(1_u64..1 << 53),
+            fence in prop::option::of(1_u64..1 << 53),
         ) {
             let expiry = |millis| Expiry::new(Duration::from_millis(millis)).unwrap();
             let lease = Lease::from_parts(name, token, Duration::from_millis(millis)).unwrap();
-            let lease = Lease { last_word: last_word.map(expiry), ..lease };
+            let fence = fence.map(|fence| Fence::new(fence).unwrap());
+            let lease = Lease { last_word: last_word.map(expiry), fence, ..lease };
             let line = lease.to_string();
             prop_assert!(line.bytes().all(|b| b.is_ascii_graphic()));
             prop_assert_eq!(line.parse::<Lease>().unwrap(), lease);

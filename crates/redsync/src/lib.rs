@@ -34,6 +34,8 @@
 //!   withheld until that lease has run out.
 //! * **First come, first served.** [`lock`](Mutex::lock) waits in line, among all processes and on any number of nodes; a
 //!   release hands the lock to the next in one round trip. Dead waiters are skipped.
+//! * **Every holder can have a number** that is larger than that of any before it, on any number of nodes:
+//!   [`fenced`](Mutex::fenced). By it, a resource refuses what a paused holder writes too late: [`FenceCheck`].
 //! * **Nothing is left behind.** A future dropped at any await point, a failed attempt, a dropped guard: what may have
 //!   been granted is released, and at the very worst runs out after one expiry.
 //! * **A slow or dead minority costs nothing.** All nodes are asked at once, each under a deadline, and the verdict falls
@@ -42,7 +44,8 @@
 //!
 //! # What is not
 //!
-//! No lock service can stop a process that was paused, and wakes up after its lock ran out, from writing late. A server that
+//! No lock service can stop a process that was paused, and wakes up after its lock ran out, from writing late; a resource that
+//! looks at [fences](Mutex::fenced) can. A server that
 //! was flushed, or evicts keys, votes as if nothing had been. Programs that lock by other libraries do not wait in line, and may
 //! find a busy lock never free: [`barging`](Mutex::barging) is for fleets that have such.
 //! `docs/safety.md` of the repository has the whole list, and `docs/operating.md` what is told to operators.
@@ -55,7 +58,7 @@
 //! | `tls` | `rediss://`, by rustls | |
 //! | `sqlite` | `SqliteNode`: one machine, many processes | |
 //! | `blocking` | the module `blocking`: the same without async | |
-//! | `serde` | [`Lease`] as a serialisable value | |
+//! | `serde` | [`Lease`] and [`Fence`] as serialisable values | |
 //! | `metrics` | numbers by the `metrics` facade; their names are in `docs/operating.md` | |
 //!
 //! # Where things are
@@ -63,6 +66,7 @@
 //! | to find | look in |
 //! | --- | --- |
 //! | the majority rule | `protocol/quorum.rs` |
+//! | fencing tokens: how nodes count, which number a holder has | `protocol/fence.rs`; agreed on in `holding/fencing.rs` |
 //! | validity, drift and deadlines | `protocol/validity.rs` |
 //! | delays between tries | `protocol/retry.rs` |
 //! | one acquisition, from first byte to verdict | `attempt.rs`, asking by `ballot.rs` |
@@ -71,7 +75,8 @@
 //! | waiting in line | `waiting.rs`; for all callers of one lock `service/line/`; what counts of grants `holding/ledger.rs` |
 //! | who came first | `service/tickets.rs` |
 //! | the line on a node | `protocol/line.rs`, `node/redis/line.lua` |
-//! | what users hold | `guard.rs`, `lease.rs` |
+//! | what users hold | `guard.rs`, `lease.rs`; with fences `fenced.rs` |
+//! | the resource's side of fencing | `fence_check.rs` |
 //! | renewal and loss: when | `service/keeper.rs`, and what happens then `holding/keep.rs`, `lost.rs` |
 //! | other work in the background | `service/reaper.rs` |
 //! | when a restarted node votes again | `protocol/quarantine.rs`, `node/redis/facts.rs` |
@@ -90,6 +95,8 @@ mod ballot;
 pub mod blocking;
 mod clock;
 mod error;
+mod fence_check;
+mod fenced;
 mod guard;
 mod holding;
 mod inspection;
@@ -106,6 +113,8 @@ mod waiting;
 
 pub use self::clock::{Clock, DrivenClock, Sleep, SystemClock};
 pub use self::error::{Error, ErrorKind, NodeError, Operation};
+pub use self::fence_check::{FenceCheck, StaleFence};
+pub use self::fenced::{FencedGuard, FencedMutex};
 pub use self::guard::Guard;
 pub use self::inspection::{Inspection, LockState, NodeConcern, NodeReport};
 pub use self::lease::{InvalidLease, Lease};
@@ -123,5 +132,7 @@ pub use self::node::{
     Uptime, redacted,
 };
 pub use self::options::LockOptions;
-pub use self::protocol::{Expiry, Instant, InvalidOption, LockName, OwnerLabel, Round, Ticket, Token};
+pub use self::protocol::{
+    Expiry, Fence, Instant, InvalidOption, LockName, OwnerLabel, Proposal, Round, Ticket, Token,
+};
 pub use self::redsync::{Builder, Redsync};

@@ -8,10 +8,11 @@ use tracing::Instrument;
 
 use crate::attempt::attempt;
 use crate::error::{Error, ErrorKind};
+use crate::fenced::FencedMutex;
 use crate::guard::Guard;
 use crate::holding::{Core, Holding};
 use crate::lease::Lease;
-use crate::options::{LockOptions, Patience, Settings, Waiting, option_methods};
+use crate::options::{LockOptions, Patience, Settings, Terms, Waiting, option_methods};
 use crate::protocol::{Instant, InvalidOption, LockName, OwnerLabel, RetryDelay};
 use crate::telling;
 use crate::waiting::wait_in_line;
@@ -27,13 +28,14 @@ pub struct Mutex {
     process: OwnerLabel,
     name: String,
     pub(crate) options: LockOptions,
+    is_fenced: bool,
 }
 
 option_methods!(Mutex, options);
 
 impl Mutex {
     pub(crate) fn new(core: Arc<Core>, process: OwnerLabel, name: String) -> Self {
-        Self { core, process, name, options: LockOptions::new() }
+        Self { core, process, name, options: LockOptions::new(), is_fenced: false }
     }
 
     /// The lock's name, as given. Go's redsync: `Mutex.Name`.
@@ -46,6 +48,26 @@ impl Mutex {
     pub fn with(mut self, options: LockOptions) -> Self {
         self.options = options;
         self
+    }
+
+    /// The same lock with a [`Fence`](crate::Fence) for each holder, by which a resource can refuse what one that was paused
+    /// writes too late.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let redsync = redsync::Redsync::connect(["memory:"]).await?;
+    /// let first = redsync.mutex("orders:42").fenced().lock().await?;
+    /// let fence = first.fence();
+    /// first.unlock().await?;
+    /// let second = redsync.mutex("orders:42").fenced().lock().await?;
+    /// assert!(fence < second.fence());
+    /// # second.unlock().await?;
+    /// # Ok::<(), redsync::Error>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn fenced(self) -> FencedMutex {
+        FencedMutex::new(Self { is_fenced: true, ..self })
     }
 
     /// Takes the lock. If others have it, waits in line: whoever came first gets it next, from the release itself. As long
@@ -113,10 +135,11 @@ impl Mutex {
             acquiring.tries = acquiring.tries.saturating_add(1);
             let begun = self.core.clock.now();
             let at_most = end.map_or(Duration::MAX, |end| end.saturating_since(begun));
-            let error = match attempt(&self.core, settings.terms()?, at_most, settings.shuffle_nodes).await {
-                Ok(guard) => return Ok(guard),
-                Err(error) => error,
-            };
+            let error =
+                match attempt(&self.core, self.terms(settings)?, at_most, settings.shuffle_nodes).await {
+                    Ok(guard) => return Ok(guard),
+                    Err(error) => error,
+                };
             let now = self.core.clock.now();
             let is_over = end.is_some_and(|end| now >= end);
             let wait = error.wait_for_restarted();
@@ -185,7 +208,7 @@ impl Mutex {
         let mut acquiring = Acquiring::begin(&self.core, &settings.name);
         acquiring.tries = 1;
         let span = tracing::debug_span!("lock", lock = %settings.name);
-        let attempt = attempt(&self.core, settings.terms()?, Duration::MAX, settings.shuffle_nodes);
+        let attempt = attempt(&self.core, self.terms(&settings)?, Duration::MAX, settings.shuffle_nodes);
         match acquiring.end(attempt.instrument(span).await) {
             Ok(guard) => Ok(Some(guard)),
             Err(Error::Taken { .. }) => Ok(None),
@@ -248,8 +271,9 @@ impl Mutex {
         if self.core.keeper.is_shut() {
             return Err(Error::ShutDown);
         }
-        let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
-        holding.adopt(lease.last_word()).await?;
+        let terms = settings.terms_for(lease.token().clone(), lease.fence());
+        let holding = Holding::new(Arc::clone(&self.core), terms);
+        holding.adopt(lease.last_word(), lease.fence()).await?;
         let guard = Guard::new(Arc::clone(&holding));
         holding.begin_keeping();
         if self.core.keeper.is_shut() {
@@ -275,13 +299,18 @@ impl Mutex {
             let reason = format!("it is of lock {:?}, not {:?}", lease.name(), settings.name);
             return Err(InvalidOption::new("lease", reason).into());
         }
-        let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone()));
+        let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone(), None));
         holding.presume(lease.last_word());
         holding.release().await
     }
 
     fn settings(&self) -> Result<Settings, Error> {
-        self.options.checked(&self.name, &self.process, self.core.restart_guard)
+        let settings = self.options.checked(&self.name, &self.process, self.core.restart_guard)?;
+        Ok(settings.fenced(self.is_fenced))
+    }
+
+    fn terms(&self, settings: &Settings) -> Result<Terms, Error> {
+        settings.terms(|| self.core.waiters.tickets.draw(&self.core.clock))
     }
 }
 

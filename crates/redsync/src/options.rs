@@ -8,8 +8,8 @@ use crate::error::Error;
 use crate::lost::OnLost;
 use crate::node::{Claim, Succession};
 use crate::protocol::{
-    Drift, DriftFactor, Expiry, InvalidOption, LeaseEnds, LockName, OwnerLabel, Quarantine, RequestTimeout,
-    RetryDelay, TimeoutFactor, Token,
+    Drift, DriftFactor, Expiry, Fence, InvalidOption, LeaseEnds, LockName, OwnerLabel, Proposal, Quarantine,
+    RequestTimeout, RetryDelay, Ticket, TimeoutFactor, Token,
 };
 
 /// How a lock is asked for. A value to keep and use for many locks: [`Mutex::with`](crate::Mutex::with).
@@ -41,6 +41,7 @@ pub struct LockOptions {
     pub(crate) on_lost: Option<OnLost>,
     pub(crate) restart_guard: Option<bool>,
     pub(crate) succession: Succession,
+    pub(crate) fence_retention: Option<Duration>,
 }
 
 /// How long `lock` goes on.
@@ -126,6 +127,11 @@ impl LockOptions {
             );
             return Err(InvalidOption::new("max_hold", reason).into());
         }
+        let fence_retention = self.fence_retention.unwrap_or(Proposal::DEFAULT_RETENTION);
+        if fence_retention < expiry.as_duration() {
+            let reason = format!("{fence_retention:?} is shorter than the expiry, {expiry}");
+            return Err(InvalidOption::new("fence_retention", reason).into());
+        }
         let owner = self.owner.as_ref().map_or_else(|| Ok(process.clone()), OwnerLabel::new)?;
         Ok(Settings {
             name,
@@ -145,6 +151,8 @@ impl LockOptions {
             on_lost: self.on_lost.clone(),
             restart_guard: self.restart_guard.unwrap_or(restart_guard),
             succession: self.succession,
+            fence_retention,
+            is_fenced: false,
         })
     }
 }
@@ -168,24 +176,34 @@ pub(crate) struct Settings {
     on_lost: Option<OnLost>,
     restart_guard: bool,
     succession: Succession,
+    fence_retention: Duration,
+    is_fenced: bool,
 }
 
 impl Settings {
-    /// The terms of one attempt.
+    /// The same for a lock with fences.
+    pub(crate) fn fenced(self, is_fenced: bool) -> Self {
+        Self { is_fenced, ..self }
+    }
+
+    /// The terms of one attempt; of one who comes at `ticket`, which is only asked for if need be.
     ///
     /// SAFETY RULE (design §4): a token belongs to one attempt; each call draws a new one.
-    pub(crate) fn terms(&self) -> Result<Terms, Error> {
+    pub(crate) fn terms(&self, ticket: impl FnOnce() -> Ticket) -> Result<Terms, Error> {
         let token = match &self.token_fn {
             None => Token::random(&self.owner),
             Some(TokenFn(function)) => Token::from_text(function())?,
         };
-        Ok(self.terms_for(token))
+        let fence = self.is_fenced.then(|| ticket().into());
+        Ok(self.terms_for(token, fence))
     }
 
-    /// The terms of a lock that `token` has already.
-    pub(crate) fn terms_for(&self, token: Token) -> Terms {
+    /// The terms of a lock that `token` has already, or asks for with `fence`.
+    pub(crate) fn terms_for(&self, token: Token, fence: Option<Fence>) -> Terms {
+        let mut claim = Claim::new(self.name.clone(), token, self.expiry);
+        claim.fence = fence.map(|fence| Proposal::new(fence, self.fence_retention));
         Terms {
-            claim: Claim::new(self.name.clone(), token, self.expiry),
+            claim,
             drift_factor: self.drift_factor,
             timeout_factor: self.timeout_factor,
             drift: self.drift,
@@ -424,6 +442,17 @@ macro_rules! option_methods {
                     true => $crate::node::Succession::Barging,
                     false => $crate::node::Succession::HandOver,
                 };
+                self
+            }
+
+            /// How long nodes keep the counter of a lock's [fences](crate::Fence) after it was last used; at least the
+            /// expiry. Default 30 days. Of no meaning for locks without fences.
+            ///
+            /// A counter that is forgotten begins anew at the time by the node's clock and the caller's, so that fences go
+            /// on growing as long as those are right to the second. Each name that is in use costs a node one small key.
+            #[must_use]
+            pub fn fence_retention(mut self, duration: std::time::Duration) -> Self {
+                self $(.$options)* .fence_retention = Some(duration);
                 self
             }
 

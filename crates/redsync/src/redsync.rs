@@ -136,14 +136,15 @@ impl Redsync {
             let node = node.to_string();
             match answer {
                 Ok((looked, uptime)) => {
-                    let Look { holder, line, waiting } = looked;
-                    NodeReport { node, answer: Ok(holder), line, waiting, uptime }
+                    let Look { holder, line, waiting, fence } = looked;
+                    NodeReport { node, answer: Ok(holder), line, waiting, fence, uptime }
                 }
                 Err(error) => NodeReport {
                     node,
                     answer: Err(error),
                     line: Vec::new(),
                     waiting: 0,
+                    fence: None,
                     uptime: Uptime::Unknown,
                 },
             }

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, NodeError};
 use crate::lost::Lost;
 #[cfg(feature = "redis")]
 use crate::node::NodeFault;
-use crate::protocol::LockName;
+use crate::protocol::{Fence, LockName};
 
 /// The end of waiting for a lock.
 pub(crate) fn acquired(lock: &LockName, tries: u32, waited: Duration, remaining: Duration) {
@@ -66,6 +66,12 @@ pub(crate) fn not_renewed(lock: &LockName, remaining: Duration, error: &Error, i
 /// A node that had lost a guard's lease has it again.
 pub(crate) fn retaken(lock: &LockName, node: &dyn fmt::Display) {
     tracing::info!(%lock, %node, "lease taken again on a node that had lost it");
+}
+
+/// Nodes counted to different fences; they are raised to the highest.
+pub(crate) fn fences_differ(lock: &LockName, highest: Fence) {
+    tracing::debug!(%lock, fence = highest.as_u64(), "fence counters differ");
+    number::fences_differ();
 }
 
 /// A guard was lost.
@@ -193,6 +199,10 @@ mod number {
         metrics::counter!("redsync_renewals_total", "outcome" => outcome).increment(1);
     }
 
+    pub(super) fn fences_differ() {
+        metrics::counter!("redsync_fence_confirmations_total").increment(1);
+    }
+
     pub(super) fn loss() {
         metrics::counter!("redsync_losses_total").increment(1);
     }
@@ -228,6 +238,7 @@ mod number {
 
     pub(super) const fn acquisition(_: &'static str, _: Duration) {}
     pub(super) const fn renewal(_: &'static str) {}
+    pub(super) const fn fences_differ() {}
     pub(super) const fn loss() {}
     pub(super) const fn held(_: Duration) {}
     pub(super) fn withheld(_: &dyn fmt::Display) {}

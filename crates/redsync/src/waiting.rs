@@ -56,14 +56,21 @@ impl Wait<'_> {
             return Err(Error::ShutDown);
         }
         core.enter()?;
-        let terms = self.settings.terms()?;
+        let terms = self.settings.terms(|| self.ticket)?;
         // The undo is armed before the first byte is sent: from here on, dropping this future releases.
         let holding = Holding::new(Arc::clone(core), terms);
         let guard = Guard::new(Arc::clone(&holding));
         let mut refusal = None;
         if !core.waiters.is_contended(&self.settings.name, core.clock.now()) {
             match ask(&holding, self.time_left(), self.settings.shuffle_nodes).await {
-                Ok(()) => return acquired(guard, &holding).await.map(Some),
+                Ok(()) => {
+                    return match acquired(guard, &holding).await {
+                        Err(error) if holding.is_to_be_fenced() && !holding.is_uncounted() => {
+                            self.once_more(error)
+                        }
+                        locked => locked.map(Some),
+                    };
+                }
                 Err(error) if error.kind() == ErrorKind::ValidityExhausted => {
                     guard.give_back().await;
                     return self.once_more(error);
@@ -96,8 +103,16 @@ impl Wait<'_> {
             let now = core.clock.now();
             let look_at = match member.outlook(self.began, now) {
                 Outlook::Held => {
+                    self.ticket = member.ticket().unwrap_or(self.ticket);
                     member.acquired();
-                    let guard = acquired(guard, holding).await?;
+                    let guard = match acquired(guard, holding).await {
+                        Ok(guard) => guard,
+                        // It was held, and no fence could be agreed on in time.
+                        Err(error) if holding.is_to_be_fenced() && !holding.is_uncounted() => {
+                            return self.once_more(error);
+                        }
+                        Err(error) => return Err(error),
+                    };
                     holding.top_up().await;
                     return Ok(Some(guard));
                 }

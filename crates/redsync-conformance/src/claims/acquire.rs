@@ -72,7 +72,7 @@ pub(crate) async fn the_longest_expiry_is_granted_or_refused_without_a_lease(tri
     let lock = trial.lock();
     let holder = lock.owner("holder");
     match holder.try_acquire(longest).await? {
-        Ok(Acquired::Granted) => {
+        Ok(Acquired::Granted(_)) => {
             holder.is_granted(longest).await?.is_running().await?;
             holder.extends(longest, IfFree::Leave).await?.is_running().await?;
             holder.releases().await

@@ -14,7 +14,7 @@ pub(crate) async fn of_many_at_once_exactly_one_is_granted(trial: &Trial) -> Ver
     let lock = trial.lock();
     let answers = all_at_once(&lock, |caller: Owner| async move {
         match caller.acquire(LONG).await? {
-            Acquired::Granted => Ok(None),
+            Acquired::Granted(_) => Ok(None),
             Acquired::Taken(holder) => Ok(Some(holder)),
         }
     });
@@ -44,7 +44,7 @@ pub(crate) async fn never_do_two_hold_at_once(trial: &Trial) -> Verdict {
         tasks.spawn(async move {
             for _ in 0..ROUNDS {
                 let caller = lock.owner("caller");
-                if caller.acquire(LONG).await? == Acquired::Granted {
+                if caller.acquire(LONG).await? == Acquired::Granted(None) {
                     let others = holding.fetch_add(1, Ordering::SeqCst);
                     yield_now().await;
                     holding.fetch_sub(1, Ordering::SeqCst);
@@ -74,7 +74,7 @@ pub(crate) async fn of_many_who_enter_at_once_one_is_granted_and_the_others_wait
         let start = Arc::clone(&start);
         tasks.spawn(async move {
             start.wait().await;
-            let is_granted = waiter.enter(LONG).await?.places == [Placed::Granted];
+            let is_granted = waiter.enter(LONG).await?.places == [Placed::Granted(None)];
             Ok((waiter, is_granted))
         });
     }
@@ -116,7 +116,7 @@ pub(crate) async fn no_stranger_comes_between_those_in_line(trial: &Trial) -> Ve
         let (stranger, is_over) = (lock.owner("stranger"), Arc::clone(&is_over));
         strangers.spawn(async move {
             while !is_over.load(Ordering::SeqCst) {
-                if stranger.acquire(LONG).await? == Acquired::Granted {
+                if stranger.acquire(LONG).await? == Acquired::Granted(None) {
                     return Err(Breach::new("strangers are refused while there is a line", "one is granted"));
                 }
                 yield_now().await;

@@ -16,7 +16,7 @@ pub(crate) async fn extend_by_the_owner_lets_the_lease_last_longer(trial: &Trial
         let former = holder.is_granted(expiry).await?;
         let asked = Instant::now();
         match holder.extend(LONG, IfFree::Leave).await? {
-            Extended::Extended => {
+            Extended::Extended(_) => {
                 let lease = holder.lease(LONG, asked);
                 former.would_be_over().await;
                 return lease.is_running().await;

@@ -92,7 +92,7 @@ pub(crate) async fn several_places_in_one_request_are_answered_in_order(trial: &
     let request = [&last, &third, &holder, &first, &fourth, &second].map(|waiter| (waiter, LONG));
     let entered = first.client().enter(&request).await?;
     let expected = [6, 4, 0, 1, 5, 2].map(|position| match position {
-        0 => Placed::Granted,
+        0 => Placed::Granted(None),
         position => Placed::Queued(position),
     });
     if entered.places != expected {
@@ -106,7 +106,7 @@ pub(crate) async fn several_places_of_a_free_name_grant_it_to_the_first_alone(tr
     let [third, first, second] = [30, 10, 20].map(|ticket| client.waiter(&lock, "waiter", ticket));
     let asked = Instant::now();
     let entered = client.enter(&[(&third, LONG), (&first, LESS_LONG), (&second, LONGER)]).await?;
-    let expected = [Placed::Queued(2), Placed::Granted, Placed::Queued(1)];
+    let expected = [Placed::Queued(2), Placed::Granted(None), Placed::Queued(1)];
     if entered.places != expected {
         return Err(Breach::answered(format!("enter of three is answered {expected:?}"), entered));
     }

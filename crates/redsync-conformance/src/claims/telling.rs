@@ -167,7 +167,7 @@ pub(crate) async fn everybody_in_line_comes_to_its_turn(trial: &Trial) -> Verdic
     holder.releases().await?;
     for waiter in &line {
         waiter.comes_to_know(LONG).await?;
-        if waiter.enter(LONG).await?.places != [Placed::Granted] {
+        if waiter.enter(LONG).await?.places != [Placed::Granted(None)] {
             return Err(Breach::answered("who was told holds", lock.look().await?));
         }
         waiter.owner().releases().await?;

@@ -57,7 +57,7 @@ impl Owner {
     pub(crate) async fn is_granted(&self, lasting: Duration) -> Result<Lease, Breach> {
         let asked = Instant::now();
         match self.acquire(lasting).await? {
-            Acquired::Granted => Ok(self.lease(lasting, asked)),
+            Acquired::Granted(_) => Ok(self.lease(lasting, asked)),
             taken @ Acquired::Taken(_) => {
                 Err(Breach::answered(format!("acquire of {} by {} is Granted", self.lock, self.who()), taken))
             }
@@ -80,7 +80,7 @@ impl Owner {
     pub(crate) async fn extends(&self, lasting: Duration, if_free: IfFree) -> Result<Lease, Breach> {
         let asked = Instant::now();
         match self.extend(lasting, if_free).await? {
-            Extended::Extended => Ok(self.lease(lasting, asked)),
+            Extended::Extended(_) => Ok(self.lease(lasting, asked)),
             other => Err(Breach::answered(self.says("extend", if_free, "Extended"), other)),
         }
     }

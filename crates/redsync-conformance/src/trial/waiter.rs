@@ -177,7 +177,7 @@ impl Waiter {
         let gives_up = Client::gives_up_at();
         loop {
             let entered = self.enter(lasting).await?;
-            if entered.places == [Placed::Granted] {
+            if entered.places == [Placed::Granted(None)] {
                 return Ok(());
             }
             if Instant::now() > gives_up {
@@ -215,7 +215,7 @@ impl Waiter {
         asked: Instant,
     ) -> Result<Lease, Breach> {
         let lease = self.owner.lease(lasting, asked);
-        if entered.places == [Placed::Granted] && lease.is_told_in_full_by(&entered.holder, asked) {
+        if entered.places == [Placed::Granted(None)] && lease.is_told_in_full_by(&entered.holder, asked) {
             return Ok(lease);
         }
         let expected =

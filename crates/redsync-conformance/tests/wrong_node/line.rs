@@ -334,11 +334,11 @@ impl WrongNode {
                 }
             }
             Defect::AnswersInTheOrderOfTheLine => entered.places.sort_by_key(|placed| match placed {
-                Placed::Granted => 0,
+                Placed::Granted(_) => 0,
                 Placed::Queued(position) => *position,
             }),
-            Defect::SaysGrantedToAllWhoEnterTogether if entered.places.contains(&Placed::Granted) => {
-                entered.places.fill(Placed::Granted);
+            Defect::SaysGrantedToAllWhoEnterTogether if entered.places.contains(&Placed::Granted(None)) => {
+                entered.places.fill(Placed::Granted(None));
             }
             Defect::EnterDoesNotTellTime => {
                 entered.holder = Holder::new(entered.holder.token(), TimeLeft::Unknown);
@@ -346,7 +346,7 @@ impl WrongNode {
             Defect::CountsMillisForMicros => entered.micros /= 1_000,
             Defect::TellsWhoAsks => {
                 for (place, _) in
-                    places.iter().zip(&entered.places).filter(|(_, placed)| **placed == Placed::Granted)
+                    places.iter().zip(&entered.places).filter(|(_, placed)| **placed == Placed::Granted(None))
                 {
                     let Claim { name, token, .. } = place.claim.clone();
                     self.notes.tellers.tell(client, Grant::new(name, token, place.round));

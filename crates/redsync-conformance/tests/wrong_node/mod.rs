@@ -53,7 +53,7 @@ impl WrongNode {
         let is_own = holder.as_ref().is_some_and(|holder| holder.token() == claim.token.as_str());
         match (self.defect, holder) {
             (Defect::GrantsEveryone, _) => return self.put(&claim).await,
-            (Defect::SaysGrantedToEveryone, Some(_)) if !is_own => return Ok(Acquired::Granted),
+            (Defect::SaysGrantedToEveryone, Some(_)) if !is_own => return Ok(Acquired::Granted(None)),
             (Defect::LooksAndTakesInTwoSteps, None) => {
                 sleep(Duration::from_millis(1)).await;
                 return self.put(&claim).await;
@@ -66,7 +66,7 @@ impl WrongNode {
                 return Ok(Acquired::Taken(holder));
             }
             (Defect::RefusesTheHolder, Some(holder)) if is_own => return Ok(Acquired::Taken(holder)),
-            (Defect::KeepsTheOldExpiryOnReacquire, Some(_)) if is_own => return Ok(Acquired::Granted),
+            (Defect::KeepsTheOldExpiryOnReacquire, Some(_)) if is_own => return Ok(Acquired::Granted(None)),
             (Defect::RefusesTheLongestExpiryButGrantsIt, None) if claim.expiry == Expiry::MAX => {
                 self.inner.acquire(&claim).await?;
                 return Err(NodeFault::refused("ERR", "too long"));
@@ -77,10 +77,10 @@ impl WrongNode {
             return Ok(Acquired::Taken(refused));
         }
         let acquired = self.inner.acquire(&claim).await?;
-        if acquired != Acquired::Granted {
+        if acquired != Acquired::Granted(None) {
             self.note_refusal(&claim).await?;
         }
-        if acquired == Acquired::Granted {
+        if acquired == Acquired::Granted(None) {
             self.note_grant(&claim).await?;
         }
         Ok(acquired)
@@ -102,16 +102,16 @@ impl WrongNode {
             (Defect::ExtendOnlyLengthens, Some(holder), _)
                 if is_own && time_left(&holder) > claim.expiry.as_duration() =>
             {
-                return Ok(Extended::Extended);
+                return Ok(Extended::Extended(None));
             }
-            (Defect::ExtendDoesNothing, Some(_), _) if is_own => return Ok(Extended::Extended),
+            (Defect::ExtendDoesNothing, Some(_), _) if is_own => return Ok(Extended::Extended(None)),
             (Defect::ExtendGrantsFreeNames, None, IfFree::Leave) => {
-                return self.put(&claim).await.map(|_| Extended::Extended);
+                return self.put(&claim).await.map(|_| Extended::Extended(None));
             }
             (Defect::ExtendRevivesItsLastHolder, None, IfFree::Leave)
                 if self.notes.last_holders.lock().unwrap().get(&claim.name) == Some(&claim.token) =>
             {
-                return self.put(&claim).await.map(|_| Extended::Extended);
+                return self.put(&claim).await.map(|_| Extended::Extended(None));
             }
             (Defect::RetakeTakesAnothersLease, Some(_), IfFree::Retake) if !is_own => {
                 return self.put(&claim).await.map(|_| Extended::Retaken);

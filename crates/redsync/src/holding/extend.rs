@@ -7,7 +7,7 @@ use crate::ballot::{Ballot, Count, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Extended, IfFree};
 use crate::options::Terms;
-use crate::protocol::Expiry;
+use crate::protocol::{Expiry, Fence};
 use crate::telling::{self, Asked};
 
 impl Holding {
@@ -27,9 +27,14 @@ impl Holding {
         extended
     }
 
-    /// Takes over leases that this token has from before, wherever it has them.
-    pub(crate) async fn adopt(self: &Arc<Self>, last_word: Option<Expiry>) -> Result<(), Error> {
+    /// Takes over leases that this token has from before, wherever it has them, with the fence that it has.
+    pub(crate) async fn adopt(
+        self: &Arc<Self>,
+        last_word: Option<Expiry>,
+        fence: Option<Fence>,
+    ) -> Result<(), Error> {
         self.core.enter()?;
+        self.keep_fence(fence);
         self.presume(last_word);
         self.extend_on(self.terms.clone()).await
     }
@@ -77,7 +82,7 @@ impl Holding {
         let mut count = Count::new(Operation::Extend, &self.core.nodes, self.core.quorum, &voters);
         let timeout = terms.request_timeout.as_duration();
         let wait_for_all = terms.wait_for_all;
-        let claim = terms.claim.clone();
+        let claim = self.with_fence(&terms.claim);
         let mut ballot = Ballot::open(&self.core, Asked::Extend, voters, timeout, move |node| {
             let claim = claim.clone();
             Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
@@ -123,7 +128,7 @@ impl Holding {
             return;
         }
         let (number, voters) = self.ask_to_extend(&terms, IfFree::Retake);
-        let (timeout, claim) = (terms.request_timeout.as_duration(), terms.claim);
+        let (timeout, claim) = (terms.request_timeout.as_duration(), self.with_fence(&terms.claim));
         let mut ballot = Ballot::open(&self.core, Asked::Extend, voters, timeout, move |node| {
             let claim = claim.clone();
             Box::pin(async move { node.extend(&claim, IfFree::Retake).await })
@@ -140,7 +145,8 @@ impl Holding {
     fn is_to_be_repaired(&self) -> bool {
         // A single node is believed: what it has forgotten, nobody else confirms.
         let is_wanted = self.terms.repair_on_extend && self.core.quorum.nodes() > 1;
-        is_wanted && !self.ledger().missing().is_empty()
+        // Nor are others asked before it is decided what they are to be raised to.
+        is_wanted && !self.is_to_be_fenced() && !self.ledger().missing().is_empty()
     }
 
     fn extended(
@@ -163,7 +169,7 @@ impl Holding {
         let end = self.valid_until();
         self.ledger().extended(index, number, &extended, was_retaking, self.core.clock.now());
         let denial = match extended {
-            Extended::Extended => return Ok(()),
+            Extended::Extended(_) => return Ok(()),
             Extended::Retaken => {
                 telling::retaken(&self.terms.claim.name, &*self.core.nodes[index]);
                 return Ok(());

@@ -9,10 +9,10 @@
 use std::time::Duration;
 
 use crate::node::{Extended, Released};
-use crate::protocol::{Instant, LeaseEnds, Quorum, Round};
+use crate::protocol::{Fence, Instant, LeaseEnds, Quorum, Round};
 
 /// The number of a request, in the order of asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RequestNumber(u32);
 
 impl RequestNumber {
@@ -29,7 +29,7 @@ impl From<Round> for RequestNumber {
 }
 
 /// What is known of one token on each node.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ledger {
     ends: LeaseEnds,
     nodes: Box<[Entry]>,
@@ -49,7 +49,7 @@ pub(super) struct Ledger {
     is_handed_on: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Asked {
     number: RequestNumber,
     /// Before its first byte was sent.
@@ -58,11 +58,15 @@ struct Asked {
     earliest_end: Instant,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Entry {
     mark: Mark,
     /// The newest request that this node has answered.
     heard: RequestNumber,
+    /// It has the lease by a grant that counts.
+    is_vote: bool,
+    /// Where its counter was then, or when the lease was last extended.
+    fence: Option<Fence>,
     /// How many requests the node has not answered, and the shortest that any of them lets a lease last, counted from when
     /// it is applied. A lost one counts for ever: nobody knows when it arrives.
     unanswered: u32,
@@ -87,7 +91,7 @@ struct Entry {
 }
 
 /// What the answers to acquiring and releasing say of one node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Mark {
     /// It was never asked for there, or was refused: there is nothing to release.
     None,
@@ -150,6 +154,8 @@ impl Ledger {
         let entry = Entry {
             mark: Mark::None,
             heard: RequestNumber(0),
+            is_vote: false,
+            fence: None,
             unanswered: 0,
             shortest_unanswered: Duration::MAX,
             is_acquiring: false,
@@ -229,12 +235,12 @@ impl Ledger {
         open.map(|entry| entry.shortest_unanswered).min()
     }
 
-    /// Records that `node` granted what request `number` asked for.
-    pub(super) fn granted(&mut self, node: usize, number: RequestNumber, now: Instant) {
+    /// Records that `node`, whose counter is at `fence`, granted what request `number` asked for.
+    pub(super) fn granted(&mut self, node: usize, number: RequestNumber, fence: Option<Fence>, now: Instant) {
         let shortest = self.hear(node, number);
         // The release that found it came after: it is gone.
-        if self.nodes[node].mark != Mark::Released {
-            self.stands(node, number, shortest, now);
+        if self.nodes[node].mark != Mark::Released && self.stands(node, number, shortest, now) {
+            self.counts(node, fence);
         }
     }
 
@@ -256,7 +262,7 @@ impl Ledger {
             let entry = &mut self.nodes[node];
             // Another request may have brought a place in line meanwhile, or a lease.
             entry.mark = if entry.pending() > 0 { Mark::Asked } else { Mark::None };
-            self.ends.lose(node);
+            self.lose(node);
             self.is_past(now);
         }
     }
@@ -272,10 +278,16 @@ impl Ledger {
     ) {
         let shortest = self.not_extended(node, was_retaking);
         match extended {
-            Extended::Extended | Extended::Retaken => {
+            Extended::Extended(_) | Extended::Retaken => {
                 let entry = &mut self.nodes[node];
                 entry.stood_meanwhile |= was_retaking && entry.is_releasing;
-                self.stands(node, number, shortest, now);
+                // SAFETY RULE (design §10): what a lease was granted by that did not count, is no vote for a fence either.
+                if self.stands(node, number, shortest, now)
+                    && self.nodes[node].is_vote
+                    && let Extended::Extended(fence) = extended
+                {
+                    self.counts(node, *fence);
+                }
             }
             Extended::NotHeld | Extended::HeldByAnother(_) => {
                 if self.is_news(node, number) {
@@ -283,7 +295,7 @@ impl Ledger {
                     if self.nodes[node].mark == Mark::Granted {
                         self.nodes[node].mark = Mark::None;
                     }
-                    self.ends.lose(node);
+                    self.lose(node);
                     self.is_past(now);
                 }
             }
@@ -315,7 +327,7 @@ impl Ledger {
         let is_overtaken = entry.heard == number && entry.mark == Mark::Granted;
         if !is_overtaken && self.is_news(node, number) {
             self.nodes[node].mark = Mark::Queued;
-            self.ends.lose(node);
+            self.lose(node);
             self.is_past(now);
         }
     }
@@ -341,15 +353,22 @@ impl Ledger {
     ///
     /// SAFETY RULE (design §8): when it was granted is not known, but that it was after that request was sent; its end is
     /// counted from there. A grant to a place that was renewed since without having the lease, or yielded, is over.
-    pub(super) fn told(&mut self, node: usize, number: RequestNumber, counts: bool, now: Instant) -> bool {
+    pub(super) fn told(
+        &mut self,
+        node: usize,
+        number: RequestNumber,
+        fence: Option<Fence>,
+        counts: bool,
+        now: Instant,
+    ) -> bool {
         let entry = &mut self.nodes[node];
         if matches!(entry.mark, Mark::None | Mark::Released) || number < entry.heard {
             return false;
         }
         let shortest = entry.shortest_unanswered;
-        match counts {
-            true => self.stands(node, number, shortest, now),
-            false => entry.mark = Mark::Granted,
+        entry.mark = Mark::Granted;
+        if counts && self.stands(node, number, shortest, now) {
+            self.counts(node, fence);
         }
         true
     }
@@ -385,7 +404,7 @@ impl Ledger {
     /// SAFETY RULE (design §8): what it granted before is no news any more; and as long as such a request is unanswered, it
     /// may be applied after any other, and a lease that the node grants counts for nothing.
     pub(super) fn ask_to_yield(&mut self, node: usize, number: RequestNumber, trusted: Duration) {
-        self.ends.lose(node);
+        self.lose(node);
         let entry = &mut self.nodes[node];
         entry.mark = Mark::Asked;
         entry.heard = entry.heard.max(number);
@@ -417,6 +436,11 @@ impl Ledger {
     /// Whether some node has yet to answer a request to yield.
     pub(super) fn is_yielding(&self) -> bool {
         self.nodes.iter().any(|entry| entry.yielding > 0)
+    }
+
+    /// Where the counters of those nodes are that have the token by a grant that counts.
+    pub(super) fn fences(&self) -> impl Iterator<Item = Fence> + Clone {
+        self.nodes.iter().filter_map(|entry| entry.fence)
     }
 
     /// Whether every node is known to have the token.
@@ -520,7 +544,7 @@ impl Ledger {
     /// Records `node`'s answer to a release that was asked when its mark was `before`.
     pub(super) fn released(&mut self, node: usize, before: Mark, released: &Released) {
         self.leave(node);
-        self.ends.lose(node);
+        self.lose(node);
         let entry = &mut self.nodes[node];
         match released {
             // Where no answer had come, a request that is under way brought what was found. Any other may be applied yet: by
@@ -546,20 +570,33 @@ impl Ledger {
         entry.hear()
     }
 
-    fn stands(&mut self, node: usize, number: RequestNumber, shortest: Duration, now: Instant) {
+    /// The lease is there. Says whether that is news, and counts.
+    fn stands(&mut self, node: usize, number: RequestNumber, shortest: Duration, now: Instant) -> bool {
         self.nodes[node].mark = Mark::Granted;
         if !self.is_news(node, number) || self.nodes[node].may_have_yielded(number) {
-            return;
+            return false;
         }
         // No later than any later request asked for, and no longer than any lets it last that may be applied after this
         // one: that is after this one was sent.
         let asked = self.asked.iter().find(|asked| asked.number == number);
         let end = asked.map(|asked| asked.earliest_end.min(asked.sent + shortest));
         // SAFETY RULE (design §9): loss is final. A late answer adds nothing to a guard whose time was over.
-        if let Some(end) = end.filter(|_| !self.is_past(now)) {
-            self.ends.grant(node, end);
-            self.was_held = self.was_held || self.ends.valid_until().is_some_and(|end| now < end);
-        }
+        let Some(end) = end.filter(|_| !self.is_past(now)) else { return false };
+        self.ends.grant(node, end);
+        self.was_held = self.was_held || self.ends.valid_until().is_some_and(|end| now < end);
+        true
+    }
+
+    /// `node` has the lease by a grant that counts, and its counter is at `fence`.
+    fn counts(&mut self, node: usize, fence: Option<Fence>) {
+        self.nodes[node].is_vote = true;
+        self.nodes[node].fence = fence;
+    }
+
+    fn lose(&mut self, node: usize) {
+        self.ends.lose(node);
+        self.nodes[node].is_vote = false;
+        self.nodes[node].fence = None;
     }
 
     /// Whether `node` has answered no later request yet; from here on it has answered this one.

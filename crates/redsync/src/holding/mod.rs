@@ -1,9 +1,10 @@
 //! One token's leases on all nodes, from the first request to the last release.
 //!
 //! An attempt, the guard it becomes, and the undo of either work on the same [`Holding`]. What is known of each node is
-//! kept in its [`ledger`]; [`extend`] and [`release`] ask the nodes; [`keep`] is what the keeper does for a guard.
+//! kept in its [`ledger`]; [`extend`], [`fencing`] and [`release`] ask the nodes; [`keep`] is what the keeper does for a guard.
 
 mod extend;
+mod fencing;
 mod keep;
 mod ledger;
 mod release;
@@ -11,7 +12,7 @@ mod waiting;
 
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use self::keep::Keep;
@@ -24,7 +25,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::lost::Signals;
 use crate::options::Terms;
-use crate::protocol::{Expiry, Instant, LockName, Quorum};
+use crate::protocol::{Expiry, Fence, Instant, LockName, Quorum};
 use crate::service::{Keeper, Reaper, Waiters};
 
 /// What all locks of one [`Redsync`](crate::Redsync) share.
@@ -68,6 +69,8 @@ pub(crate) struct Holding {
     pub(crate) signals: Signals,
     /// Grants that nodes tell of may still be for this token.
     pub(crate) is_told: AtomicBool,
+    /// The fence that was agreed on, where one was asked for.
+    fence: OnceLock<Fence>,
     keep: Mutex<Keep>,
     ledger: Mutex<Ledger>,
 }
@@ -89,7 +92,15 @@ impl Holding {
         let ledger = Mutex::new(Ledger::new(core.quorum));
         let keep = Mutex::new(Keep::new(terms.claim.expiry));
         let is_told = AtomicBool::new(false);
-        Arc::new(Self { core, terms, signals: Signals::default(), is_told, keep, ledger })
+        Arc::new(Self {
+            core,
+            terms,
+            signals: Signals::default(),
+            is_told,
+            fence: OnceLock::new(),
+            keep,
+            ledger,
+        })
     }
 
     /// Records that the lease is about to be asked for on all nodes: what may come of it must be undone from here on.
@@ -105,9 +116,9 @@ impl Holding {
         self.ask(&self.terms, |ledger| ledger.presume(last_word.map(Expiry::as_duration)));
     }
 
-    /// Records that node `index` granted what request `number` asked for.
-    pub(crate) fn granted(&self, index: usize, number: RequestNumber) {
-        self.ledger().granted(index, number, self.core.clock.now());
+    /// Records that node `index`, whose counter is at `fence`, granted what request `number` asked for.
+    pub(crate) fn granted(&self, index: usize, number: RequestNumber, fence: Option<Fence>) {
+        self.ledger().granted(index, number, fence, self.core.clock.now());
     }
 
     /// Records that node `index` granted what request `number` asked for, though it may have forgotten another's lease.

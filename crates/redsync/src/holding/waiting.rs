@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::{Holding, RequestNumber};
 use crate::error::NodeError;
-use crate::node::{Place, Uptime};
-use crate::protocol::{Instant, Round, Ticket};
+use crate::node::{Grant, Place, Uptime};
+use crate::protocol::{Fence, Instant, Proposal, Ticket};
 use crate::telling;
 
 /// What a grant that a node told of comes to.
@@ -68,16 +68,17 @@ impl Holding {
         self.ledger().yielded(index, number);
     }
 
-    /// Records that node `index`, up for `uptime`, granted what request `number` asked for at `sent`; unless its vote is
-    /// withheld.
+    /// Records that node `index`, up for `uptime` and with its counter at `fence`, granted what request `number` asked for at
+    /// `sent`; unless its vote is withheld.
     pub(crate) fn vote(
         &self,
         index: usize,
         (number, sent): (RequestNumber, Instant),
+        fence: Option<Fence>,
         uptime: Uptime,
     ) -> Result<(), NodeError> {
         let Some(wait) = self.withheld(uptime, sent) else {
-            self.granted(index, number);
+            self.granted(index, number, fence);
             return Ok(());
         };
         self.granted_in_doubt(index, number);
@@ -86,13 +87,13 @@ impl Holding {
         Err(NodeError::Withheld { node: node.to_string(), wait })
     }
 
-    /// Records that node `index` tells of a grant to the place of `round`.
-    pub(crate) fn told(&self, index: usize, round: Round, uptime: Uptime) -> Told {
-        let (number, now) = (RequestNumber::from(round), self.core.clock.now());
+    /// Records that node `index` tells of a grant.
+    pub(crate) fn told(&self, index: usize, grant: &Grant, uptime: Uptime) -> Told {
+        let (number, now) = (RequestNumber::from(grant.round), self.core.clock.now());
         let mut ledger = self.ledger();
         let sent = ledger.sent(number);
         let counts = sent.is_some_and(|sent| self.withheld(uptime, sent).is_none());
-        match ledger.told(index, number, counts, now) {
+        match ledger.told(index, number, grant.fence, counts, now) {
             false => Told::Stale,
             true if counts && ledger.end_on(index).is_some_and(|end| now < end) => Told::Counts,
             true => Told::InDoubt,
@@ -174,6 +175,8 @@ impl Holding {
 
     /// The place that request `number` asks for.
     pub(crate) fn place(&self, ticket: Ticket, number: RequestNumber) -> Place {
-        Place::new(self.terms.claim.clone(), ticket, number.round())
+        let mut claim = self.terms.claim.clone();
+        claim.fence = claim.fence.map(|proposal| Proposal { fence: ticket.into(), ..proposal });
+        Place::new(claim, ticket, number.round())
     }
 }

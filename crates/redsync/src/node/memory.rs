@@ -7,13 +7,13 @@ use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::place::no_places;
+use super::place::{at_its_end, no_places};
 use super::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, Grant, Holder, IfFree, InLine, Listener, Look,
     Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
 };
 use crate::clock::{Clock, SystemClock};
-use crate::protocol::{Instant, Line, LockName, Token, Waiter};
+use crate::protocol::{Fence, Instant, Line, LockName, Proposal, Token, Waiter};
 
 /// A node that keeps its leases in this process's memory.
 ///
@@ -36,12 +36,20 @@ struct Store {
 struct State {
     locks: HashMap<LockName, Lock>,
     listeners: HashMap<ClientId, Weak<dyn Listener>>,
+    /// With so many names, those of which only a counter was kept, for long enough, are looked for.
+    sweep_at: usize,
 }
 
-/// What is kept of one name: who has it, and who waits.
+/// What is kept of one name: who has it, who waits, and what was counted.
 struct Lock {
     lease: Option<Lease>,
     line: Line<ClientId>,
+    counter: Option<Counter>,
+}
+
+struct Counter {
+    fence: Fence,
+    kept_until: Instant,
 }
 
 struct Lease {
@@ -78,20 +86,23 @@ impl MemoryNode {
     /// One step on one name, which nobody else comes between; and then whoever has to know is told.
     fn step<T>(&self, name: &LockName, step: impl FnOnce(&mut Step<'_>) -> T) -> T {
         let mut state = self.state();
-        let State { locks, listeners } = &mut *state;
+        let State { locks, listeners, .. } = &mut *state;
         let mut entry = match locks.entry(name.clone()) {
             Entry::Occupied(entry) => entry,
-            Entry::Vacant(entry) => entry.insert_entry(Lock { lease: None, line: Line::new() }),
+            Entry::Vacant(entry) => {
+                entry.insert_entry(Lock { lease: None, line: Line::new(), counter: None })
+            }
         };
         let (lock, now) = (entry.get_mut(), self.store.clock.now());
-        if lock.lease.as_ref().is_some_and(|lease| lease.end <= now) {
-            lock.lease = None;
-        }
-        let mut taken = Step { name, lock, listeners, now, told: None };
+        lock.forget_what_is_over(now);
+        let mut taken = Step { name, lock, listeners, now, clock: &self.store.clock, told: None };
         let done = step(&mut taken);
         let told = taken.told;
-        if entry.get().lease.is_none() && entry.get().line.is_empty() {
+        if entry.get().is_forgotten() {
             entry.remove();
+        }
+        if state.locks.len() > state.sweep_at {
+            state.sweep(now);
         }
         drop(state);
         match told {
@@ -108,12 +119,39 @@ impl MemoryNode {
     }
 }
 
+impl State {
+    /// Forgets names of which only a counter was kept that nobody asked for in time.
+    fn sweep(&mut self, now: Instant) {
+        self.locks.retain(|_, lock| {
+            lock.forget_what_is_over(now);
+            !lock.is_forgotten()
+        });
+        self.sweep_at = SWEEP_LEAST.max(self.locks.len() * 2);
+    }
+}
+
+impl Lock {
+    fn forget_what_is_over(&mut self, now: Instant) {
+        if self.lease.as_ref().is_some_and(|lease| lease.end <= now) {
+            self.lease = None;
+        }
+        if self.counter.as_ref().is_some_and(|counter| counter.kept_until <= now) {
+            self.counter = None;
+        }
+    }
+
+    fn is_forgotten(&self) -> bool {
+        self.lease.is_none() && self.line.is_empty() && self.counter.is_none()
+    }
+}
+
 /// One step on one name.
 struct Step<'a> {
     name: &'a LockName,
     lock: &'a mut Lock,
     listeners: &'a HashMap<ClientId, Weak<dyn Listener>>,
     now: Instant,
+    clock: &'a Arc<dyn Clock>,
     told: Told,
 }
 
@@ -128,9 +166,27 @@ impl Step<'_> {
         self.holder().filter(|holder| holder.token() != token.as_str())
     }
 
+    /// Grants the lease, or lets it start anew where the token has it.
     fn grant(&mut self, claim: &Claim) {
         let end = self.now + claim.expiry.as_duration();
         self.lock.lease = Some(Lease { token: claim.token.clone(), end });
+    }
+
+    /// Counts a grant to one who asks for a fence. Nothing where the counter is at its end.
+    fn count(&mut self, proposal: Proposal) -> Option<Fence> {
+        let counted = Fence::count(self.fence(), proposal.fence, self.clock.wall_micros())?;
+        Some(self.raise(Proposal { fence: counted, ..proposal }))
+    }
+
+    /// Raises the counter, if it is lower, and says where it stands.
+    fn raise(&mut self, proposal: Proposal) -> Fence {
+        let fence = self.fence().map_or(proposal.fence, |fence| fence.max(proposal.fence));
+        self.lock.counter = Some(Counter { fence, kept_until: self.now + proposal.retention });
+        fence
+    }
+
+    fn fence(&self) -> Option<Fence> {
+        self.lock.counter.as_ref().map(|counter| counter.fence)
     }
 
     fn take_place(&mut self, client: &ClientId, place: &Place) {
@@ -138,6 +194,7 @@ impl Step<'_> {
             ticket: place.ticket,
             round: place.round,
             expiry: place.claim.expiry,
+            fence: place.claim.fence,
             deadline: self.now + place.claim.expiry.as_duration(),
             contact: client.clone(),
         };
@@ -151,13 +208,14 @@ impl Step<'_> {
             listener = self.listeners.get(&waiter.contact).and_then(Weak::upgrade);
             listener.is_some() || asking(token)
         });
-        self.lock.lease = next.map(|(token, waiter)| {
-            if !asking(&token) {
-                let grant = Grant::new(self.name.clone(), token.clone(), waiter.round);
-                self.told = listener.map(|listener| (listener, Event::Granted(grant)));
-            }
-            Lease { token, end: self.now + waiter.expiry.as_duration() }
-        });
+        self.lock.lease = None;
+        let Some((token, waiter)) = next else { return };
+        let fence = waiter.fence.and_then(|proposal| self.count(proposal));
+        if !asking(&token) {
+            let grant = Grant::new(self.name.clone(), token.clone(), waiter.round).fenced(fence);
+            self.told = listener.map(|listener| (listener, Event::Granted(grant)));
+        }
+        self.lock.lease = Some(Lease { token, end: self.now + waiter.expiry.as_duration() });
     }
 
     /// Tells the first in line, who keeps its place, that it may ask.
@@ -173,7 +231,7 @@ impl Step<'_> {
     fn entered(&self, places: &[Place], micros: u64) -> Entered {
         let holds = |token: &Token| self.lock.lease.as_ref().is_some_and(|lease| lease.token == *token);
         let placed = places.iter().map(|place| match self.lock.line.position(&place.claim.token) {
-            _ if holds(&place.claim.token) => Placed::Granted,
+            _ if holds(&place.claim.token) => Placed::Granted(place.claim.fence.and_then(|_| self.fence())),
             position => Placed::Queued(position.unwrap_or_default()),
         });
         let nobody = || Holder::new("", TimeLeft::Unknown);
@@ -202,13 +260,21 @@ impl Node for MemoryNode {
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
-        at_once(move || {
-            self.step(&claim.name, |step| match step.other_than(&claim.token) {
-                Some(holder) => Acquired::Taken(holder),
-                None => {
-                    step.grant(claim);
-                    Acquired::Granted
+        Box::pin(async move {
+            self.step(&claim.name, |step| {
+                if let Some(holder) = step.other_than(&claim.token) {
+                    return Ok(Acquired::Taken(holder));
                 }
+                let is_new = step.lock.lease.is_none();
+                let fence = match claim.fence {
+                    Some(proposal) if is_new || step.fence().is_none() => {
+                        Some(step.count(proposal).ok_or_else(at_its_end)?)
+                    }
+                    Some(_) => step.fence(),
+                    None => None,
+                };
+                step.grant(claim);
+                Ok(Acquired::Granted(fence))
             })
         })
     }
@@ -256,8 +322,11 @@ impl Node for MemoryNode {
                     (Some(holder), _) if holder.token() != claim.token.as_str() => {
                         return Extended::HeldByAnother(holder);
                     }
-                    (Some(_), _) => Extended::Extended,
-                    (None, IfFree::Retake) => Extended::Retaken,
+                    (Some(_), _) => Extended::Extended(claim.fence.map(|proposal| step.raise(proposal))),
+                    (None, IfFree::Retake) => {
+                        claim.fence.map(|proposal| step.raise(proposal));
+                        Extended::Retaken
+                    }
                     (None, IfFree::Leave) => return Extended::NotHeld,
                 };
                 step.grant(claim);
@@ -299,7 +368,7 @@ impl Node for MemoryNode {
             self.step(name, |step| {
                 let line = step.lock.line.iter().take(Look::SHOWN);
                 let line = line.map(|(token, waiter)| InLine::new(token.as_str(), waiter.ticket));
-                Look::new(step.holder(), line.collect(), step.lock.line.len() as u64)
+                Look::new(step.holder(), line.collect(), step.lock.line.len() as u64).fenced(step.fence())
             })
         })
     }
@@ -310,6 +379,9 @@ impl Node for MemoryNode {
         state.listeners.insert(client.clone(), listener);
     }
 }
+
+/// With fewer names than this, none is looked for that can be forgotten.
+const SWEEP_LEAST: usize = 1_024;
 
 /// An answer that is given when it is first polled, as a server's would be: an answer that is dropped before then
 /// was never asked for.
@@ -382,6 +454,6 @@ mod tests {
     async fn who_asks_itself_need_not_be_told() {
         let node = MemoryNode::new();
         let entered = node.enter(&ClientId::random(), &[place("alone", 1)]).await.unwrap();
-        assert_eq!(entered.places, [Placed::Granted]);
+        assert_eq!(entered.places, [Placed::Granted(None)]);
     }
 }

@@ -28,7 +28,7 @@ pub use self::redis::RedisNode;
 pub use self::sqlite::SqliteNode;
 pub(crate) use self::url::open;
 pub use self::url::{InvalidUrl, redacted};
-use crate::protocol::{Expiry, LockName, Token};
+use crate::protocol::{Expiry, Fence, LockName, Proposal, Token};
 
 /// A node's answer to one request: a future that a caller may drop at any time.
 ///
@@ -60,10 +60,18 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// Grants the lease if the name is free, or if this token has it already, in which case its expiry starts anew.
     /// Otherwise says who has it, and changes nothing.
+    ///
+    /// Where the claim asks for a fence, the lock's counter is raised by the grant: by one at least, and to what is proposed
+    /// where the node's clock allows that, which is at most a second ahead of it. A lock without a counter gets one, at most
+    /// a second behind. Who has the lease already is told where the counter stands. The counter outlives leases, for the
+    /// retention that was asked for last; a node that cannot count grants no fenced lease.
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired>;
 
     /// Lets the lease last `claim.expiry` from now on, longer or shorter, if this token has it; `if_free` says what
     /// happens when nobody has it. Another's lease is left as it is.
+    ///
+    /// Where the claim has a fence, the lock's counter is raised to it, if it is lower, wherever the token has the lease
+    /// afterwards; and nowhere else.
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended>;
 
     /// Gives each of `places`, all of one name and all of `client`, its place in line, or renews it. Whoever has the lease
@@ -72,6 +80,9 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
     ///
     /// A place that is not renewed for the claim's expiry is taken for that of a dead waiter. There must be one place at
     /// least.
+    ///
+    /// Where a place's claim asks for a fence, the counter is raised by the grant as by [`acquire`](Node::acquire), whenever
+    /// that is. Where the counter cannot be raised, the lease is granted without a fence: a hand-over has nobody to tell.
     fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered>;
 
     /// Takes the lease back from `place`'s token, if that has it, and gives it to the first in line: `place` among them, at
@@ -109,12 +120,21 @@ pub struct Claim {
     pub token: Token,
     /// How long the lease is to last, from the moment the node grants it.
     pub expiry: Expiry,
+    /// The fence that is asked for, if one is.
+    pub fence: Option<Proposal>,
 }
 
 impl Claim {
     /// A claim on `name` for `token` for `expiry`.
     pub const fn new(name: LockName, token: Token, expiry: Expiry) -> Self {
-        Self { name, token, expiry }
+        Self { name, token, expiry, fence: None }
+    }
+
+    /// The same, with a fence.
+    #[must_use]
+    pub const fn fenced(mut self, proposal: Proposal) -> Self {
+        self.fence = Some(proposal);
+        self
     }
 }
 
@@ -133,8 +153,9 @@ pub enum Uptime {
 /// The answer to [`Node::acquire`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acquired {
-    /// The token has the lease, for the expiry that was asked for.
-    Granted,
+    /// The token has the lease, for the expiry that was asked for; and where a fence was asked for, this is where the
+    /// lock's counter stands.
+    Granted(Option<Fence>),
     /// Another token has it.
     Taken(Holder),
 }
@@ -153,8 +174,9 @@ pub enum IfFree {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::enum_variant_names, reason = "the plain outcome has the plain name")]
 pub enum Extended {
-    /// The token's lease lasts for the expiry that was asked for.
-    Extended,
+    /// The token's lease lasts for the expiry that was asked for; and where a fence was, this is where the lock's counter
+    /// stands.
+    Extended(Option<Fence>),
     /// Nobody had the lease; the token has it again.
     Retaken,
     /// Nobody has the lease.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::{Claim, Holder, NodeFault};
-use crate::protocol::{LockName, Round, Ticket, Token};
+use crate::protocol::{Fence, LockName, Round, Ticket, Token};
 
 /// A place in line that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,8 +59,9 @@ impl Entered {
 /// What became of one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placed {
-    /// The token has the lease, for its expiry from now on.
-    Granted,
+    /// The token has the lease, for its expiry from now on; and where a fence was asked for, this is where the lock's counter
+    /// stands.
+    Granted(Option<Fence>),
     /// The token is in line, in this position; 1 is next.
     Queued(u64),
 }
@@ -75,12 +76,20 @@ pub struct Grant {
     pub token: Token,
     /// The round of the place that was granted.
     pub round: Round,
+    /// Where the lock's counter stands, if a fence was asked for.
+    pub fence: Option<Fence>,
 }
 
 impl Grant {
     /// The grant of `name` to `token`, whose place was last renewed in `round`.
     pub const fn new(name: LockName, token: Token, round: Round) -> Self {
-        Self { name, token, round }
+        Self { name, token, round, fence: None }
+    }
+
+    /// The same, of a lock whose counter stands at `fence`.
+    #[must_use]
+    pub fn fenced(self, fence: Option<Fence>) -> Self {
+        Self { fence, ..self }
     }
 }
 
@@ -109,6 +118,11 @@ pub enum Succession {
 /// The answer to who asks for no place at all.
 pub(super) fn no_places() -> NodeFault {
     NodeFault::refused("PLACES", "one place at least has to be asked for")
+}
+
+/// The answer to who asks for a fence where none can be counted.
+pub(super) fn at_its_end() -> NodeFault {
+    NodeFault::refused("FENCE", "the lock's fence counter is at its end: 2^53 - 1")
 }
 
 /// One process's, or rather one [`Redsync`](crate::Redsync)'s, name on the nodes: where its grants are sent.
@@ -151,6 +165,8 @@ pub struct Look {
     pub line: Vec<InLine>,
     /// How many wait in all.
     pub waiting: u64,
+    /// Where the lock's counter stands, if it has one.
+    pub fence: Option<Fence>,
 }
 
 impl Look {
@@ -159,7 +175,13 @@ impl Look {
 
     /// What a node says where `holder` has the lease, and `waiting` wait, of whom `line` are the first.
     pub const fn new(holder: Option<Holder>, line: Vec<InLine>, waiting: u64) -> Self {
-        Self { holder, line, waiting }
+        Self { holder, line, waiting, fence: None }
+    }
+
+    /// The same, of a lock whose counter stands at `fence`.
+    #[must_use]
+    pub fn fenced(self, fence: Option<Fence>) -> Self {
+        Self { fence, ..self }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Expiry, Instant, Round, Ticket, Token};
+use super::{Expiry, Instant, Proposal, Round, Ticket, Token};
 
 /// Who waits for one name on one node, in the order of their tickets. `C` says how a waiter is told of its grant.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct Waiter<C> {
     pub(crate) ticket: Ticket,
     pub(crate) round: Round,
     pub(crate) expiry: Expiry,
+    /// The fence it asks for, if it does.
+    pub(crate) fence: Option<Proposal>,
     /// When it is taken for dead, unless it renews its place.
     pub(crate) deadline: Instant,
     pub(crate) contact: C,
@@ -111,6 +113,7 @@ mod tests {
             ticket: Ticket::from_micros(ticket),
             round: Round::default(),
             expiry: Expiry::new(Duration::from_secs(1)).unwrap(),
+            fence: None,
             deadline: Instant::from_nanos(deadline),
             contact: true,
         }

@@ -5,6 +5,7 @@
 //! empty, a [`Quorum`] never of no nodes, and the code that uses them never checks again.
 
 mod expiry;
+mod fence;
 mod instant;
 mod line;
 mod name;
@@ -16,6 +17,8 @@ mod token;
 mod validity;
 
 pub use self::expiry::Expiry;
+pub(crate) use self::fence::Fenced;
+pub use self::fence::{Fence, Proposal};
 pub use self::instant::Instant;
 pub(crate) use self::line::{Line, Waiter};
 pub use self::name::LockName;

@@ -6,7 +6,7 @@ use super::InvalidOption;
 ///
 /// Two majorities of the same nodes share at least one node, and that node grants one token at a time: this is
 /// why at most one caller holds. Redlock §"The Redlock algorithm".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Quorum {
     nodes: usize,
 }
@@ -47,7 +47,7 @@ pub(crate) enum Verdict {
 }
 
 /// Counts one vote per node and tells the verdict as soon as it is certain.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tally {
     quorum: Quorum,
     agreed: usize,

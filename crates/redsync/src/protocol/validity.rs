@@ -67,7 +67,7 @@ impl Drift {
 ///
 /// SAFETY RULE (design §4): an end is `sent + expiry − drift`, where `sent` is the instant *before* the first byte
 /// of the request left. The server granted later than that, so its own end is later still.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LeaseEnds {
     quorum: Quorum,
     ends: Box<[Option<Instant>]>,

@@ -27,7 +27,7 @@ fn acquired(nodes: usize, granted: &[usize], end: u64) -> (Ledger, RequestNumber
     let mut ledger = over(nodes);
     let number = ledger.ask(at(0), millis(end), at(end));
     ledger.ask_to_acquire(millis(end));
-    granted.iter().for_each(|&node| ledger.granted(node, number, at(0)));
+    granted.iter().for_each(|&node| ledger.granted(node, number, None, at(0)));
     (ledger, number)
 }
 
@@ -36,8 +36,8 @@ fn a_late_answer_does_not_override_a_newer_and_shorter_end() {
     let (mut ledger, _) = acquired(1, &[0], 8000);
     let longer = extend(&mut ledger, 0, 8000, false);
     let shorter = extend(&mut ledger, 0, 100, false);
-    ledger.extended(0, shorter, &Extended::Extended, false, at(1));
-    ledger.extended(0, longer, &Extended::Extended, false, at(2));
+    ledger.extended(0, shorter, &Extended::Extended(None), false, at(1));
+    ledger.extended(0, longer, &Extended::Extended(None), false, at(2));
     assert_eq!(ledger.valid_until(), Some(at(100)));
 }
 
@@ -45,12 +45,12 @@ fn a_late_answer_does_not_override_a_newer_and_shorter_end() {
 fn an_answer_is_worth_no_more_than_the_shortest_end_asked_for_since() {
     let (mut ledger, acquire) = acquired(3, &[0, 1], 8000);
     let shorter = extend(&mut ledger, 0, 100, false);
-    ledger.extended(0, shorter, &Extended::Extended, false, at(1));
-    ledger.extended(1, shorter, &Extended::Extended, false, at(1));
+    ledger.extended(0, shorter, &Extended::Extended(None), false, at(1));
+    ledger.extended(1, shorter, &Extended::Extended(None), false, at(1));
     // The third node's old answer comes now; whether it has heard of the shorter end is not known.
-    ledger.granted(2, acquire, at(2));
+    ledger.granted(2, acquire, None, at(2));
     let longer = extend(&mut ledger, 1000, 8000, false);
-    ledger.extended(0, longer, &Extended::Extended, false, at(3));
+    ledger.extended(0, longer, &Extended::Extended(None), false, at(3));
     assert_eq!(ledger.valid_until(), Some(at(100)));
 }
 
@@ -59,15 +59,15 @@ fn an_older_and_shorter_request_may_be_applied_after_a_newer_and_longer_one() {
     let (mut ledger, _) = acquired(1, &[0], 8000);
     let shorter = extend(&mut ledger, 10, 100, false);
     let longer = extend(&mut ledger, 20, 8000, false);
-    ledger.extended(0, longer, &Extended::Extended, false, at(30));
+    ledger.extended(0, longer, &Extended::Extended(None), false, at(30));
     assert_eq!(
         ledger.valid_until(),
         Some(at(120)),
         "the shorter may be applied any time after the longer was sent"
     );
-    ledger.extended(0, shorter, &Extended::Extended, false, at(40));
+    ledger.extended(0, shorter, &Extended::Extended(None), false, at(40));
     let newer = extend(&mut ledger, 50, 8000, false);
-    ledger.extended(0, newer, &Extended::Extended, false, at(60));
+    ledger.extended(0, newer, &Extended::Extended(None), false, at(60));
     assert_eq!(ledger.valid_until(), Some(at(8050)), "all are answered");
 }
 
@@ -77,7 +77,7 @@ fn a_lost_request_that_is_shorter_bounds_all_that_come_after() {
     extend(&mut ledger, 10, 100, false);
     for sent in [20, 60, 90] {
         let longer = extend(&mut ledger, sent, 8000, false);
-        ledger.extended(0, longer, &Extended::Extended, false, at(sent + 1));
+        ledger.extended(0, longer, &Extended::Extended(None), false, at(sent + 1));
         assert_eq!(ledger.valid_until(), Some(at(sent + 100)));
     }
 }
@@ -87,7 +87,7 @@ fn a_lost_request_of_the_same_length_costs_nothing() {
     let (mut ledger, _) = acquired(1, &[0], 8000);
     extend(&mut ledger, 1000, 8000, false);
     let number = extend(&mut ledger, 2000, 8000, false);
-    ledger.extended(0, number, &Extended::Extended, false, at(2001));
+    ledger.extended(0, number, &Extended::Extended(None), false, at(2001));
     assert_eq!(ledger.valid_until(), Some(at(10_000)));
 }
 
@@ -108,8 +108,8 @@ fn longer_ends_count_as_they_are_answered() {
     for _ in 0..20 {
         last += 1000;
         let number = extend(&mut ledger, last - 8000, 8000, false);
-        ledger.extended(0, number, &Extended::Extended, false, at(0));
-        ledger.extended(2, number, &Extended::Extended, false, at(0));
+        ledger.extended(0, number, &Extended::Extended(None), false, at(0));
+        ledger.extended(2, number, &Extended::Extended(None), false, at(0));
         assert_eq!(ledger.valid_until(), Some(at(last)));
     }
 }
@@ -154,7 +154,7 @@ fn a_last_request_of_who_handed_the_token_on_may_still_be_applied() {
     ledger.ask(at(0), millis(10_000), at(10_000));
     ledger.presume(Some(millis(1000)));
     let number = extend(&mut ledger, 0, 10_000, false);
-    ledger.extended(0, number, &Extended::Extended, false, at(1));
+    ledger.extended(0, number, &Extended::Extended(None), false, at(1));
     assert_eq!(ledger.valid_until(), Some(at(1000)));
 }
 
@@ -182,7 +182,7 @@ fn an_answer_that_was_under_way_during_the_release_is_out_of_date() {
     let (mut ledger, acquire) = acquired(1, &[], 8000);
     let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
     ledger.released(0, before, &Released::Released);
-    ledger.granted(0, acquire, at(1));
+    ledger.granted(0, acquire, None, at(1));
     assert!(!ledger.is_open());
 }
 
@@ -200,7 +200,7 @@ fn what_is_over_stays_over() {
     let (mut ledger, _) = acquired(1, &[0], 8000);
     let number = extend(&mut ledger, 7000, 13_000, false);
     assert!(ledger.is_past(at(8000)));
-    ledger.extended(0, number, &Extended::Extended, false, at(8001));
+    ledger.extended(0, number, &Extended::Extended(None), false, at(8001));
     assert!(ledger.is_past(at(8002)));
     let another = Extended::HeldByAnother(Holder::new("other", TimeLeft::Unknown));
     ledger.extended(0, number, &another, false, at(8003));
@@ -227,7 +227,7 @@ fn a_grant_that_is_told_counts_from_when_the_place_was_last_asked_for() {
     ledger.queued(0, first, at(1));
     let second = enter(&mut ledger, 0, 2500, 8000);
     ledger.queued(0, second, at(2501));
-    assert!(ledger.told(0, second, true, at(5000)));
+    assert!(ledger.told(0, second, None, true, at(5000)));
     assert_eq!(ledger.valid_until(), Some(at(2500 + 8000)), "not from when it was heard of");
 }
 
@@ -237,9 +237,9 @@ fn a_grant_to_a_place_whose_renewal_is_under_way_counts_from_before_that() {
     let first = enter(&mut ledger, 0, 0, 8000);
     ledger.queued(0, first, at(1));
     let second = enter(&mut ledger, 0, 2500, 8000);
-    assert!(ledger.told(0, first, true, at(2501)));
+    assert!(ledger.told(0, first, None, true, at(2501)));
     assert_eq!(ledger.valid_until(), Some(at(8000)));
-    ledger.granted(0, second, at(2502));
+    ledger.granted(0, second, None, at(2502));
     assert_eq!(ledger.valid_until(), Some(at(2500 + 8000)));
 }
 
@@ -247,7 +247,7 @@ fn a_grant_to_a_place_whose_renewal_is_under_way_counts_from_before_that() {
 fn a_grant_that_is_told_before_the_place_was_confirmed_stands() {
     let mut ledger = over(1);
     let number = enter(&mut ledger, 0, 0, 8000);
-    assert!(ledger.told(0, number, true, at(1)));
+    assert!(ledger.told(0, number, None, true, at(1)));
     // The answer was given before the grant, and is heard after it.
     ledger.queued(0, number, at(2));
     assert_eq!(ledger.valid_until(), Some(at(8000)));
@@ -260,7 +260,7 @@ fn a_grant_to_a_place_that_was_renewed_since_without_having_the_lease_is_over() 
     let second = enter(&mut ledger, 0, 9000, 8000);
     ledger.queued(0, second, at(9001));
     // The lease of the first had run out; what tells of it was held up.
-    assert!(!ledger.told(0, first, true, at(9002)));
+    assert!(!ledger.told(0, first, None, true, at(9002)));
     assert_eq!(ledger.valid_until(), None);
 }
 
@@ -268,14 +268,14 @@ fn a_grant_to_a_place_that_was_renewed_since_without_having_the_lease_is_over() 
 fn a_grant_from_before_a_yield_is_stale_though_the_yield_is_not_answered_yet() {
     let mut ledger = over(3);
     let entered = enter(&mut ledger, 0, 0, 8000);
-    assert!(ledger.told(0, entered, true, at(1)));
+    assert!(ledger.told(0, entered, None, true, at(1)));
     assert_eq!(ledger.minority(at(2)), [0]);
     let yielded = yields(&mut ledger, 0, 2, 8000);
-    assert!(!ledger.told(0, entered, true, at(3)));
+    assert!(!ledger.told(0, entered, None, true, at(3)));
     assert_eq!(ledger.end_on(0), None);
     ledger.yielded(0, yielded);
     ledger.queued(0, yielded, at(4));
-    assert!(ledger.told(0, yielded, true, at(5)), "granted anew, after it");
+    assert!(ledger.told(0, yielded, None, true, at(5)), "granted anew, after it");
     assert_eq!(ledger.end_on(0), Some(at(2 + 8000)));
 }
 
@@ -283,11 +283,11 @@ fn a_grant_from_before_a_yield_is_stale_though_the_yield_is_not_answered_yet() {
 fn a_lease_counts_for_nothing_as_long_as_a_yield_is_unanswered() {
     let mut ledger = over(3);
     let entered = enter(&mut ledger, 0, 0, 8000);
-    ledger.granted(0, entered, at(1));
+    ledger.granted(0, entered, None, at(1));
     yields(&mut ledger, 0, 10, 8000);
     // It is lost with its connection, and may be applied yet. Asked anew, the node says that the lease stands.
     let again = enter(&mut ledger, 0, 20, 8000);
-    ledger.granted(0, again, at(21));
+    ledger.granted(0, again, None, at(21));
     assert_eq!((ledger.end_on(0), ledger.is_yielding()), (None, true));
 }
 
@@ -295,16 +295,16 @@ fn a_lease_counts_for_nothing_as_long_as_a_yield_is_unanswered() {
 fn what_was_asked_before_a_yield_was_answered_may_have_been_granted_before_it() {
     let mut ledger = over(3);
     let entered = enter(&mut ledger, 0, 0, 8000);
-    ledger.granted(0, entered, at(1));
+    ledger.granted(0, entered, None, at(1));
     let yielded = yields(&mut ledger, 0, 10, 8000);
     // Sent by another connection, it overtakes the yield on the way there, and its answer comes last.
     let overtaking = enter(&mut ledger, 0, 20, 8000);
     ledger.yielded(0, yielded);
     ledger.queued(0, yielded, at(30));
-    ledger.granted(0, overtaking, at(31));
+    ledger.granted(0, overtaking, None, at(31));
     assert_eq!(ledger.end_on(0), None);
     let later = enter(&mut ledger, 0, 40, 8000);
-    ledger.granted(0, later, at(41));
+    ledger.granted(0, later, None, at(41));
     assert_eq!(ledger.end_on(0), Some(at(40 + 8000)));
 }
 
@@ -312,10 +312,10 @@ fn what_was_asked_before_a_yield_was_answered_may_have_been_granted_before_it() 
 fn what_is_granted_to_the_yield_itself_counts() {
     let mut ledger = over(3);
     let entered = enter(&mut ledger, 0, 0, 8000);
-    ledger.granted(0, entered, at(1));
+    ledger.granted(0, entered, None, at(1));
     let yielded = yields(&mut ledger, 0, 10, 8000);
     ledger.yielded(0, yielded);
-    ledger.granted(0, yielded, at(11));
+    ledger.granted(0, yielded, None, at(11));
     assert_eq!((ledger.end_on(0), ledger.is_yielding()), (Some(at(10 + 8000)), false));
 }
 
@@ -325,7 +325,7 @@ fn a_majority_is_never_yielded() {
     for node in 0..2 {
         let number = enter(&mut ledger, node, 0, 8000);
         assert_eq!(ledger.minority(at(1)), if node == 0 { vec![] } else { vec![0] });
-        ledger.granted(node, number, at(1));
+        ledger.granted(node, number, None, at(1));
     }
     assert_eq!(ledger.minority(at(2)), Vec::<usize>::new());
     ledger.give_back(at(3));
@@ -341,18 +341,18 @@ fn a_place_in_line_is_released_but_not_extended() {
     assert_eq!(ledger.take(false), [(0, Mark::Queued)]);
     ledger.released(0, Mark::Queued, &Released::Left);
     assert!(!ledger.is_open());
-    assert!(!ledger.told(0, number, true, at(2)), "what was under way meanwhile");
+    assert!(!ledger.told(0, number, None, true, at(2)), "what was under way meanwhile");
 }
 
 #[test]
 fn minorities_of_different_ages_do_not_make_a_lock_that_was_lost_before_it_was_had() {
     let mut ledger = over(3);
     let early = enter(&mut ledger, 0, 0, 100);
-    ledger.granted(0, early, at(1));
+    ledger.granted(0, early, None, at(1));
     let late = enter(&mut ledger, 1, 200, 100);
-    ledger.granted(1, late, at(201));
+    ledger.granted(1, late, None, at(201));
     assert!(!ledger.is_past(at(202)), "there was never a majority at one time");
     let again = enter(&mut ledger, 0, 210, 100);
-    ledger.granted(0, again, at(211));
+    ledger.granted(0, again, None, at(211));
     assert_eq!(ledger.valid_until(), Some(at(300)));
 }

@@ -4,23 +4,25 @@
 -- KEYS     as in line.lua
 -- ARGV[1]  contact
 -- ARGV[2]  '1': whoever of these has the lease yields it; '0': keeps it
--- ARGV[3…] for each: token, expiry in milliseconds, ticket, round
--- Reply    {holder's token, milliseconds left or -1, microseconds by this server's clock, for each: 0 if it has the
---          lease, or its place in line, counted from 1}
+-- ARGV[3…] for each: token, expiry in milliseconds, ticket, round, the fence that is proposed or 0, how long the counter
+--          is kept in milliseconds
+-- Reply    {holder's token, milliseconds left or -1, microseconds by this server's clock, for each: its place in line,
+--          counted from 1; or if it has the lease, 0, less where the counter stands if it asks for a fence}
 -- Called by RedisNode::enter and RedisNode::yield_lease.
 local contact, yields = ARGV[1], ARGV[2] == '1'
 local now = now_micros()
 local holder = redis.call('GET', LEASE)
 local asking, longest = {}, 0
-for i = 3, #ARGV, 4 do
-  local token, expiry, ticket, round = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+for i = 3, #ARGV, 6 do
+  local token, expiry, ticket = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   asking[token] = true
   if token == holder and not yields then
     redis.call('PEXPIRE', LEASE, expiry)
   else
     redis.call('ZADD', LINE, ticket, token)
     local deadline = string.format('%.0f', now + expiry * 1000)
-    redis.call('HSET', WAITERS, token, deadline .. ':' .. round .. ':' .. expiry .. ':' .. contact)
+    local waiter = {deadline, ARGV[i + 3], expiry, ARGV[i + 4], ARGV[i + 5], contact}
+    redis.call('HSET', WAITERS, token, table.concat(waiter, ':'))
     longest = math.max(longest, tonumber(expiry))
   end
 end
@@ -36,8 +38,9 @@ if not holder or (yields and asking[holder]) then
   holder = hand_over(asking, false)
 end
 local reply = {holder, redis.call('PTTL', LEASE), now}
-for i = 3, #ARGV, 4 do
+for i = 3, #ARGV, 6 do
   local rank = ARGV[i] ~= holder and redis.call('ZRANK', LINE, ARGV[i])
-  reply[#reply + 1] = rank and rank + 1 or 0
+  local fence = not rank and ARGV[i + 4] ~= '0' and counter_at(FENCE)
+  reply[#reply + 1] = rank and rank + 1 or -(fence or 0)
 end
 return reply

@@ -6,9 +6,10 @@ use crate::protocol::LockName;
 /// What is kept beside the lease, whose key is the name itself.
 #[derive(Debug)]
 pub(super) struct Keys {
-    /// Both in one text: they are made for each release.
-    both: String,
+    /// All in one text: they are made for each release.
+    all: String,
     line: usize,
+    waiters: usize,
 }
 
 impl Keys {
@@ -17,21 +18,34 @@ impl Keys {
         const WAITERS: &str = "waiters";
         let (before, after) = around(name);
         let each = before.len() + name.as_str().len() + after.len();
-        let mut both = String::with_capacity(2 * each + LINE.len() + WAITERS.len());
-        for part in [before, name.as_str(), after, LINE, before, name.as_str(), after, WAITERS] {
-            both.push_str(part);
+        let mut all = String::with_capacity(3 * each + LINE.len() + WAITERS.len() + FENCE.len());
+        for kind in [LINE, WAITERS, FENCE] {
+            for part in [before, name.as_str(), after, kind] {
+                all.push_str(part);
+            }
         }
-        Self { both, line: each + LINE.len() }
+        Self { all, line: each + LINE.len(), waiters: 2 * each + LINE.len() + WAITERS.len() }
+    }
+
+    /// The counter alone, for requests that have nothing to do with the line.
+    pub(super) fn fence_of(name: &LockName) -> String {
+        let (before, after) = around(name);
+        [before, name.as_str(), after, FENCE].concat()
     }
 
     /// A sorted set, ticket → token.
     pub(super) fn line(&self) -> &str {
-        &self.both[..self.line]
+        &self.all[..self.line]
     }
 
     /// A hash, token → what is known of the waiter.
     pub(super) fn waiters(&self) -> &str {
-        &self.both[self.line..]
+        &self.all[self.line..self.waiters]
+    }
+
+    /// A number: the counter of the lock's fences.
+    pub(super) fn fence(&self) -> &str {
+        &self.all[self.waiters..]
     }
 }
 
@@ -50,6 +64,8 @@ pub(super) fn channel_in_slot(client: &ClientId, name: &LockName) -> String {
 pub(super) fn client_of(channel: &str) -> Option<&str> {
     channel.rsplit_once(CHANNELS).map(|(_, client)| client)
 }
+
+const FENCE: &str = "fence";
 
 const CHANNELS: &str = "redsync:grants:";
 
@@ -96,6 +112,8 @@ mod tests {
             let keys = keys(name);
             assert_eq!(hashed(keys.line()), hashed(name), "{name}");
             assert_eq!(hashed(keys.waiters()), hashed(name), "{name}");
+            assert_eq!(hashed(keys.fence()), hashed(name), "{name}");
+            assert_eq!(Keys::fence_of(&LockName::new(name).unwrap()), keys.fence());
             let channel = channel_in_slot(&ClientId::random(), &LockName::new(name).unwrap());
             assert_eq!(hashed(&channel), hashed(name), "{name}");
         }
@@ -116,6 +134,7 @@ mod tests {
         assert_ne!(keys("a").line(), keys("{a}").line());
         assert_eq!(keys("orders:42").line(), "{orders:42}:redsync:line");
         assert_eq!(keys("{orders}:42").waiters(), "{orders}:42:redsync:tagged:waiters");
+        assert_eq!(keys("orders:42").fence(), "{orders:42}:redsync:fence");
     }
 
     #[test]

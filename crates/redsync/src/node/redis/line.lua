@@ -1,17 +1,13 @@
--- What the scripts that know of the line have in common; it stands before each of them.
+-- What the scripts that know of the line have in common; it stands before each of them, after fence.lua.
 --
 -- KEYS[1]  the lease: the lock's name
 -- KEYS[2]  the line: a sorted set, ticket -> token
--- KEYS[3]  the waiters: a hash, token -> deadline:round:expiry:contact
---          deadline in microseconds of this server's clock; expiry in milliseconds; contact is empty, or the
---          channel that the waiter is told on, after a P (any channel) or an S (one of the slot's own)
-local LEASE, LINE, WAITERS = KEYS[1], KEYS[2], KEYS[3]
-
--- Numbers up to here, some 2^51, are exact in Lua. They never pass through tostring.
-local function now_micros()
-  local time = redis.call('TIME')
-  return time[1] * 1000000 + time[2]
-end
+-- KEYS[3]  the waiters: a hash, token -> deadline:round:expiry:fence:retention:contact
+--          deadline in microseconds of this server's clock; expiry in milliseconds; fence is what is proposed for one, or 0
+--          where none is asked for; retention in milliseconds; contact is empty, or the channel that the waiter is told on,
+--          after a P (any channel) or an S (one of the slot's own)
+-- KEYS[4]  the fence: the lock's counter
+local LEASE, LINE, WAITERS, FENCE = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 -- Whether somebody heard it. Where telling is not permitted, nobody can know: the waiter finds out when it asks.
 local function tell(contact, message)
@@ -41,13 +37,19 @@ local function hand_over(asking, leaving)
       end
     end
     if waiter then
-      local deadline, round, expiry, contact = string.match(waiter, '^(%d+):(%d+):(%d+):(.*)$')
-      if asking[token]
-        or tonumber(deadline) > now
-        and (contact == '' or tell(contact, round .. ':' .. #token .. ':' .. token .. LEASE))
-      then
-        redis.call('SET', LEASE, token, 'PX', expiry)
-        return token
+      local deadline, round, expiry, proposal, retention, contact =
+        string.match(waiter, '^(%d+):(%d+):(%d+):(%d+):(%d+):(.*)$')
+      if asking[token] or tonumber(deadline) > now then
+        local fence = proposal ~= '0' and next_fence(FENCE, proposal, now)
+        local message = not asking[token] and contact ~= ''
+          and round .. ':' .. string.format('%.0f', fence or 0) .. ':' .. #token .. ':' .. token .. LEASE
+        if not message or tell(contact, message) then
+          redis.call('SET', LEASE, token, 'PX', expiry)
+          if fence then
+            redis.call('SET', FENCE, fence, 'PX', retention)
+          end
+          return token
+        end
       end
     end
   end

@@ -25,7 +25,7 @@ use super::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine, InvalidUrl,
     Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
 };
-use crate::protocol::{LockName, Ticket, Token};
+use crate::protocol::{Fence, LockName, Proposal, Ticket, Token};
 
 /// A node kept on a Redis or Valkey server, version 6.0 or later.
 ///
@@ -128,9 +128,25 @@ impl RedisNode {
             command.arg(claim.token.as_str()).number(claim.expiry.as_millis())
         });
         match reply.await? {
-            Reply::Nil => Ok(Acquired::Granted),
+            Reply::Nil => Ok(Acquired::Granted(None)),
             Reply::Array(holder) => Ok(Acquired::Taken(holder_with_time(&holder)?)),
             reply => Err(unexpected("the acquire script", &reply)),
+        }
+    }
+
+    async fn acquire_fenced(&self, claim: &Claim, proposal: Proposal) -> Result<Acquired, NodeFault> {
+        let counter = Keys::fence_of(&claim.name);
+        let reply = self.run(&scripts::ACQUIRE_FENCED, [claim.name.as_str(), &counter], |command| {
+            let command = command.arg(claim.token.as_str()).number(claim.expiry.as_millis());
+            command.number(proposal.fence.as_u64()).number(millis(proposal.retention))
+        });
+        match reply.await? {
+            Reply::Int(counter) => match fence_at(counter) {
+                fence @ Some(_) => Ok(Acquired::Granted(fence)),
+                None => Err(unexpected("the fenced acquire script", &Reply::Int(counter))),
+            },
+            Reply::Array(holder) => Ok(Acquired::Taken(holder_with_time(&holder)?)),
+            reply => Err(unexpected("the fenced acquire script", &reply)),
         }
     }
 
@@ -161,14 +177,18 @@ impl RedisNode {
         }
         let contact = self.contact(client, name).await?;
         let keys = Keys::of(name);
-        let reply = self.run(&scripts::ENTER, [name.as_str(), keys.line(), keys.waiters()], |command| {
+        let keys = [name.as_str(), keys.line(), keys.waiters(), keys.fence()];
+        let reply = self.run(&scripts::ENTER, keys, |command| {
             let command = command.arg(&contact).number(is_yielding.into());
             places.iter().fold(command, |command, place| {
+                let (fence, retention) = numbers(place.claim.fence);
                 command
                     .arg(place.claim.token.as_str())
                     .number(place.claim.expiry.as_millis())
                     .number(place.ticket.as_micros())
                     .number(place.round.as_u32().into())
+                    .number(fence)
+                    .number(retention)
             })
         });
         let reply = reply.await?;
@@ -206,7 +226,7 @@ impl RedisNode {
         reply: Result<Reply, NodeFault>,
     ) -> Result<Option<Acquired>, NodeFault> {
         match reply {
-            Ok(Reply::Nil) => Ok(Some(Acquired::Granted)),
+            Ok(Reply::Nil) => Ok(Some(Acquired::Granted(None))),
             // This token has it already: the script lets its expiry start anew, which SET NX did not.
             Ok(Reply::Text(holder)) if holder == claim.token.as_str().as_bytes() => Ok(None),
             Ok(Reply::Text(holder)) => Ok(Some(Acquired::Taken(holder_of(&holder, TimeLeft::Unknown)))),
@@ -264,8 +284,14 @@ impl Node for RedisNode {
         if keys::is_split(&claim.name) {
             return Box::pin(async move {
                 self.refuse_where_split(&claim.name).await?;
-                self.acquire_by_script(claim).await
+                match claim.fence {
+                    Some(proposal) => self.acquire_fenced(claim, proposal).await,
+                    None => self.acquire_by_script(claim).await,
+                }
             });
+        }
+        if let Some(proposal) = claim.fence {
+            return Box::pin(self.acquire_fenced(claim, proposal));
         }
         if !self.set_takes_nx_and_get.load(Ordering::Relaxed) {
             return Box::pin(self.acquire_by_script(claim));
@@ -287,13 +313,18 @@ impl Node for RedisNode {
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
         Box::pin(async move {
-            let reply = self.run(&scripts::EXTEND, [claim.name.as_str()], |command| {
+            let counter = Keys::fence_of(&claim.name);
+            let (fence, retention) = numbers(claim.fence);
+            let reply = self.run(&scripts::EXTEND, [claim.name.as_str(), &counter], |command| {
                 let command = command.arg(claim.token.as_str()).number(claim.expiry.as_millis());
-                command.number((if_free == IfFree::Retake).into())
+                command.number((if_free == IfFree::Retake).into()).number(fence).number(retention)
             });
             match reply.await? {
                 Reply::Int(2) => Ok(Extended::Retaken),
-                Reply::Int(1) => Ok(Extended::Extended),
+                Reply::Int(1) => Ok(Extended::Extended(None)),
+                Reply::Int(counter @ ..0) if fence > 0 => {
+                    Ok(Extended::Extended(fence_at(counter.saturating_neg())))
+                }
                 Reply::Int(0) => Ok(Extended::NotHeld),
                 Reply::Array(holder) => Ok(Extended::HeldByAnother(holder_with_time(&holder)?)),
                 reply => Err(unexpected("the extend script", &reply)),
@@ -317,10 +348,10 @@ impl Node for RedisNode {
     ) -> Answer<'a, Released> {
         Box::pin(async move {
             let keys = Keys::of(name);
-            let reply =
-                self.run(&scripts::RELEASE, [name.as_str(), keys.line(), keys.waiters()], |command| {
-                    command.arg(token.as_str()).number((succession == Succession::Barging).into())
-                });
+            let keys = [name.as_str(), keys.line(), keys.waiters(), keys.fence()];
+            let reply = self.run(&scripts::RELEASE, keys, |command| {
+                command.arg(token.as_str()).number((succession == Succession::Barging).into())
+            });
             match reply.await? {
                 Reply::Int(2) => Ok(Released::Left),
                 Reply::Int(1) => Ok(Released::Released),
@@ -334,7 +365,7 @@ impl Node for RedisNode {
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         Box::pin(async move {
             let keys = Keys::of(name);
-            let reply = self.run(&scripts::INSPECT, [name.as_str(), keys.line()], |command| {
+            let reply = self.run(&scripts::INSPECT, [name.as_str(), keys.line(), keys.fence()], |command| {
                 command.number(Look::SHOWN as u64)
             });
             let reply = reply.await?;
@@ -354,7 +385,7 @@ fn entered(reply: &Reply, expected: usize) -> Option<Entered> {
         return None;
     };
     let placed = |place: &Reply| match place {
-        Reply::Int(0) => Some(Placed::Granted),
+        Reply::Int(counter @ ..=0) => Some(Placed::Granted(fence_at(counter.saturating_neg()))),
         Reply::Int(position) => Some(Placed::Queued(u64::try_from(*position).ok()?)),
         _ => None,
     };
@@ -363,10 +394,12 @@ fn entered(reply: &Reply, expected: usize) -> Option<Entered> {
     is_whole.then_some(Entered::new(places, holder_with_time(holder).ok()?, u64::try_from(*micros).ok()?))
 }
 
-/// `{holder or nil, milliseconds left, how many wait, token, ticket, token, ticket, …}`.
+/// `{holder or nil, milliseconds left, how many wait, where the counter stands, token, ticket, token, ticket, …}`.
 fn looked(reply: &Reply) -> Option<Look> {
     let Reply::Array(parts) = reply else { return None };
-    let [holder, left, Reply::Int(waiting), line @ ..] = parts.as_slice() else { return None };
+    let [holder, left, Reply::Int(waiting), Reply::Int(counter), line @ ..] = parts.as_slice() else {
+        return None;
+    };
     let holder = match holder {
         Reply::Nil => None,
         holder => Some(holder_with_time(&[holder.clone(), left.clone()]).ok()?),
@@ -379,7 +412,22 @@ fn looked(reply: &Reply) -> Option<Look> {
         _ => None,
     };
     let line = line.chunks(2).map(in_line).collect::<Option<_>>()?;
-    Some(Look::new(holder, line, u64::try_from(*waiting).ok()?))
+    Some(Look::new(holder, line, u64::try_from(*waiting).ok()?).fenced(fence_at(*counter)))
+}
+
+/// Where a counter stands; 0 stands for nowhere.
+fn fence_at(counter: i64) -> Option<Fence> {
+    Fence::new(u64::try_from(counter).ok()?).ok()
+}
+
+/// A proposal in the scripts' words: what is proposed, or 0, and for how many milliseconds the counter is kept.
+fn numbers(proposal: Option<Proposal>) -> (u64, u64) {
+    proposal.map_or((0, 0), |proposal| (proposal.fence.as_u64(), millis(proposal.retention)))
+}
+
+/// Some at least, and no more than a server can count.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
 }
 
 /// The script's `{value, milliseconds left}`; −1 stands for a key without expiry.

@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 
 use super::keys;
 use crate::node::{ClientId, Grant, Listener, NodeFault};
-use crate::protocol::{LockName, Round, Token};
+use crate::protocol::{Fence, LockName, Round, Token};
 
 /// Who is told of what the server publishes.
 #[derive(Debug, Default)]
@@ -52,16 +52,18 @@ enum Message {
     Freed(LockName),
 }
 
-/// `freed:NAME`, or `ROUND:LENGTH:TOKENNAME`, where the token has that many bytes.
+/// `freed:NAME`, or `ROUND:FENCE:LENGTH:TOKENNAME`, where the token has that many bytes, and the fence is 0 where there is none.
 fn parse(text: &str) -> Option<Message> {
     let (first, rest) = text.split_once(':')?;
     if first == "freed" {
         return LockName::new(rest).ok().map(Message::Freed);
     }
+    let (fence, rest) = rest.split_once(':')?;
     let (length, rest) = rest.split_once(':')?;
     let (token, name) = rest.split_at_checked(length.parse().ok()?)?;
     let (token, name) = (Token::from_text(token).ok()?, LockName::new(name).ok()?);
-    Some(Message::Granted(Grant::new(name, token, Round::new(first.parse().ok()?))))
+    let fence = Some(fence).filter(|fence| *fence != "0").map(str::parse::<Fence>).transpose().ok()?;
+    Some(Message::Granted(Grant::new(name, token, Round::new(first.parse().ok()?)).fenced(fence)))
 }
 
 /// What one connection is subscribed to.
@@ -92,15 +94,29 @@ mod tests {
 
     #[test]
     fn a_grant_is_read_whatever_its_token_and_name_hold() {
-        let Some(Message::Granted(grant)) = parse("7:5:a:b:cna:me") else { panic!("it is one") };
+        let Some(Message::Granted(grant)) = parse("7:0:5:a:b:cna:me") else { panic!("it is one") };
         assert_eq!((grant.token.as_str(), grant.name.as_str()), ("a:b:c", "na:me"));
-        assert_eq!(grant.round, Round::new(7));
+        assert_eq!((grant.round, grant.fence), (Round::new(7), None));
+        let Some(Message::Granted(grant)) = parse("7:12:1:tn") else { panic!("it is one") };
+        assert_eq!(grant.fence, Fence::new(12).ok());
         assert!(matches!(parse("freed:x:y"), Some(Message::Freed(name)) if name.as_str() == "x:y"));
     }
 
     #[test]
     fn what_is_no_message_is_none() {
-        for text in ["", "7", "7:5", "7:9:token", "x:1:tn", "7:1:t", "freed:", "7:1:éa"] {
+        for text in [
+            "",
+            "7",
+            "7:5",
+            "7:0:5",
+            "7:0:9:token",
+            "x:0:1:tn",
+            "7:0:1:t",
+            "freed:",
+            "7:0:1:éa",
+            "7:x:1:tn",
+            "7:-1:1:tn",
+        ] {
             assert!(parse(text).is_none(), "{text}");
         }
     }

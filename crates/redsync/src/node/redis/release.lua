@@ -36,7 +36,7 @@ while true do
   local waiter = redis.call('HGET', WAITERS, first)
   if waiter then
     now = now or now_micros()
-    local deadline, contact = string.match(waiter, '^(%d+):%d+:%d+:(.*)$')
+    local deadline, contact = string.match(waiter, '^(%d+):%d+:%d+:%d+:%d+:(.*)$')
     if tonumber(deadline) > now and (contact == '' or tell(contact, 'freed:' .. LEASE)) then
       return reply
     end

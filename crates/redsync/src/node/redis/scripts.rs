@@ -11,17 +11,23 @@ pub(super) struct Script {
 }
 
 pub(super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("acquire.lua")));
-pub(super) static ENTER: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!(include_str!("line.lua"), include_str!("enter.lua"))));
-pub(super) static EXTEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("extend.lua")));
+pub(super) static ACQUIRE_FENCED: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("fence.lua"), include_str!("acquire_fenced.lua"))));
+pub(super) static ENTER: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("fence.lua"), include_str!("line.lua"), include_str!("enter.lua")))
+});
+pub(super) static EXTEND: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("fence.lua"), include_str!("extend.lua"))));
 pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         include_str!("release_alone.lua"),
+        include_str!("fence.lua"),
         include_str!("line.lua"),
         include_str!("release.lua")
     ))
 });
-pub(super) static INSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("inspect.lua")));
+pub(super) static INSPECT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("fence.lua"), include_str!("inspect.lua"))));
 
 impl Script {
     fn new(source: &'static str) -> Self {

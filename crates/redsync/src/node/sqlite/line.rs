@@ -1,16 +1,18 @@
 //! The waiting line in the file: who waits for a name, who is next, and what of it concerns those who look.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::fences::{self, fence, retention};
 use super::process::Process;
 use super::store::{Change, Standing, Store, nanos, now_nanos, standing};
 use crate::clock::{Clock, SystemClock};
 use crate::node::{
     ClientId, Entered, Grant, Holder, InLine, Look, NodeFault, Place, Placed, Released, Succession, TimeLeft,
 };
-use crate::protocol::{LockName, Round, Ticket, Token};
+use crate::protocol::{LockName, Proposal, Round, Ticket, Token};
 
 impl Store {
     pub(super) fn enter(&mut self, client: &ClientId, places: &[Place]) -> Result<Entered, NodeFault> {
@@ -79,7 +81,7 @@ impl Store {
                     Ok(InLine::new(row.get::<_, String>(0)?, ticket(row.get(1)?)))
                 })?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Look::new(holder, line, length(&view, name)?))
+            Ok(Look::new(holder, line, length(&view, name)?).fenced(fence(&view, name)?))
         })
     }
 
@@ -87,7 +89,7 @@ impl Store {
     pub(super) fn handed_over(&mut self, since: i64) -> Result<(Vec<Grant>, i64), NodeFault> {
         self.read(|connection, boot| {
             let mut statement = connection.prepare_cached(
-                "SELECT name, token, granted, round FROM redsync_leases
+                "SELECT name, token, granted, round, fence FROM redsync_leases
                  WHERE round IS NOT NULL AND granted > ?1 AND ends > ?2 AND boot = ?3 ORDER BY granted",
             )?;
             let mut rows = statement.query((since, now_nanos(), boot))?;
@@ -95,7 +97,8 @@ impl Store {
             while let Some(row) = rows.next()? {
                 last = row.get(2)?;
                 if let Some((name, token)) = whose(row)? {
-                    grants.push(Grant::new(name, token, Round::new(row.get(3)?)));
+                    let fence = row.get::<_, Option<i64>>(4)?.map(fences::read);
+                    grants.push(Grant::new(name, token, Round::new(row.get(3)?)).fenced(fence));
                 }
             }
             Ok((grants, last))
@@ -124,6 +127,8 @@ struct Waiter {
     token: String,
     round: u32,
     expiry: i64,
+    /// What it asks for, if it asks for a fence.
+    fence: Option<Proposal>,
     deadline: i64,
     boot: String,
     client: String,
@@ -146,13 +151,15 @@ impl Change<'_> {
             self.process.namespace,
             self.process.pid,
             self.process.begun,
+            claim.fence.map(|proposal| proposal.fence.as_u64().cast_signed()),
+            claim.fence.map(|proposal| retention(proposal.retention)),
         );
         // Most often a place is renewed, which leaves the order alone.
         let renewed = self
             .transaction
             .prepare_cached(
                 "UPDATE redsync_line SET round = ?4, expiry = ?5, deadline = ?6, boot = ?7, client = ?8,
-                 namespace = ?9, pid = ?10, begun = ?11, freed = NULL
+                 namespace = ?9, pid = ?10, begun = ?11, proposal = ?12, retention = ?13, freed = NULL
                  WHERE name = ?1 AND token = ?2 AND ticket = ?3",
             )?
             .execute(row)?;
@@ -161,8 +168,9 @@ impl Change<'_> {
             self.transaction
                 .prepare_cached(
                     "INSERT INTO redsync_line
-                     (name, token, ticket, round, expiry, deadline, boot, client, namespace, pid, begun)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                     (name, token, ticket, round, expiry, deadline, boot, client, namespace, pid, begun,
+                      proposal, retention)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                 )?
                 .execute(row)?;
         }
@@ -203,7 +211,11 @@ impl Change<'_> {
         let Some(first) = self.first(name)? else { return self.end(name) };
         self.leave(name, &first.token)?;
         let is_asking = asking.iter().any(|place| place.claim.token.as_str() == first.token);
-        self.let_hold(name, &first.token, first.expiry, (!is_asking).then_some(first.round))
+        let fence = match first.fence {
+            Some(proposal) => self.count_grant(name, proposal)?,
+            None => None,
+        };
+        self.let_hold(name, &first.token, first.expiry, (!is_asking).then_some(first.round), fence)
     }
 
     /// Ends the lease, and leaves a mark for the first in line, who keeps its place, that it may ask.
@@ -225,7 +237,8 @@ impl Change<'_> {
             let first = self
                 .transaction
                 .prepare_cached(
-                    "SELECT token, round, expiry, deadline, boot, client, pid, namespace, begun FROM redsync_line
+                    "SELECT token, round, expiry, deadline, boot, client, pid, namespace, begun, proposal, retention
+                     FROM redsync_line
                      WHERE name = ?1 ORDER BY ticket, token LIMIT 1",
                 )?
                 .query_row([name.as_str()], Waiter::read)
@@ -258,8 +271,9 @@ impl Change<'_> {
             [only] if holds(only) => vec![0],
             places => self.positions(name, places)?,
         };
+        let fence = self.fence(name)?;
         let placed = places.iter().zip(positions).map(|(place, position)| match holds(place) {
-            true => Placed::Granted,
+            true => Placed::Granted(place.claim.fence.and(fence)),
             false => Placed::Queued(position),
         });
         let placed = placed.collect();
@@ -327,7 +341,10 @@ impl Change<'_> {
 
 impl Waiter {
     fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let (proposal, retention): (Option<i64>, Option<i64>) = (row.get(9)?, row.get(10)?);
+        let retention = Duration::from_micros(retention.unwrap_or_default().unsigned_abs());
         Ok(Self {
+            fence: proposal.map(|proposal| Proposal::new(fences::read(proposal), retention)),
             token: row.get(0)?,
             round: row.get(1)?,
             expiry: row.get(2)?,

@@ -1,6 +1,7 @@
 //! One machine, many processes: a node kept in an SQLite file.
 
 mod clerk;
+mod fences;
 mod line;
 mod listeners;
 mod process;

@@ -3,13 +3,18 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The version that this redsync reads and writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// Brings the file to [`VERSION`], with all leases that it holds, and says which version it has: another one if it is
 /// newer, and then it was left alone.
 ///
 /// What has run out is skipped wherever it is met; here it is swept up.
-pub(super) fn prepare(connection: &mut Connection, boot: &str, now: i64) -> rusqlite::Result<i64> {
+pub(super) fn prepare(
+    connection: &mut Connection,
+    boot: &str,
+    now: i64,
+    wall_micros: i64,
+) -> rusqlite::Result<i64> {
     let version = |connection: &Connection| -> rusqlite::Result<i64> {
         connection.pragma_query_value(None, "user_version", |row| row.get(0))
     };
@@ -28,13 +33,14 @@ pub(super) fn prepare(connection: &mut Connection, boot: &str, now: i64) -> rusq
     if present <= VERSION {
         transaction.execute("DELETE FROM redsync_leases WHERE ends <= ?1 OR boot <> ?2", (now, boot))?;
         transaction.execute("DELETE FROM redsync_line WHERE deadline <= ?1 OR boot <> ?2", (now, boot))?;
+        transaction.execute("DELETE FROM redsync_fences WHERE kept_until <= ?1", [wall_micros])?;
         transaction.commit()?;
     }
     Ok(present.max(VERSION))
 }
 
 /// From each version to the next.
-const STEPS: [&str; VERSION as usize] = [LEASES, LINE];
+const STEPS: [&str; VERSION as usize] = [LEASES, LINE, FENCES];
 
 /// `granted` and `ends` are nanoseconds of the boot time clock, `boot` the boot they belong to.
 const LEASES: &str = "
@@ -85,4 +91,18 @@ CREATE TRIGGER redsync_line_left AFTER DELETE ON redsync_line BEGIN
     DELETE FROM redsync_lengths WHERE name = old.name AND waiting = 0;
 END;
 PRAGMA user_version = 2;
+";
+
+/// `kept_until` is in microseconds since 1970: counters outlive boots. In line, `proposal` is the fence that is asked for, and
+/// `retention` in microseconds. A lease that was handed over has the fence that its holder is to be told of.
+const FENCES: &str = "
+CREATE TABLE redsync_fences (
+    name TEXT PRIMARY KEY,
+    fence INTEGER NOT NULL,
+    kept_until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+ALTER TABLE redsync_leases ADD COLUMN fence INTEGER;
+ALTER TABLE redsync_line ADD COLUMN proposal INTEGER;
+ALTER TABLE redsync_line ADD COLUMN retention INTEGER;
+PRAGMA user_version = 3;
 ";

@@ -7,12 +7,14 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
+use super::fences::micros;
 use super::listeners::Listeners;
 use super::process::Process;
 use super::schema;
 use crate::clock::{Clock, SystemClock};
+use crate::node::place::at_its_end;
 use crate::node::{Acquired, Claim, Extended, Holder, IfFree, NodeFault, TimeLeft};
-use crate::protocol::{Expiry, LockName};
+use crate::protocol::{Expiry, Fence, LockName};
 
 /// The file at a path, opened when it is needed.
 pub(super) struct Store {
@@ -69,19 +71,34 @@ impl Store {
             return Ok(Acquired::Taken(holder));
         }
         self.change(|change| match change.standing(&claim.name)? {
-            Some(lease) if lease.token != claim.token.as_str() => Ok(Acquired::Taken(lease.holder())),
-            _ => change.grant(claim).map(|()| Acquired::Granted),
-        })
+            Some(lease) if lease.token != claim.token.as_str() => Ok(Some(Acquired::Taken(lease.holder()))),
+            standing => {
+                let fence = match (claim.fence, change.fence(&claim.name)?) {
+                    (None, _) => None,
+                    (Some(_), Some(fence)) if standing.is_some() => Some(fence),
+                    (Some(proposal), _) => match change.count_grant(&claim.name, proposal)? {
+                        Some(fence) => Some(fence),
+                        None => return Ok(None),
+                    },
+                };
+                change.grant(claim).map(|()| Some(Acquired::Granted(fence)))
+            }
+        })?
+        .ok_or_else(at_its_end)
     }
 
     pub(super) fn extend(&mut self, claim: &Claim, if_free: IfFree) -> Result<Extended, NodeFault> {
-        self.change(|change| match (change.standing(&claim.name)?, if_free) {
-            (Some(lease), _) if lease.token != claim.token.as_str() => {
-                Ok(Extended::HeldByAnother(lease.holder()))
-            }
-            (Some(_), _) => change.grant(claim).map(|()| Extended::Extended),
-            (None, IfFree::Retake) => change.grant(claim).map(|()| Extended::Retaken),
-            (None, IfFree::Leave) => Ok(Extended::NotHeld),
+        self.change(|change| {
+            let had_it = match (change.standing(&claim.name)?, if_free) {
+                (Some(lease), _) if lease.token != claim.token.as_str() => {
+                    return Ok(Extended::HeldByAnother(lease.holder()));
+                }
+                (None, IfFree::Leave) => return Ok(Extended::NotHeld),
+                (standing, _) => standing.is_some(),
+            };
+            let fence = claim.fence.map(|proposal| change.raise(&claim.name, proposal)).transpose()?;
+            change.grant(claim)?;
+            Ok(if had_it { Extended::Extended(fence) } else { Extended::Retaken })
         })
     }
 
@@ -159,7 +176,8 @@ impl Store {
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "NORMAL")?;
             connection.set_prepared_statement_cache_capacity(STATEMENTS);
-            let version = schema::prepare(&mut connection, &boot, now_nanos())?;
+            let version =
+                schema::prepare(&mut connection, &boot, now_nanos(), micros(SystemClock.wall_micros()))?;
             Ok((connection, version, file))
         };
         let end = SystemClock.now() + OPEN_PATIENCE;
@@ -201,23 +219,32 @@ impl Change<'_> {
     }
 
     pub(super) fn grant(&self, claim: &Claim) -> rusqlite::Result<()> {
-        self.let_hold(&claim.name, claim.token.as_str(), nanos(claim.expiry), None)
+        self.let_hold(&claim.name, claim.token.as_str(), nanos(claim.expiry), None, None)
     }
 
-    /// Writes a lease; with the round of its place, where its holder is to be told of it.
+    /// Writes a lease; with the round of its place and its fence, where its holder is to be told of them.
     pub(super) fn let_hold(
         &self,
         name: &LockName,
         token: &str,
         expiry: i64,
         round: Option<u32>,
+        fence: Option<Fence>,
     ) -> rusqlite::Result<()> {
         self.transaction
             .prepare_cached(
-                "INSERT OR REPLACE INTO redsync_leases (name, token, granted, ends, boot, round)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT OR REPLACE INTO redsync_leases (name, token, granted, ends, boot, round, fence)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
-            .execute((name.as_str(), token, self.now, self.after(expiry), &self.boot, round))
+            .execute((
+                name.as_str(),
+                token,
+                self.now,
+                self.after(expiry),
+                &self.boot,
+                round,
+                fence.map(|fence| fence.as_u64().cast_signed()),
+            ))
             .map(drop)
     }
 

@@ -96,14 +96,14 @@ async fn the_first_to_enter_is_granted_and_the_others_are_told_once_in_order() {
 
     let first = ours.enter(&[place(1, 10, 1)]).await;
     let others = theirs.enter(&[place(3, 30, 7), place(2, 20, 8)]).await;
-    assert_eq!(first.places, [Placed::Granted]);
+    assert_eq!(first.places, [Placed::Granted(None)]);
     assert_eq!(others.places, [Placed::Queued(2), Placed::Queued(1)]);
     assert_eq!(others.holder.token(), token(1).as_str());
 
     assert_eq!(ours.release(1, Succession::HandOver).await, Released::Released);
     wait_until("the second is told", DEADLINE, || theirs.told.grants().len() == 1);
     // Asking again is no grant that would have to be told of.
-    assert_eq!(theirs.enter(&[place(2, 20, 9)]).await.places, [Placed::Granted]);
+    assert_eq!(theirs.enter(&[place(2, 20, 9)]).await.places, [Placed::Granted(None)]);
     assert_eq!(theirs.release(2, Succession::HandOver).await, Released::Released);
     wait_until("the third is told", DEADLINE, || theirs.told.grants().len() == 2);
 
@@ -118,7 +118,7 @@ async fn whoever_yields_goes_back_to_its_ticket() {
     party.enter(&[place(5, 50, 1)]).await;
 
     let alone = party.node.yield_lease(&party.client, &place(5, 50, 2)).await.unwrap();
-    assert_eq!(alone.places, [Placed::Granted]);
+    assert_eq!(alone.places, [Placed::Granted(None)]);
 
     party.enter(&[place(6, 60, 1), place(4, 40, 1)]).await;
     let yielded = party.node.yield_lease(&party.client, &place(5, 50, 3)).await.unwrap();
@@ -154,7 +154,7 @@ async fn a_lock_that_is_let_go_of_is_told_of_once_for_each_time() {
         let look = theirs.look().await;
         assert_eq!((look.holder, look.waiting), (None, 1));
         // Whoever asks first has it.
-        assert_eq!(theirs.enter(&[place(2, 20, time)]).await.places, [Placed::Granted]);
+        assert_eq!(theirs.enter(&[place(2, 20, time)]).await.places, [Placed::Granted(None)]);
         theirs.release(2, Succession::HandOver).await;
     }
     assert_eq!(theirs.told.grants(), []);

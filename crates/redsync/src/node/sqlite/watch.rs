@@ -64,7 +64,7 @@ impl Watch {
             let claim = &place.claim;
             let key = (claim.name.clone(), claim.token.clone());
             match placed {
-                Placed::Granted => _ = self.places.remove(&key),
+                Placed::Granted(_) => _ = self.places.remove(&key),
                 Placed::Queued(_) => {
                     let deadline = now + claim.expiry.as_duration();
                     let former = self.places.insert(key, Placeholder { client: client.clone(), deadline });

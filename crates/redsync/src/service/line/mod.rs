@@ -82,7 +82,7 @@ impl Line {
             },
             false => Uptime::Unbroken,
         };
-        match waiting.holding.told(index, grant.round, uptime) {
+        match waiting.holding.told(index, grant, uptime) {
             Told::Counts => self.settle(core, &grant.token, &waiting),
             // One that is stale may be so because requests overtook each other on their way: how things stand, the node knows.
             Told::Stale | Told::InDoubt => {
@@ -175,8 +175,8 @@ impl Line {
                         holding.yielded(index, asked.number);
                     }
                     match placed {
-                        Placed::Granted => {
-                            *doubt = holding.vote(index, (asked.number, asked.sent), uptime).err();
+                        Placed::Granted(fence) => {
+                            *doubt = holding.vote(index, (asked.number, asked.sent), *fence, uptime).err();
                         }
                         Placed::Queued(_) => holding.queued(index, asked.number),
                     }
@@ -258,7 +258,7 @@ impl Line {
             if question.is_yielding()
                 && let Some(entry) = state.members.get_mut(token)
             {
-                entry.yields = if matches!(placed, Placed::Granted) { entry.yields + 1 } else { 0 };
+                entry.yields = if matches!(placed, Placed::Granted(_)) { entry.yields + 1 } else { 0 };
             }
             // What was planned while the question was under way is not put off by its answer.
             let planned = state.members.get(token).and_then(|entry| entry.due[index]).map(|(at, _)| at);

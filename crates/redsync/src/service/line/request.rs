@@ -109,7 +109,7 @@ impl Drop for Request {
 
 /// Since when the node remembers: asked after it granted something, where that matters.
 async fn uptime_after(node: &dyn Node, entered: &Entered, is_guarded: bool) -> Uptime {
-    match is_guarded && entered.places.contains(&Placed::Granted) {
+    match is_guarded && entered.places.iter().any(|placed| matches!(placed, Placed::Granted(_))) {
         true => node.uptime().await.unwrap_or(Uptime::Unknown),
         false => Uptime::Unbroken,
     }

@@ -1,0 +1,24 @@
+-- Grants the lease if the name is free, or lets it start anew if this token has it already; and counts whom it is granted to.
+--
+-- KEYS[1]  the lease: the lock's name
+-- KEYS[2]  the fence: the lock's counter
+-- ARGV[1]  token
+-- ARGV[2]  expiry, milliseconds
+-- ARGV[3]  the fence that is proposed
+-- ARGV[4]  how long the counter is kept, milliseconds
+-- Reply    where the counter stands: granted; {holder's token, milliseconds left or -1}: taken
+-- Called by RedisNode::acquire, after fence.lua.
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then
+  return {holder, redis.call('PTTL', KEYS[1])}
+end
+local fence = holder and counter_at(KEYS[2])
+if not fence or fence == 0 then
+  fence = next_fence(KEYS[2], ARGV[3], now_micros())
+  if not fence then
+    return redis.error_reply('FENCE the counter in ' .. KEYS[2] .. ' cannot be raised: it is no number, or at its end')
+  end
+  redis.call('SET', KEYS[2], fence, 'PX', ARGV[4])
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return fence

@@ -1,0 +1,29 @@
+-- How fences are counted; it stands before each of the scripts that grant leases.
+
+-- This server's clock, in microseconds. Numbers up to here, some 2^51, are exact in Lua. They never pass through tostring.
+local function now_micros()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- Where the lock's counter stands: 0 if it has none yet; nothing where something else is kept in its place.
+local function counter_at(key)
+  local text = redis.pcall('GET', key)
+  if not text then
+    return 0
+  end
+  local counter = type(text) == 'string' and string.find(text, '^%d+$') and tonumber(text)
+  return counter and counter >= 1 and counter <= 9007199254740991 and counter or nil
+end
+
+-- What the lock's counter is to be raised to by a grant: by one at least, and to what is proposed, but no further ahead of
+-- this server's clock than a second; and the first time no further behind. Nothing where it cannot be raised.
+local function next_fence(key, proposal, now)
+  local counter = counter_at(key)
+  if not counter or counter == 9007199254740991 then
+    return nil
+  end
+  local least = counter == 0 and math.max(now - 1000000, 1) or counter + 1
+  return math.max(least, math.min(tonumber(proposal), now + 1000000))
+end
+
