@@ -99,7 +99,10 @@ impl Wait<'_> {
         }
         let mut first = FirstRequests::of(holding, &member);
         loop {
-            member.attend();
+            if !member.attend() {
+                // What may have been granted cannot be given back any more, and expires.
+                return Err(Error::Runtime { reason: "the tokio runtime that it waits in has ended".into() });
+            }
             let now = core.clock.now();
             let look_at = match member.outlook(self.began, now) {
                 Outlook::Held => {

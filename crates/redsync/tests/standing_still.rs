@@ -357,3 +357,21 @@ fn a_node_whose_connecting_stands_still_with_its_runtime_is_used_by_another_once
     assert!(locked.expect("it is usable in time").unwrap().is_valid());
     drop(still);
 }
+
+#[test]
+fn who_waits_in_a_runtime_that_has_ended_hears_of_it() {
+    let redsync = in_memory();
+    let (home, ending) = (of_workers(1), of_workers(1));
+    let holder = home.block_on(redsync.mutex("held").lock()).unwrap();
+    let (mutex, handle) = (redsync.mutex("held"), ending.handle().clone());
+    let waiting = thread::spawn(move || handle.block_on(mutex.lock()));
+    wait_until("somebody waits", DEADLINE, || home.block_on(redsync.inspect("held")).unwrap().waiting() == 1);
+
+    ending.shutdown_background();
+
+    wait_until("it has ended", DEADLINE, || waiting.is_finished());
+    let error = waiting.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Runtime { .. }), "{error}");
+    assert!(error.to_string().contains("has ended"), "{error}");
+    home.block_on(holder.unlock()).unwrap();
+}

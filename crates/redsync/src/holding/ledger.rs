@@ -63,6 +63,8 @@ struct Entry {
     mark: Mark,
     /// The newest request that this node has answered.
     heard: RequestNumber,
+    /// The newest request for a place that it told of a grant to.
+    told: RequestNumber,
     /// It has the lease by a grant that counts.
     is_vote: bool,
     /// Where its counter was then, or when the lease was last extended.
@@ -83,7 +85,7 @@ struct Entry {
     has_lost_a_yield: bool,
     /// The last such request that it did answer, and the newest request asked until then.
     yielded: Option<(RequestNumber, RequestNumber)>,
-    /// Such a request was answered while the node was being asked to release: which came first is not known.
+    /// A lease or a place was told of while the node was being asked to release: which came first is not known.
     stood_meanwhile: bool,
     /// Whether the node is being asked to release right now. One at a time asks and hears what comes of it; two would
     /// each hear "not held" of what the other had released.
@@ -154,6 +156,7 @@ impl Ledger {
         let entry = Entry {
             mark: Mark::None,
             heard: RequestNumber(0),
+            told: RequestNumber(0),
             is_vote: false,
             fence: None,
             unanswered: 0,
@@ -238,6 +241,7 @@ impl Ledger {
     /// Records that `node`, whose counter is at `fence`, granted what request `number` asked for.
     pub(super) fn granted(&mut self, node: usize, number: RequestNumber, fence: Option<Fence>, now: Instant) {
         let shortest = self.hear(node, number);
+        self.came_meanwhile(node);
         // The release that found it came after: it is gone.
         if self.nodes[node].mark != Mark::Released && self.stands(node, number, shortest, now) {
             self.counts(node, fence);
@@ -249,6 +253,7 @@ impl Ledger {
     /// SAFETY RULE (design §11): the lease is there to be released, and counts for nothing.
     pub(super) fn granted_in_doubt(&mut self, node: usize, number: RequestNumber) {
         self.hear(node, number);
+        self.came_meanwhile(node);
         if self.nodes[node].mark != Mark::Released {
             self.nodes[node].mark = Mark::Granted;
             self.is_news(node, number);
@@ -322,9 +327,10 @@ impl Ledger {
     /// Records that `node` answered request `number` with a place in line.
     pub(super) fn queued(&mut self, node: usize, number: RequestNumber, now: Instant) {
         self.nodes[node].hear();
+        self.came_meanwhile(node);
         let entry = &self.nodes[node];
         // A grant to the place that this request took came after it, and may be heard of before.
-        let is_overtaken = entry.heard == number && entry.mark == Mark::Granted;
+        let is_overtaken = entry.told == number && entry.mark == Mark::Granted;
         if !is_overtaken && self.is_news(node, number) {
             self.nodes[node].mark = Mark::Queued;
             self.lose(node);
@@ -366,7 +372,9 @@ impl Ledger {
             return false;
         }
         let shortest = entry.shortest_unanswered;
+        entry.told = entry.told.max(number);
         entry.mark = Mark::Granted;
+        entry.stood_meanwhile |= entry.is_releasing;
         if counts && self.stands(node, number, shortest, now) {
             self.counts(node, fence);
         }
@@ -391,11 +399,18 @@ impl Ledger {
     }
 
     /// Which nodes have the token while no majority has: those to yield. None where a majority stands.
+    ///
+    /// SAFETY RULE (design §8): a lease that is being given back already is not given back again. Of two such requests, the
+    /// node may apply the later one first, and the grant that answers it would be taken for one that stands.
     pub(super) fn minority(&mut self, now: Instant) -> Vec<usize> {
         if !self.is_kept() || self.is_past(now) || self.ends.valid_until().is_some_and(|end| now < end) {
             return Vec::new();
         }
-        (0..self.nodes.len()).filter(|&node| self.nodes[node].mark == Mark::Granted).collect()
+        let is_to_yield = |node: &usize| {
+            let entry = &self.nodes[*node];
+            entry.mark == Mark::Granted && entry.yielding == 0
+        };
+        (0..self.nodes.len()).filter(is_to_yield).collect()
     }
 
     /// Records that `node` is about to be asked, by request `number`, to take the lease back and give a place in line for
@@ -421,6 +436,11 @@ impl Ledger {
         let entry = &mut self.nodes[node];
         entry.yielding = entry.yielding.saturating_sub(1);
         entry.yielded = Some((number, newest));
+    }
+
+    /// Records that nothing is heard any more of any request to yield.
+    pub(super) fn yields_lost(&mut self) {
+        self.nodes.iter_mut().for_each(|entry| entry.has_lost_a_yield |= entry.yielding > 0);
     }
 
     /// Records that nothing is heard of a request to yield any more: `node` may apply it, now or later.
@@ -546,12 +566,12 @@ impl Ledger {
         self.leave(node);
         self.lose(node);
         let entry = &mut self.nodes[node];
+        // To yield, the lease must have been there before.
+        let found = u32::from(before == Mark::Asked && entry.yielding == 0);
         match released {
             // Where no answer had come, a request that is under way brought what was found. Any other may be applied yet: by
             // another connection, or in a second trip.
-            Released::Released | Released::Left if entry.pending() > u32::from(before == Mark::Asked) => {
-                entry.mark = Mark::Asked;
-            }
+            Released::Released | Released::Left if entry.pending() > found => entry.mark = Mark::Asked,
             Released::Released | Released::Left => entry.mark = Mark::Released,
             Released::NotHeld | Released::HeldByAnother(_) if entry.pending() > 0 => entry.mark = Mark::Asked,
             // Where the answer to acquiring had not been seen, "not held" may only mean "not yet".
@@ -561,6 +581,12 @@ impl Ledger {
         if entry.stood_meanwhile {
             entry.mark = Mark::Granted;
         }
+    }
+
+    /// A lease or a place was told of.
+    fn came_meanwhile(&mut self, node: usize) {
+        let entry = &mut self.nodes[node];
+        entry.stood_meanwhile |= entry.is_releasing;
     }
 
     /// Takes down that request `number` is answered; see [`Entry::hear`].

@@ -155,6 +155,13 @@ impl Holding {
         self.ledger().yield_lost(index);
     }
 
+    /// Records that nothing is heard of any request to yield. Says whether there was one.
+    pub(crate) fn yields_lost(&self) -> bool {
+        let mut ledger = self.ledger();
+        ledger.yields_lost();
+        ledger.has_lost_a_yield()
+    }
+
     /// Whether another token has to be drawn: a request to yield was lost, and may be applied at any time.
     ///
     /// SAFETY RULE (design §8): nobody holds by such a token, nor hands it on to others, who could not know.

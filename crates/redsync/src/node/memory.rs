@@ -166,6 +166,12 @@ impl Step<'_> {
         self.holder().filter(|holder| holder.token() != token.as_str())
     }
 
+    /// Whether the lease would last longer if it started anew.
+    fn ends_before(&self, claim: &Claim) -> bool {
+        let end = self.now + claim.expiry.as_duration();
+        self.lock.lease.as_ref().is_some_and(|lease| lease.end < end)
+    }
+
     /// Grants the lease, or lets it start anew where the token has it.
     fn grant(&mut self, claim: &Claim) {
         let end = self.now + claim.expiry.as_duration();
@@ -273,7 +279,9 @@ impl Node for MemoryNode {
                     Some(_) => step.fence(),
                     None => None,
                 };
-                step.grant(claim);
+                if is_new || step.ends_before(claim) {
+                    step.grant(claim);
+                }
                 Ok(Acquired::Granted(fence))
             })
         })

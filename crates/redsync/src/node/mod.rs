@@ -58,8 +58,9 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Redis: it is a replica, it may evict keys.
     fn concerns(&self) -> Answer<'_, Vec<String>>;
 
-    /// Grants the lease if the name is free, or if this token has it already, in which case its expiry starts anew.
-    /// Otherwise says who has it, and changes nothing.
+    /// Grants the lease if the name is free, or if this token has it already, in which case its expiry starts anew, unless it
+    /// lasts longer anyway: a request that was held up does not shorten what was extended since. Otherwise says who has it,
+    /// and changes nothing.
     ///
     /// Where the claim asks for a fence, the lock's counter is raised by the grant: by one at least, and to what is proposed
     /// where the node's clock allows that, which is at most a second ahead of it. A lock without a counter gets one, at most

@@ -356,3 +356,55 @@ fn minorities_of_different_ages_do_not_make_a_lock_that_was_lost_before_it_was_h
     ledger.granted(0, again, None, at(211));
     assert_eq!(ledger.valid_until(), Some(at(300)));
 }
+
+#[test]
+fn a_lease_that_is_being_yielded_is_not_yielded_again() {
+    let mut ledger = over(3);
+    let entered = enter(&mut ledger, 0, 0, 8000);
+    ledger.granted(0, entered, None, at(1));
+    let renewed = enter(&mut ledger, 0, 10, 8000);
+    yields(&mut ledger, 0, 20, 8000);
+    // What was asked before is answered meanwhile. Two yields could be applied in the other order, and the answer to the
+    // later would tell of a lease that the earlier has given to another.
+    ledger.granted(0, renewed, None, at(21));
+    assert_eq!(ledger.minority(at(22)), Vec::<usize>::new());
+}
+
+#[test]
+fn a_place_that_comes_of_a_yield_is_known_though_the_lease_was_told_of_meanwhile() {
+    let mut ledger = over(3);
+    let entered = enter(&mut ledger, 0, 0, 8000);
+    ledger.granted(0, entered, None, at(1));
+    let renewed = enter(&mut ledger, 0, 10, 8000);
+    let yielded = yields(&mut ledger, 0, 20, 8000);
+    ledger.granted(0, renewed, None, at(21));
+    ledger.yielded(0, yielded);
+    ledger.queued(0, yielded, at(22));
+    assert!(!ledger.is_granted_on(0), "it is in line there");
+}
+
+#[test]
+fn a_place_that_was_told_of_while_it_was_released_is_released_again() {
+    let mut ledger = over(3);
+    let entered = enter(&mut ledger, 0, 0, 8000);
+    ledger.queued(0, entered, at(1));
+    let renewed = enter(&mut ledger, 0, 10, 8000);
+    ledger.give_back(at(11));
+    assert_eq!(ledger.take(false), [(0, Mark::Queued)]);
+    // It may have been applied after the release, whose answer comes last.
+    ledger.queued(0, renewed, at(12));
+    ledger.released(0, Mark::Queued, &Released::Left);
+    assert!(ledger.is_open());
+}
+
+#[test]
+fn a_release_that_overtakes_a_yield_finds_the_lease_and_the_place_comes_later() {
+    let mut ledger = over(3);
+    let entered = enter(&mut ledger, 0, 0, 8000);
+    ledger.granted(0, entered, None, at(1));
+    yields(&mut ledger, 0, 10, 8000);
+    ledger.give_back(at(11));
+    assert_eq!(ledger.take(false), [(0, Mark::Asked)]);
+    ledger.released(0, Mark::Asked, &Released::Released);
+    assert!(ledger.is_open(), "what the yield brings has to be released, too");
+}

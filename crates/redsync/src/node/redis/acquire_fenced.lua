@@ -1,4 +1,5 @@
--- Grants the lease if the name is free, or lets it start anew if this token has it already; and counts whom it is granted to.
+-- Grants the lease if the name is free, or lets it start anew if this token has it already, unless it lasts longer anyway;
+-- and counts whom it is granted to.
 --
 -- KEYS[1]  the lease: the lock's name
 -- KEYS[2]  the fence: the lock's counter
@@ -20,5 +21,8 @@ if not fence or fence == 0 then
   end
   redis.call('SET', KEYS[2], fence, 'PX', ARGV[4])
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+-- A request that was held up does not shorten what was extended since.
+if not holder or redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
 return fence

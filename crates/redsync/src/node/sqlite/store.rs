@@ -81,7 +81,11 @@ impl Store {
                         None => return Ok(None),
                     },
                 };
-                change.grant(claim).map(|()| Some(Acquired::Granted(fence)))
+                // A request that was held up does not shorten what was extended since.
+                if standing.is_none_or(|lease| lease.left < claim.expiry.as_duration()) {
+                    change.grant(claim)?;
+                }
+                Ok(Some(Acquired::Granted(fence)))
             }
         })?
         .ok_or_else(at_its_end)

@@ -44,28 +44,36 @@ impl Drop for Requests {
 }
 
 impl Line {
-    /// Makes sure that somebody renews the places.
-    pub(super) fn attend(self: &Arc<Self>, core: &Arc<Core>) {
+    /// Makes sure that somebody renews the places. False where there is no runtime to do it in: none, or one that has ended.
+    pub(super) fn attend(self: &Arc<Self>, core: &Arc<Core>) -> bool {
         let mut state = self.lock();
         let now = core.clock.now();
         if state.attendant.as_ref().is_some_and(|present| now <= present.looks_at + OVERDUE) {
-            return;
+            return true;
         }
-        let Some(runtime) = core.reaper.runtime() else { return };
+        let Some(runtime) = core.reaper.runtime() else { return false };
+        let mut spoilt = Vec::new();
         if state.attendant.is_some() || std::mem::take(&mut state.is_abandoned) {
             // The one before it stands still with its runtime, or has ended with it, and with what it was asking for.
             for index in 0..state.views.len() {
                 state.views[index].is_asking = false;
                 state.schedule_all(index, now);
             }
+            // Nor is it known what becomes of the leases that it was giving back.
+            let waiting = state.members.values().map(|entry| &entry.waiting);
+            spoilt.extend(waiting.filter(|waiting| waiting.holding.yields_lost()).cloned());
         }
         state.attendants += 1;
         let number = state.attendants;
         let is_earlier = Arc::<Notify>::default();
         state.attendant = Some(Attendant { number, looks_at: now, is_earlier: Arc::clone(&is_earlier) });
         drop(state);
+        spoilt.iter().for_each(|waiting| waiting.changed.notify_one());
         let (line, core) = (Arc::clone(self), Arc::clone(core));
-        runtime.spawn(Attending { line, core, number, is_earlier, is_over: false }.attend());
+        let attending = Attending { line, core, number, is_earlier, has_begun: false, is_over: false };
+        // A runtime that has ended drops the task at once, and with it the mark that there is one.
+        runtime.spawn(attending.attend());
+        self.is_attended()
     }
 }
 
@@ -75,11 +83,13 @@ struct Attending {
     core: Arc<Core>,
     number: u64,
     is_earlier: Arc<Notify>,
+    has_begun: bool,
     is_over: bool,
 }
 
 impl Attending {
     async fn attend(mut self) {
+        self.has_begun = true;
         let (line, core) = (Arc::clone(&self.line), Arc::clone(&self.core));
         let mut requests = Requests { line: Arc::clone(&line), core: Arc::clone(&core), sent: Vec::new() };
         loop {
@@ -148,7 +158,10 @@ impl Drop for Attending {
                 state.is_abandoned = true;
             }
         }
-        self.line.wake_all();
+        // One that was never begun changes nothing, and must not be sent for again for ever.
+        if self.has_begun {
+            self.line.wake_all();
+        }
         self.core.waiters.close(&self.line);
     }
 }

@@ -49,9 +49,9 @@ impl Member {
         Self { line: Arc::clone(line), waiting, token, goes_on_listening: false }
     }
 
-    /// Makes sure that somebody renews its place.
-    pub(crate) fn attend(&self) {
-        self.line.attend(&self.waiting.holding.core);
+    /// Makes sure that somebody renews its place. False where there is no runtime to do it in.
+    pub(crate) fn attend(&self) -> bool {
+        self.line.attend(&self.waiting.holding.core)
     }
 
     /// Takes down what nodes said to a first question, asked at `began`, that was not about a place.

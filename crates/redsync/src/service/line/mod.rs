@@ -137,8 +137,8 @@ impl Line {
         let Some(entry) = state.members.get_mut(token).filter(|entry| entry.is_in_line) else { return };
         match (has_some, entry.claim) {
             (true, None) => {
-                let window = (window * (1 << entry.yields.min(8))).min(holding.refresh());
-                let at = now + window.mul_f64(1.0 + jitter(token, key.1));
+                let pause = (window * (1 << entry.yields.min(8))).min(holding.refresh());
+                let at = now + pause.mul_f64(1.0 + jitter(token, key.1));
                 let key = (at, key.1);
                 entry.claim = Some(key);
                 state.claims.insert(key, token.clone());
