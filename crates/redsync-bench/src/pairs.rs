@@ -1,4 +1,5 @@
-//! Uncontended lock and unlock, beside the same commands sent through the bare redis crate.
+//! Uncontended lock and unlock, beside the same commands sent through the bare redis crate; or with fences, beside the same
+//! without.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -32,9 +33,35 @@ pub(crate) struct Options {
     /// The tokio runtime that both run in
     #[arg(long, value_enum, default_value = "multi")]
     runtime: Runtime,
+    /// What is measured, and beside what
+    #[arg(long, value_enum, default_value = "floor")]
+    beside: Beside,
     /// Print JSON, one line for each row
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Beside {
+    /// Locks without fences, beside the same commands through the bare redis crate
+    Floor,
+    /// Locks with fences, beside locks without
+    Unfenced,
+}
+
+impl Beside {
+    const fn heading(self) -> &'static str {
+        match self {
+            Self::Floor => {
+                "lock+unlock pairs, uncontended; beside: the same commands through the bare redis crate, \
+                 without tokens,\ndeadlines or validity, every node's answer awaited; cpu: of this process, for a pair"
+            }
+            Self::Unfenced => {
+                "lock+unlock pairs with fences, uncontended; beside: the same without fences; cpu: of this process, \
+                 for a pair"
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -52,13 +79,10 @@ pub(crate) fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
         Runtime::Current => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
     };
     if !options.json {
-        println!("lock+unlock pairs, uncontended; floor: the same commands through the bare redis crate,");
-        println!(
-            "without tokens, deadlines or validity, every node's answer awaited; cpu: of this process, for a pair"
-        );
+        println!("{}", options.beside.heading());
         println!(
             "{:>5} {:>5} | {:>10} {:>9} {:>9} {:>8} | {:>10} {:>9} {:>9} {:>8} | {:>6}",
-            "nodes", "tasks", "redsync/s", "p50", "p99", "cpu", "floor/s", "p50", "p99", "cpu", "ratio"
+            "nodes", "tasks", "redsync/s", "p50", "p99", "cpu", "beside/s", "p50", "p99", "cpu", "ratio"
         );
     }
     for &nodes in &options.nodes {
@@ -71,10 +95,10 @@ pub(crate) fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn print_row(options: &Options, nodes: usize, tasks: usize, ours: &Contestant, floor: &Contestant) {
+fn print_row(options: &Options, nodes: usize, tasks: usize, ours: &Contestant, beside: &Contestant) {
     let micros = |contestant: &Contestant, quantile| contestant.latency(quantile).as_nanos() as f64 / 1e3;
     let cpu = |contestant: &Contestant| contestant.cpu_per_pair().as_nanos() as f64 / 1e3;
-    let ratio = ours.ratio_to(floor);
+    let ratio = ours.ratio_to(beside);
     if options.json {
         let figures = |contestant: &Contestant| {
             json!({
@@ -85,7 +109,7 @@ fn print_row(options: &Options, nodes: usize, tasks: usize, ours: &Contestant, f
             })
         };
         let row = json!({
-            "nodes": nodes, "tasks": tasks, "redsync": figures(ours), "floor": figures(floor), "ratio": ratio,
+            "nodes": nodes, "tasks": tasks, "redsync": figures(ours), "beside": figures(beside), "ratio": ratio,
         });
         println!("{row}");
     } else {
@@ -95,10 +119,10 @@ fn print_row(options: &Options, nodes: usize, tasks: usize, ours: &Contestant, f
             micros(ours, 0.5),
             micros(ours, 0.99),
             cpu(ours),
-            floor.per_second(),
-            micros(floor, 0.5),
-            micros(floor, 0.99),
-            cpu(floor),
+            beside.per_second(),
+            micros(beside, 0.5),
+            micros(beside, 0.99),
+            cpu(beside),
         );
     }
 }
@@ -111,38 +135,54 @@ async fn contest(
 ) -> Result<(Contestant, Contestant), Box<dyn Error>> {
     let redsync = Redsync::connect(servers.iter().map(RedisServer::url)).await?;
     let bare = Bare::connect(servers).await?;
-    let (mut ours, mut floor) = (Contestant::new(), Contestant::new());
+    let (mut ours, mut beside) = (Contestant::new(), Contestant::new());
+    let unfenced = |task: usize, end: Instant| {
+        let mutex = redsync.mutex(format!("pairs:{task}"));
+        record(end, move || {
+            let mutex = mutex.clone();
+            async move {
+                let guard = mutex.lock().await.unwrap_or_else(|error| panic!("lock: {error}"));
+                guard.unlock().await.unwrap_or_else(|error| panic!("unlock: {error}"));
+            }
+        })
+    };
+    let fenced = |task: usize, end: Instant| {
+        let mutex = redsync.mutex(format!("fenced:{task}")).fenced();
+        record(end, move || {
+            let mutex = mutex.clone();
+            async move {
+                let guard = mutex.lock().await.unwrap_or_else(|error| panic!("lock: {error}"));
+                guard.unlock().await.unwrap_or_else(|error| panic!("unlock: {error}"));
+            }
+        })
+    };
+    let floor = |task: usize, end: Instant| {
+        let bare = bare.clone();
+        let name: Arc<str> = format!("floor:{task}").into();
+        record(end, move || {
+            let (bare, name) = (bare.clone(), Arc::clone(&name));
+            async move { bare.pair(&name).await.unwrap_or_else(|error| panic!("floor: {error}")) }
+        })
+    };
     let length = Duration::from_millis(options.millis);
     // The first round of each warms up and is not counted.
     for round in 0..=options.rounds {
-        let (pairs, took, cpu) = in_tasks(tasks, length, |task, end| {
-            let mutex = redsync.mutex(format!("pairs:{task}"));
-            record(end, move || {
-                let mutex = mutex.clone();
-                async move {
-                    let guard = mutex.lock().await.unwrap_or_else(|error| panic!("lock: {error}"));
-                    guard.unlock().await.unwrap_or_else(|error| panic!("unlock: {error}"));
-                }
-            })
-        })
-        .await?;
+        let (pairs, took, cpu) = match options.beside {
+            Beside::Floor => in_tasks(tasks, length, unfenced).await?,
+            Beside::Unfenced => in_tasks(tasks, length, fenced).await?,
+        };
         if round > 0 {
             ours.add(&pairs, took, cpu);
         }
-        let (pairs, took, cpu) = in_tasks(tasks, length, |task, end| {
-            let bare = bare.clone();
-            let name: Arc<str> = format!("floor:{task}").into();
-            record(end, move || {
-                let (bare, name) = (bare.clone(), Arc::clone(&name));
-                async move { bare.pair(&name).await.unwrap_or_else(|error| panic!("floor: {error}")) }
-            })
-        })
-        .await?;
+        let (pairs, took, cpu) = match options.beside {
+            Beside::Floor => in_tasks(tasks, length, floor).await?,
+            Beside::Unfenced => in_tasks(tasks, length, unfenced).await?,
+        };
         if round > 0 {
-            floor.add(&pairs, took, cpu);
+            beside.add(&pairs, took, cpu);
         }
     }
-    Ok((ours, floor))
+    Ok((ours, beside))
 }
 
 /// Runs `work` in so many tasks at once; what each recorded, how long the whole took, and what it cost.
