@@ -142,7 +142,8 @@ impl Drop for Asking {
                 holding.chase().await;
             }
         };
-        match self.is_reached {
+        // Nor can those that may be needed to agree on a fence.
+        match self.is_reached && !self.holding.is_to_be_fenced() {
             true => core.reaper.run_soon(&core.clock, rest),
             false => core.reaper.run(rest),
         }

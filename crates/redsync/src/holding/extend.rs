@@ -7,7 +7,7 @@ use crate::ballot::{Ballot, Count, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Extended, IfFree};
 use crate::options::Terms;
-use crate::protocol::{Expiry, Fence};
+use crate::protocol::{Expiry, Fence, Verdict};
 use crate::telling::{self, Asked};
 
 impl Holding {
@@ -45,6 +45,16 @@ impl Holding {
         self.extended_by(asked, terms).await
     }
 
+    /// As [`extend_on`](Self::extend_on), until `is_enough` has come about, or all have answered.
+    pub(super) async fn extend_until(
+        self: &Arc<Self>,
+        terms: Terms,
+        is_enough: impl Fn() -> bool,
+    ) -> Result<(), Error> {
+        let asked = self.ask_to_extend(&terms, IfFree::Leave);
+        self.heard_by(asked, terms, is_enough).await
+    }
+
     /// Records that nodes are about to be asked: those that may have the token, or, to take the lease again, those that
     /// have not.
     fn ask_to_extend(&self, terms: &Terms, if_free: IfFree) -> (RequestNumber, Vec<usize>) {
@@ -69,7 +79,7 @@ impl Holding {
         asked: (RequestNumber, Vec<usize>),
         terms: Terms,
     ) -> Result<(), Error> {
-        let extended = self.heard_by(asked, terms).await;
+        let extended = self.heard_by(asked, terms, || true).await;
         self.note(&extended);
         extended
     }
@@ -78,6 +88,7 @@ impl Holding {
         self: &Arc<Self>,
         (number, voters): (RequestNumber, Vec<usize>),
         terms: Terms,
+        is_enough: impl Fn() -> bool,
     ) -> Result<(), Error> {
         let mut count = Count::new(Operation::Extend, &self.core.nodes, self.core.quorum, &voters);
         let timeout = terms.request_timeout.as_duration();
@@ -88,7 +99,12 @@ impl Holding {
             Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
         });
         // Where it turns out to be over, somebody waits to hear why: no longer than until that is certain.
-        while !count.is_decided(ballot.outstanding(), wait_for_all && self.standing() != Standing::Lost) {
+        loop {
+            let outstanding = ballot.outstanding();
+            let is_decided = count.is_decided(outstanding, wait_for_all && self.standing() != Standing::Lost);
+            if is_decided && (outstanding == 0 || count.verdict() != Verdict::Reached || is_enough()) {
+                break;
+            }
             let Some((index, returned)) = ballot.next().await else { break };
             count.add(self.extended(index, number, IfFree::Leave, returned));
         }

@@ -56,7 +56,7 @@ impl Holding {
             let mut terms = self.terms.clone();
             terms.claim.fence = Some(Proposal { fence: highest, ..proposal });
             // SAFETY RULE (design §10): by extending, which a node does for the holder of the lease alone.
-            self.extend_on(terms).await?;
+            self.extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_))).await?;
         }
         let took = self.core.clock.now().saturating_since(began);
         Err(Error::ValidityExhausted { name: self.name(), took })

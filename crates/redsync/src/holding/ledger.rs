@@ -85,11 +85,14 @@ struct Entry {
     has_lost_a_yield: bool,
     /// The last such request that it did answer, and the newest request asked until then.
     yielded: Option<(RequestNumber, RequestNumber)>,
-    /// A lease or a place was told of while the node was being asked to release: which came first is not known.
+    /// A lease was taken again while the node was being asked to release: which came first is not known.
     stood_meanwhile: bool,
     /// Whether the node is being asked to release right now. One at a time asks and hears what comes of it; two would
     /// each hear "not held" of what the other had released.
     is_releasing: bool,
+    /// How many requests were unanswered then that may bring a lease, or a place in line: in which order the node came to
+    /// them and to the release, is not known, whatever has been heard since.
+    pending_at_release: u32,
 }
 
 /// What the answers to acquiring and releasing say of one node.
@@ -169,6 +172,7 @@ impl Ledger {
             yielded: None,
             stood_meanwhile: false,
             is_releasing: false,
+            pending_at_release: 0,
         };
         Self {
             ends: LeaseEnds::none(quorum),
@@ -241,7 +245,6 @@ impl Ledger {
     /// Records that `node`, whose counter is at `fence`, granted what request `number` asked for.
     pub(super) fn granted(&mut self, node: usize, number: RequestNumber, fence: Option<Fence>, now: Instant) {
         let shortest = self.hear(node, number);
-        self.came_meanwhile(node);
         // The release that found it came after: it is gone.
         if self.nodes[node].mark != Mark::Released && self.stands(node, number, shortest, now) {
             self.counts(node, fence);
@@ -253,7 +256,6 @@ impl Ledger {
     /// SAFETY RULE (design §11): the lease is there to be released, and counts for nothing.
     pub(super) fn granted_in_doubt(&mut self, node: usize, number: RequestNumber) {
         self.hear(node, number);
-        self.came_meanwhile(node);
         if self.nodes[node].mark != Mark::Released {
             self.nodes[node].mark = Mark::Granted;
             self.is_news(node, number);
@@ -327,7 +329,6 @@ impl Ledger {
     /// Records that `node` answered request `number` with a place in line.
     pub(super) fn queued(&mut self, node: usize, number: RequestNumber, now: Instant) {
         self.nodes[node].hear();
-        self.came_meanwhile(node);
         let entry = &self.nodes[node];
         // A grant to the place that this request took came after it, and may be heard of before.
         let is_overtaken = entry.told == number && entry.mark == Mark::Granted;
@@ -374,7 +375,6 @@ impl Ledger {
         let shortest = entry.shortest_unanswered;
         entry.told = entry.told.max(number);
         entry.mark = Mark::Granted;
-        entry.stood_meanwhile |= entry.is_releasing;
         if counts && self.stands(node, number, shortest, now) {
             self.counts(node, fence);
         }
@@ -550,6 +550,7 @@ impl Ledger {
             self.nodes.iter_mut().enumerate().filter(|(_, entry)| wanted(entry) && !entry.is_releasing);
         free.map(|(node, entry)| {
             entry.is_releasing = true;
+            entry.pending_at_release = entry.pending();
             entry.stood_meanwhile = false;
             (node, entry.mark)
         })
@@ -568,12 +569,13 @@ impl Ledger {
         let entry = &mut self.nodes[node];
         // To yield, the lease must have been there before.
         let found = u32::from(before == Mark::Asked && entry.yielding == 0);
+        let pending = entry.pending().max(entry.pending_at_release);
         match released {
             // Where no answer had come, a request that is under way brought what was found. Any other may be applied yet: by
             // another connection, or in a second trip.
-            Released::Released | Released::Left if entry.pending() > found => entry.mark = Mark::Asked,
+            Released::Released | Released::Left if pending > found => entry.mark = Mark::Asked,
             Released::Released | Released::Left => entry.mark = Mark::Released,
-            Released::NotHeld | Released::HeldByAnother(_) if entry.pending() > 0 => entry.mark = Mark::Asked,
+            Released::NotHeld | Released::HeldByAnother(_) if pending > 0 => entry.mark = Mark::Asked,
             // Where the answer to acquiring had not been seen, "not held" may only mean "not yet".
             Released::NotHeld if before == Mark::Asked => {}
             Released::NotHeld | Released::HeldByAnother(_) => entry.mark = Mark::None,
@@ -581,12 +583,6 @@ impl Ledger {
         if entry.stood_meanwhile {
             entry.mark = Mark::Granted;
         }
-    }
-
-    /// A lease or a place was told of.
-    fn came_meanwhile(&mut self, node: usize) {
-        let entry = &mut self.nodes[node];
-        entry.stood_meanwhile |= entry.is_releasing;
     }
 
     /// Takes down that request `number` is answered; see [`Entry::hear`].

@@ -8,21 +8,21 @@
 -- ARGV[3]  the fence that is proposed
 -- ARGV[4]  how long the counter is kept, milliseconds
 -- Reply    where the counter stands: granted; {holder's token, milliseconds left or -1}: taken
--- Called by RedisNode::acquire, after fence.lua.
+-- Called by RedisNode::acquire, after acquire_fenced_free.lua and fence.lua.
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then
+if holder ~= ARGV[1] then
   return {holder, redis.call('PTTL', KEYS[1])}
 end
-local fence = holder and counter_at(KEYS[2])
-if not fence or fence == 0 then
+local fence = counter_at(KEYS[2])
+if fence == 0 then
   fence = next_fence(KEYS[2], ARGV[3], now_micros())
-  if not fence then
-    return redis.error_reply('FENCE the counter in ' .. KEYS[2] .. ' cannot be raised: it is no number, or at its end')
-  end
-  redis.call('SET', KEYS[2], fence, 'PX', ARGV[4])
 end
+if not is_fence(fence) then
+  return redis.error_reply('FENCE the counter in ' .. KEYS[2] .. ' cannot be raised: it is no number, or at its end')
+end
+redis.call('SET', KEYS[2], fence, 'PX', ARGV[4])
 -- A request that was held up does not shorten what was extended since.
-if not holder or redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 return fence

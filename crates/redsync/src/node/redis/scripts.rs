@@ -11,8 +11,13 @@ pub(super) struct Script {
 }
 
 pub(super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("acquire.lua")));
-pub(super) static ACQUIRE_FENCED: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!(include_str!("fence.lua"), include_str!("acquire_fenced.lua"))));
+pub(super) static ACQUIRE_FENCED: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("acquire_fenced_free.lua"),
+        include_str!("fence.lua"),
+        include_str!("acquire_fenced.lua")
+    ))
+});
 pub(super) static ENTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(include_str!("fence.lua"), include_str!("line.lua"), include_str!("enter.lua")))
 });
