@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use redsync::{Error, Guard, Inspection, LockOptions, LockState, NodeError, OwnerLabel, TimeLeft, Token};
+use redsync::{
+    Error, FencedGuard, Guard, Inspection, LockOptions, LockState, NodeError, OwnerLabel, TimeLeft, Token,
+};
 use tokio::time::sleep;
 
 use crate::cli::AcquireArgs;
 use crate::duration::in_words;
 use crate::exit::Exit;
+use crate::fence;
 use crate::line::Line;
 use crate::nodes::Fleet;
 use crate::report::{Failure, Report};
@@ -38,33 +41,40 @@ pub(crate) async fn acquire(
     let owner = owner.map_err(Error::from)?;
     let wait = Wait { fleet, name, expiry: args.expiry(), token: OwnToken::default() };
     let token = wait.token.clone();
-    let mutex = fleet
-        .mutex(name)
-        .expiry(args.expiry())
-        .barging(args.release.barging)
-        .token_fn(move || token.draw(&owner));
+    let mutex =
+        fleet.mutex(name, args.expiry()).barging(args.release.barging).token_fn(move || token.draw(&owner));
     // Not `try_lock`, whose "no" does not say who has it.
     let mutex = match args.wait {
         _ if args.no_wait => mutex.tries(1),
         Some(wait) => mutex.wait_up_to(wait),
         None => mutex.wait_without_limit(),
     };
+    let locking = async {
+        match args.no_fence {
+            true => mutex.lock().await,
+            false => mutex.fenced().lock().await.map(FencedGuard::into_guard),
+        }
+    };
     let began = Instant::now();
     let locked = async {
         tokio::select! {
             biased;
-            locked = mutex.lock() => locked.map_err(|error| refused(error, args, began)),
+            locked = locking => locked.map_err(|error| refused(error, name, args, began)),
             never = wait.tell_why(report) => match never {},
         }
     };
     signals.unless_one_comes(locked).await
 }
 
-fn refused(error: Error, args: &AcquireArgs, began: Instant) -> Failure {
+fn refused(error: Error, name: &str, args: &AcquireArgs, began: Instant) -> Failure {
     let waited = began.elapsed();
     let will_vote = |node: &NodeError| matches!(node, NodeError::Withheld { wait: Some(_), .. });
     let will_pass = !error.nodes().is_empty() && error.nodes().iter().all(will_vote);
+    let advice = fence::advice(&error, name);
     let failure = Failure::from(error);
+    if let Some(advice) = advice {
+        return failure.with(&advice);
+    }
     if args.no_wait && will_pass {
         return failure.with(" (without --try, redsync waits for them)");
     }

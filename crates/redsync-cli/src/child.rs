@@ -36,12 +36,14 @@ impl Child {
         on_lost: OnLost,
         report: &Report,
     ) -> Result<Self, Failure> {
-        let process = start(command, on_lost, report)
-            .env("REDSYNC_NAME", guard.name().as_str())
-            .env("REDSYNC_TOKEN", guard.token().as_str())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| not_started(command, &error))?;
+        let mut start = start(command, on_lost, report);
+        start.env("REDSYNC_NAME", guard.name().as_str()).env("REDSYNC_TOKEN", guard.token().as_str());
+        match guard.lease().fence() {
+            Some(fence) => start.env(FENCE, fence.to_string()),
+            // Where we run under another lock, its fence is not this one's.
+            None => start.env_remove(FENCE),
+        };
+        let process = start.process_group(0).spawn().map_err(|error| not_started(command, &error))?;
         let leader = process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let leader = leader.ok_or_else(|| not_started(command, &io::ErrorKind::NotFound.into()))?;
         Ok(Self { process, group: Group { leader } })
@@ -108,6 +110,8 @@ impl Group {
         let _ = kill_process_group(self.leader, signal);
     }
 }
+
+const FENCE: &str = "REDSYNC_FENCE";
 
 /// Groups have no event for their end.
 const GROUP_POLL: Duration = Duration::from_millis(5);

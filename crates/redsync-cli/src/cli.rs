@@ -61,8 +61,8 @@ pub(crate) enum Command {
     /// The lock is renewed while the command runs. When that fails until a sixth of the expiry is left (2s at most), the
     /// command and all that it started get SIGTERM. What still lives when a twentieth is left (500ms at most) gets
     /// SIGKILL, and so is gone before another can have the lock. When the lock turns out to be lost already, SIGKILL
-    /// follows SIGTERM at once. With --on-lost warn, the command goes on without the lock. It finds REDSYNC_NAME and
-    /// REDSYNC_TOKEN in its environment.
+    /// follows SIGTERM at once. With --on-lost warn, the command goes on without the lock. It finds REDSYNC_NAME,
+    /// REDSYNC_TOKEN and REDSYNC_FENCE in its environment.
     ///
     /// Signals are sent on to the command and all that it started. What stops redsync (Ctrl-Z, SIGTSTP) stops the
     /// command too, and the lock is not renewed meanwhile; if it is lost by the time redsync is continued, the
@@ -75,13 +75,18 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Take the lock and print its lease, for `extend` and `unlock`
     ///
-    /// Nothing extends the lock: it is free again when its expiry is over.
+    /// Nothing extends the lock: it is free again when its expiry is over. The lease carries the lock's fence, which --json
+    /// shows by itself.
     Lock(LockArgs),
     /// Let a lease last for its expiry from now on, and print it again
     Extend(ExtendArgs),
     /// Release a lock by its lease
     Unlock(UnlockArgs),
     /// Say whether the lock is free, or who holds it and for how long, and who waits for it
+    ///
+    /// The latest fence is the holder's, if it asked for one: programs that use other libraries do not, nor does
+    /// --no-fence. It is told where a majority of nodes agrees on it. Where none does, each node's counter is told, as
+    /// --json always does.
     Status(StatusArgs),
     /// Print a completion script for a shell
     Completions {
@@ -132,6 +137,14 @@ pub(crate) struct AcquireArgs {
     /// Who holds or waits, in the words that `status` shows [default: HOST:PID]
     #[arg(long, value_name = "TEXT")]
     pub(crate) owner: Option<String>,
+    /// Take the lock without a fence
+    ///
+    /// A fence is a number that grows with every holder of the lock. What the lock guards can refuse whoever comes with a
+    /// smaller one than it has seen: the late write of a command that stood still until others had the lock.
+    /// For each name, it costs every node one small key, kept for 30 days after its last use. Do without where names are
+    /// used once, by the million, or where a counter is broken and the lock is needed now.
+    #[arg(long)]
+    pub(crate) no_fence: bool,
     #[command(flatten)]
     pub(crate) release: ReleaseArgs,
 }
@@ -262,8 +275,9 @@ Environment:
                   and hold on this machine only
   REDSYNC_RESTART_GUARD
                   on or off, where no --restart-guard is given
-  REDSYNC_NAME, REDSYNC_TOKEN
-                  what a command that is run finds: the lock's name, and the holder's token";
+  REDSYNC_NAME, REDSYNC_TOKEN, REDSYNC_FENCE
+                  what a command that is run finds: the lock's name, the holder's token, and its
+                  fence: a number that grows from holder to holder (not with --no-fence)";
 
 #[cfg(test)]
 mod tests {

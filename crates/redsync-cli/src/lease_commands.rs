@@ -31,7 +31,7 @@ pub(crate) async fn lock(
 
 pub(crate) async fn extend(fleet: &Fleet, args: &ExtendArgs, report: &Report) -> Result<Exit, Failure> {
     let lease = read(&args.lease)?;
-    let mutex = fleet.mutex(lease.name().as_str()).expiry(args.expiry.unwrap_or(lease.expiry()));
+    let mutex = fleet.mutex(lease.name().as_str(), args.expiry.unwrap_or(lease.expiry()));
     let guard = mutex.adopt(&lease).await?;
     let lease = guard.lease();
     let mut description = description(&guard, &lease);
@@ -45,7 +45,7 @@ pub(crate) async fn extend(fleet: &Fleet, args: &ExtendArgs, report: &Report) ->
 pub(crate) async fn unlock(fleet: &Fleet, args: &UnlockArgs, report: &Report) -> Result<Exit, Failure> {
     let lease = read(&args.lease)?;
     // The expiry bounds how long a node may take to answer, and how long the release is tried.
-    let mutex = fleet.mutex(lease.name().as_str()).expiry(lease.expiry()).barging(args.release.barging);
+    let mutex = fleet.mutex(lease.name().as_str(), lease.expiry()).barging(args.release.barging);
     mutex.release(&lease).await?;
     if report.json {
         report.result("", || json!({ "name": lease.name().as_str(), "outcome": "released" }))?;
@@ -58,6 +58,7 @@ fn description(guard: &Guard, lease: &Lease) -> Map<String, Value> {
         ("lease", json!(lease.to_string())),
         ("name", json!(lease.name().as_str())),
         ("token", json!(lease.token().as_str())),
+        ("fence", json!(lease.fence())),
         ("expiry_ms", millis(lease.expiry())),
         ("valid_for_ms", millis(guard.remaining())),
     ];

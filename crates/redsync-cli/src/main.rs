@@ -14,6 +14,7 @@
 //! | `terminal` | whose turn it is at the terminal |
 //! | `lease_commands` | `lock`, `extend`, `unlock` |
 //! | `status` | who holds, and who waits |
+//! | `fence` | the holder's fence, and a counter that is broken |
 //! | `line` | those who wait, and places among them |
 //! | `withheld` | votes of restarted nodes, which do not count yet |
 //! | `pages` | completions and the manual page |
@@ -27,6 +28,7 @@ mod duration;
 #[cfg(target_os = "linux")]
 mod exec;
 mod exit;
+mod fence;
 mod job;
 mod lease_commands;
 mod line;

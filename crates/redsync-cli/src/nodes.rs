@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use redsync::{Error, Mutex, Redsync, SqliteNode, redacted};
+use redsync::{Error, Mutex, Proposal, Redsync, SqliteNode, redacted};
 
 use crate::cli::{Global, Switch};
 use crate::report::{Failure, Report};
@@ -73,9 +73,11 @@ const LOCAL_ONLY: &str =
     "locking on this machine only; to lock across machines, name nodes with --node or REDSYNC_NODES";
 
 impl Fleet {
-    /// The lock called `name`, with the options that suit these nodes.
-    pub(crate) fn mutex(&self, name: &str) -> Mutex {
-        let mutex = self.redsync.mutex(name);
+    /// The lock called `name`, with this expiry and the options that suit these nodes.
+    pub(crate) fn mutex(&self, name: &str, expiry: Duration) -> Mutex {
+        // A lock of months is held for longer than counters are kept by default, and keeps its own for as long.
+        let retention = Proposal::DEFAULT_RETENTION.max(expiry);
+        let mutex = self.redsync.mutex(name).expiry(expiry).fence_retention(retention);
         // No other node could decide in the store's place, and a machine that is busy is no machine that is down.
         if self.is_embedded { mutex.timeout_factor(0.25) } else { mutex }
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::cli::StatusArgs;
 use crate::duration::in_words;
 use crate::exit::Exit;
+use crate::fence::Counted;
 use crate::line::Line;
 use crate::nodes::Fleet;
 use crate::report::{Failure, Report, millis};
@@ -26,13 +27,14 @@ fn in_text(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> String {
     let total = looked.nodes().len();
     let failed = looked.nodes().iter().filter(|node| node.answer.is_err()).count();
     let is_withheld = looked.nodes().iter().any(|node| withheld.vote(node).is_some());
+    let counted = Counted::of(looked);
     let name = name.escape_debug();
     let mut text = match looked.state() {
         LockState::Free if withheld.is_in_the_way() => {
             format!("{name} is free, but cannot be taken yet: nodes have restarted")
         }
         LockState::Free => format!("{name} is free"),
-        LockState::Held(holder) => format!("{name} is {}", held(&holder)),
+        LockState::Held(holder) => format!("{name} is {}{counted}", held(&holder)),
         LockState::Unknown if total == 1 => format!("{name}: cannot tell, the only node failed"),
         LockState::Unknown => format!("{name}: cannot tell, {failed} of {total} nodes failed"),
         _ => format!("{name} is held by nobody, but not free: others are taking it, or did not finish"),
@@ -45,6 +47,7 @@ fn in_text(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> String {
         for node in looked.nodes() {
             text.push_str("\n  ");
             text.push_str(&node_in_text(node));
+            text.push_str(&counted.on(node));
             let line_there = Line::on(node, looked);
             if node.answer.is_ok() && line_there != line {
                 text.push_str(&format!("; {line_there}"));
@@ -97,6 +100,7 @@ fn in_json(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> Value {
     };
     let mut object = json!({ "name": name, "state": state, "nodes": nodes });
     add_holder(&mut object, holder.as_ref());
+    object["fence"] = json!(Counted::of(looked).fence());
     let line = Line::of(looked);
     let is_told = looked.nodes().iter().any(|report| report.answer.is_ok());
     object["waiting"] = if is_told { line.waiting_in_json() } else { Value::Null };
@@ -118,6 +122,8 @@ fn node_in_json(report: &NodeReport, looked: &Inspection, vote: Option<Vote>) ->
         Some(Vote::UpSinceUnknown) | None => Value::Null,
     };
     add_holder(&mut object, holder);
+    // Of the node's counter, whoever has the lease there.
+    object["fence"] = json!(report.fence);
     object["waiting"] = match report.answer {
         Ok(_) => Line::on(report, looked).waiting_in_json(),
         Err(_) => Value::Null,

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use redsync_testkit::{RedisServer, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Machine, Running, SOON, finish, is_alive};
+use support::{Machine, Running, SOON, finish, is_alive, locks_on};
 
 #[test]
 fn the_commands_output_and_exit_code_are_those_of_run() {
@@ -38,7 +38,7 @@ fn with_nodes_it_says_nothing() {
     let server = RedisServer::start();
     let outcome = Machine::with_nodes([&server]).run_sh("backup", "true");
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome}");
-    assert_eq!(server.keys(), Vec::<String>::new());
+    assert_eq!(locks_on(&server), Vec::<String>::new());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 
 use redsync_testkit::{RedisServer, wait_until};
 use rustix::process::Signal;
-use support::{Machine, Running, SOON, is_stopped, run_arguments};
+use support::{Machine, Running, SOON, is_stopped, locks_on, run_arguments};
 
 /// In a group of its own, as a shell with job control has it: a group without a parent to continue it is not stopped.
 fn start_as_job(machine: &Machine, options: &str, script: &str) -> Running {
@@ -62,7 +62,7 @@ fn a_command_whose_lock_expired_while_it_was_stopped_does_nothing_more() {
     machine.wait_for_file("stamps");
     running.signal(Signal::TSTP);
     wait_until("both are stopped", SOON, || is_stopped(&redsync) && is_stopped(&command));
-    wait_until("the lock has expired", SOON, || server.keys().is_empty());
+    wait_until("the lock has expired", SOON, || locks_on(&server).is_empty());
     let stamps = machine.read("stamps");
     server.set("backup", "a stranger's token", None);
     running.signal(Signal::CONT);
@@ -83,7 +83,7 @@ fn a_command_that_may_outlive_its_lock_goes_on_though_that_expired_while_it_was_
     let (redsync, command) = (running.pid().to_string(), machine.wait_for_file("pid"));
     running.signal(Signal::TSTP);
     wait_until("both are stopped", SOON, || is_stopped(&redsync) && is_stopped(&command));
-    wait_until("the lock has expired", SOON, || server.keys().is_empty());
+    wait_until("the lock has expired", SOON, || locks_on(&server).is_empty());
     running.signal(Signal::CONT);
     wait_until("it warns", SOON, || running.stderr().contains("and the command goes on without it"));
     fs::write(go, "go\n").unwrap();

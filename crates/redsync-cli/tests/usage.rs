@@ -59,6 +59,7 @@ fn without_arguments_it_helps_on_stderr_and_with_help_on_stdout() {
             "Environment:",
             "REDSYNC_NODES",
             "REDSYNC_RESTART_GUARD",
+            "REDSYNC_NAME, REDSYNC_TOKEN, REDSYNC_FENCE",
         ] {
             assert!(text.contains(part), "no {part:?} in {text}");
         }
@@ -74,8 +75,20 @@ fn completions_and_the_manual_page_know_the_commands() {
     for arguments in ["completions bash", "completions zsh", "completions fish", "man"] {
         let outcome = machine.redsync(arguments.split(' '));
         assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{arguments}: {outcome}");
-        for word in ["run", "unlock", "expiry", "barging"] {
+        for word in ["run", "unlock", "expiry", "barging", "fence"] {
             assert!(outcome.stdout.contains(word), "{arguments}: no {word} in {outcome}");
+        }
+    }
+}
+
+#[test]
+fn the_help_says_what_a_fence_is_and_what_is_to_be_said_for_doing_without() {
+    let machine = Machine::new();
+    for command in ["run", "lock"] {
+        let outcome = machine.redsync([command, "--help"]);
+        let text = outcome.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in ["--no-fence", "A fence is a number that grows", "one small key, kept for 30 days"] {
+            assert!(text.contains(part), "{command}: no {part:?} in {outcome}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use redsync_testkit::{RedisServer, servers, wait_until};
 use rustix::process::Signal;
-use support::{Machine, SOON};
+use support::{Machine, SOON, locks_on};
 
 #[test]
 fn try_gives_up_at_once_and_says_who_has_it() {
@@ -97,7 +97,7 @@ fn a_signal_ends_the_wait_at_once_and_nothing_stays_behind() {
     }
     assert!(holder.is_running());
     for server in &servers {
-        assert_eq!(server.keys(), ["backup"]);
+        assert_eq!(locks_on(server), ["backup"]);
         assert_eq!(server.get("backup").as_ref(), Some(&token));
     }
 }
@@ -120,7 +120,7 @@ fn a_signal_ends_the_wait_for_servers_that_hang_and_the_lock_is_not_left_behind(
     thread::sleep((stranger_holds + Duration::from_millis(100)).saturating_sub(began.elapsed()));
     server.resume();
     wait_until("the server has read what was sent", SOON, || queued_at(server.port()) == 0);
-    wait_until("the attempt is undone", SOON, || server.keys().is_empty());
+    wait_until("the attempt is undone", SOON, || locks_on(&server).is_empty());
 }
 
 /// The bytes that the server at this port has been sent and has not read, as the kernel says.
@@ -187,7 +187,7 @@ fn a_server_that_is_named_twice_is_refused() {
     let outcome = Machine::with_urls(&twice).run_sh("--try backup", "true");
     assert_eq!(outcome.code, Some(64), "{outcome}");
     assert!(outcome.stderr.contains("are the same server"), "{outcome}");
-    assert_eq!(server.keys(), Vec::<String>::new());
+    assert_eq!(locks_on(&server), Vec::<String>::new());
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_server_that_hangs_does_not_hide_that_another_is_named_twice() {
     let outcome = Machine::with_urls(&twice).run_sh("--try backup", "true");
     assert_eq!(outcome.code, Some(64), "{outcome}");
     assert!(outcome.stderr.contains("are the same server"), "{outcome}");
-    assert_eq!(servers[0].keys(), Vec::<String>::new());
+    assert_eq!(locks_on(&servers[0]), Vec::<String>::new());
 }
 
 #[test]

@@ -273,6 +273,14 @@ fn state(pid: &str) -> Option<char> {
     after_name.trim_start().chars().next()
 }
 
+/// What is kept on a server of locks that are held or waited for: all but the counters of fences, which stay.
+#[track_caller]
+pub(crate) fn locks_on(server: &RedisServer) -> Vec<String> {
+    let mut keys = server.keys();
+    keys.retain(|key| !key.ends_with(":fence"));
+    keys
+}
+
 /// The signal that ended it, if one did.
 pub(crate) fn ended_by(outcome: &Outcome) -> Option<i32> {
     outcome.status.signal()
