@@ -127,11 +127,14 @@ impl LockOptions {
             );
             return Err(InvalidOption::new("max_hold", reason).into());
         }
-        let fence_retention = self.fence_retention.unwrap_or(Proposal::DEFAULT_RETENTION);
-        if fence_retention < expiry.as_duration() {
-            let reason = format!("{fence_retention:?} is shorter than the expiry, {expiry}");
-            return Err(InvalidOption::new("fence_retention", reason).into());
-        }
+        let fence_retention = match self.fence_retention {
+            Some(retention) if retention < expiry.as_duration() => {
+                let reason = format!("{retention:?} is shorter than the expiry, {expiry}");
+                return Err(InvalidOption::new("fence_retention", reason).into());
+            }
+            Some(retention) => retention,
+            None => Proposal::DEFAULT_RETENTION.max(expiry.as_duration()),
+        };
         let owner = self.owner.as_ref().map_or_else(|| Ok(process.clone()), OwnerLabel::new)?;
         Ok(Settings {
             name,
@@ -446,7 +449,7 @@ macro_rules! option_methods {
             }
 
             /// How long nodes keep the counter of a lock's [fences](crate::Fence) after it was last used; at least the
-            /// expiry. Default 30 days. Of no meaning for locks without fences.
+            /// expiry. Default 30 days, or the expiry where that is longer. Of no meaning for locks without fences.
             ///
             /// A counter that is forgotten begins anew at the time by the node's clock and the caller's, so that fences go
             /// on growing as long as those are right to the second. Each name that is in use costs a node one small key.

@@ -332,6 +332,27 @@ fn a_lease_taken_again_is_told() {
     assert_eq!(told.fields["node"], servers[1].url());
 }
 
+#[test]
+fn a_fence_that_took_another_round_trip_is_told_and_counted() {
+    let servers = servers(3);
+    let redsync = over(servers.iter().map(RedisServer::url));
+    // Two nodes are all that there are, and one of them is ahead of its clock.
+    servers[2].stop();
+    servers[0].set("{orders}:redsync:fence", "8000000000000000", None);
+    let story = || async {
+        redsync.mutex("orders").fenced().lock().await.unwrap().unlock().await.unwrap();
+    };
+
+    let ear = listening(story);
+    let told = ear.one("fence counters differ");
+    assert_eq!((told.level, &*told.fields["lock"]), (Level::DEBUG, "orders"));
+    assert_eq!(told.fields["fence"], "8000000000000001");
+
+    servers[0].set("{orders}:redsync:fence", "8000000000001000", None);
+    let numbers = counting(story);
+    assert_eq!(numbers["redsync_fence_confirmations_total{}"], 1.0);
+}
+
 /// Runs `story` on one thread, and gives the numbers of it: each by its name and labels, with how much or how many.
 fn counting<F: Future<Output = ()>>(story: impl FnOnce() -> F) -> BTreeMap<String, f64> {
     let recorder = DebuggingRecorder::new();

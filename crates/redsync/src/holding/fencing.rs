@@ -68,7 +68,7 @@ impl Holding {
     }
 
     fn counted(&self) -> Fenced {
-        Fenced::by(self.core.quorum, self.ledger().fences())
+        Fenced::by(self.core.quorum, &self.ledger().fences())
     }
 
     /// The error where nodes granted the lock without a fence, though one was asked for.

@@ -158,7 +158,7 @@ impl Fenced {
     ///
     /// SAFETY RULE (design §10): a majority has exactly this number. The highest that a few have is a fence only after a
     /// majority was raised to it, by the holder of the leases.
-    pub(crate) fn by(quorum: Quorum, counters: impl Iterator<Item = Fence> + Clone) -> Self {
+    pub(crate) fn by(quorum: Quorum, counters: &(impl Iterator<Item = Fence> + Clone)) -> Self {
         let agree = |fence: Fence| counters.clone().filter(|other| *other == fence).count();
         let agreed = counters.clone().filter(|fence| agree(*fence) >= quorum.majority()).max();
         match (agreed, counters.clone().max()) {
@@ -185,7 +185,7 @@ mod tests {
 
     fn by(counters: &[u64], nodes: usize) -> Fenced {
         let counters = counters.iter().map(|number| Fence::new(*number).unwrap());
-        Fenced::by(Quorum::of(nodes).unwrap(), counters)
+        Fenced::by(Quorum::of(nodes).unwrap(), &counters)
     }
 
     #[test]

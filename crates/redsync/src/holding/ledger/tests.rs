@@ -408,3 +408,39 @@ fn a_release_that_overtakes_a_yield_finds_the_lease_and_the_place_comes_later() 
     ledger.released(0, Mark::Asked, &Released::Released);
     assert!(ledger.is_open(), "what the yield brings has to be released, too");
 }
+
+fn fence(number: u64) -> Fence {
+    Fence::new(number).unwrap()
+}
+
+fn fences(ledger: &Ledger) -> Vec<u64> {
+    ledger.fences().map(Fence::as_u64).collect()
+}
+
+#[test]
+fn a_grant_that_does_not_count_is_no_vote_for_a_fence_though_it_is_extended() {
+    let (mut ledger, acquire) = acquired(3, &[], 8000);
+    ledger.granted(0, acquire, Some(fence(5)), at(1));
+    ledger.granted_in_doubt(1, acquire);
+    assert_eq!(fences(&ledger), [5]);
+    let number = ledger.ask(at(10), millis(8000), at(8010));
+    for node in 0..2 {
+        ledger.ask_to_extend(node, millis(8000), false);
+        ledger.extended(node, number, &Extended::Extended(Some(fence(5))), false, at(11));
+    }
+    assert!(ledger.end_on(1).is_some(), "it is a lease like the others from then on");
+    assert_eq!(fences(&ledger), [5], "but may have forgotten what it had counted");
+}
+
+#[test]
+fn a_fence_is_raised_by_extending_and_gone_with_the_lease() {
+    let (mut ledger, acquire) = acquired(3, &[], 8000);
+    ledger.granted(0, acquire, Some(fence(5)), at(1));
+    ledger.granted(1, acquire, Some(fence(9)), at(1));
+    let number = ledger.ask(at(10), millis(8000), at(8010));
+    (0..2).for_each(|node| ledger.ask_to_extend(node, millis(8000), false));
+    ledger.extended(0, number, &Extended::Extended(Some(fence(9))), false, at(11));
+    assert_eq!(fences(&ledger), [9, 9]);
+    ledger.extended(1, number, &Extended::NotHeld, false, at(12));
+    assert_eq!(fences(&ledger), [9]);
+}
