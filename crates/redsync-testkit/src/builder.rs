@@ -27,6 +27,7 @@ pub struct ServerBuilder {
     pub(crate) persistent: bool,
     pub(crate) unix_socket_only: bool,
     pub(crate) primary: Option<Primary>,
+    pub(crate) clock: Option<u64>,
     pub(crate) directives: Vec<(String, String)>,
 }
 
@@ -85,6 +86,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Reads a clock that stands still at `micros`, microseconds since 1970, until it is
+    /// [set](RedisServer::set_clock). Needs libfaketime, Debian's package `faketime`.
+    pub fn driven_clock(mut self, micros: u64) -> Self {
+        self.clock = Some(micros);
+        self
+    }
+
     /// Any directive, with its value as it stands in `redis.conf`. It comes after the kit's own and wins.
     pub fn config(mut self, directive: impl Into<String>, value: impl Into<String>) -> Self {
         self.directives.push((directive.into(), value.into()));
@@ -101,7 +109,8 @@ impl ServerBuilder {
     ///
     /// # Panics
     ///
-    /// When there is no server binary, or when the server ends or stays silent: then with the tail of its log.
+    /// When there is no server binary, or no libfaketime where one is needed, or when the server ends or stays silent:
+    /// then with the tail of its log.
     pub fn start(&self) -> RedisServer {
         RedisServer::launch(self).or_elsewhere(self)
     }

@@ -1,4 +1,4 @@
-//! Real `redis-server` processes for redsync's tests.
+//! Real `redis-server` processes for redsync's tests, and a real PostgreSQL.
 //!
 //! A [`RedisServer`] is one server process of the test's own: on 127.0.0.1, on a port nobody else gets, with all
 //! its files in a temporary directory. It can be paused, killed and restarted, and asked over a control channel
@@ -12,6 +12,9 @@
 //! server.command(&["SET", "greeting", "hello"]);
 //! assert_eq!(server.get("greeting").as_deref(), Some("hello"));
 //! ```
+//!
+//! A [`PostgresServer`] is the same of PostgreSQL, for tests of resources that a lock guards: on a unix socket only, and
+//! asked by `psql`.
 //!
 //! A [`Proxy`] before a server does to connections what networks do to them: it delays, swallows, resets, refuses.
 //!
@@ -29,6 +32,8 @@
 //! | `process`, `directory`, `port` | what a server owns: each is given back on drop |
 //! | `watchdog` | the second net, for a test process that is killed |
 //! | `proxy` | a misbehaving network before a server: [`Proxy`] |
+//! | `postgres` | [`PostgresServer`], and a session with it |
+//! | `clock` | a server's clock that the test drives |
 //! | `client` | a client's connection, turn by turn |
 //! | `certificates` | a CA, a server and a client certificate |
 //! | `wait` | [`wait_until`] |
@@ -37,11 +42,13 @@ mod address;
 mod builder;
 mod certificates;
 mod client;
+mod clock;
 mod configuration;
 mod control;
 mod directory;
 mod place;
 mod port;
+mod postgres;
 mod process;
 mod proxy;
 mod resp;
@@ -51,6 +58,7 @@ mod watchdog;
 
 pub use builder::{SERVER_BINARY_VARIABLE, ServerBuilder};
 pub use client::Client;
+pub use postgres::{PostgresServer, PsqlSession};
 pub use proxy::Proxy;
 pub use resp::Reply;
 pub use server::{RedisServer, servers};

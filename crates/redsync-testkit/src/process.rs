@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,12 +19,12 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    pub(crate) fn spawn(binary: &Path, directory: &ServerDirectory) -> Self {
+    /// Runs `command` in `directory`, where its output goes too. Its program is in Debian's `package`.
+    pub(crate) fn spawn(mut command: Command, directory: &ServerDirectory, package: &str) -> Self {
         let output = File::create(directory.output())
             .and_then(|output| Ok((output.try_clone()?, output)))
             .unwrap_or_else(|error| panic!("cannot create {}: {error}", directory.output().display()));
-        let child = Command::new(binary)
-            .arg(directory.configuration())
+        let child = command
             .current_dir(directory.path())
             .stdin(Stdio::null())
             .stdout(output.0)
@@ -33,10 +32,10 @@ impl ServerProcess {
             .spawn()
             .unwrap_or_else(|error| match error.kind() {
                 ErrorKind::NotFound => panic!(
-                    "there is no `{}` to run the tests against; install it with: apt-get install redis-server",
-                    binary.display()
+                    "there is no `{}` to run the tests against; install it with: apt-get install {package}",
+                    command.get_program().display()
                 ),
-                _ => panic!("cannot run `{}`: {error}", binary.display()),
+                _ => panic!("cannot run `{}`: {error}", command.get_program().display()),
             });
         notify(&Notice::ProcessStarted(child.id()));
         Self { child }
@@ -62,10 +61,11 @@ impl ServerProcess {
         wait_until("the server goes on after SIGCONT", SIGNAL_DEADLINE, || self.state() != Some('T'));
     }
 
-    /// Asks the process to end, and waits until it has. False when it does not within the deadline.
-    pub(crate) fn end_in_order(&mut self) -> bool {
-        self.signal(Signal::TERM);
-        self.signal(Signal::CONT); // A paused process gets SIGTERM only when it goes on.
+    /// Asks the process to end, by the signal that means so to it, and waits until it has. False when it does not within
+    /// the deadline.
+    pub(crate) fn end_in_order(&mut self, signal: Signal) -> bool {
+        self.signal(signal);
+        self.signal(Signal::CONT); // A paused process gets the other only when it goes on.
         let began = Instant::now();
         while self.exit_status().is_none() {
             if began.elapsed() > SHUTDOWN_DEADLINE {

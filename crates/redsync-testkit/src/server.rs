@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::builder::ServerBuilder;
 use crate::certificates::Certificates;
+use crate::clock;
 use crate::configuration::{TlsEndpoint, configuration};
 use crate::control::Credentials;
 use crate::directory::ServerDirectory;
@@ -30,7 +34,7 @@ pub fn servers(n: usize) -> Vec<RedisServer> {
 pub struct RedisServer {
     /// `None` while the server is down. Dropped before the directory its process writes to.
     process: Mutex<Option<ServerProcess>>,
-    directory: ServerDirectory,
+    pub(crate) directory: ServerDirectory,
     binary: PathBuf,
     credentials: Option<Credentials>,
     pub(crate) password: Option<String>,
@@ -38,6 +42,7 @@ pub struct RedisServer {
     pub(crate) tls: Option<TlsEndpoint>,
     persistent: bool,
     replica: bool,
+    pub(crate) has_driven_clock: bool,
 }
 
 impl RedisServer {
@@ -113,7 +118,7 @@ impl RedisServer {
         let Some(mut process) = self.process().take() else {
             return;
         };
-        assert!(process.end_in_order(), "the server does not shut down:\n{}", self.log_tail());
+        assert!(process.end_in_order(Signal::TERM), "the server does not shut down:\n{}", self.log_tail());
     }
 
     /// Starts the server again on the same port and socket, and returns when it answers. One that is still running
@@ -133,7 +138,7 @@ impl RedisServer {
             // A replica stores what its primary sent at first, and would begin with that.
             let _ = fs::remove_file(self.dir().join("dump.rdb"));
         }
-        *process = Some(ServerProcess::spawn(&self.binary, &self.directory));
+        *process = Some(spawn(&self.binary, &self.directory, self.has_driven_clock));
         drop(process);
 
         self.until("answers", || self.answers());
@@ -156,9 +161,12 @@ impl RedisServer {
         fs::write(directory.configuration(), configuration(builder, &directory, port, tls.as_ref()))
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", directory.configuration().display()));
 
-        let binary = builder.binary_or_default();
+        let (binary, has_driven_clock) = (builder.binary_or_default(), builder.clock.is_some());
+        if let Some(micros) = builder.clock {
+            clock::write(&directory, micros);
+        }
         Self {
-            process: Mutex::new(Some(ServerProcess::spawn(&binary, &directory))),
+            process: Mutex::new(Some(spawn(&binary, &directory, has_driven_clock))),
             directory,
             binary,
             credentials: builder.credentials(),
@@ -167,6 +175,7 @@ impl RedisServer {
             tls,
             persistent: builder.persistent,
             replica: builder.primary.is_some(),
+            has_driven_clock,
         }
     }
 
@@ -180,6 +189,9 @@ impl RedisServer {
             }
         }
         server.until("answers", || server.answers());
+        if let Some(micros) = builder.clock {
+            server.assert_clock(micros);
+        }
         if server.replica {
             server.until("is in step with its primary", || {
                 server.info("replication").contains("master_link_status:up")
@@ -230,6 +242,15 @@ impl RedisServer {
         // A panic in one thread of a test must not hide the server from the clean-up in another.
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn spawn(binary: &Path, directory: &ServerDirectory, has_driven_clock: bool) -> ServerProcess {
+    let mut command = Command::new(binary);
+    command.arg(directory.configuration());
+    if has_driven_clock {
+        clock::drive(&mut command, directory);
+    }
+    ServerProcess::spawn(command, directory, "redis-server")
 }
 
 #[track_caller]

@@ -16,6 +16,8 @@ pub(crate) enum Notice<'a> {
     DirectoryMade(&'a Path),
     DirectoryRemoved(&'a Path),
     ProcessStarted(u32),
+    /// This one cleans up behind itself when it gets SIGQUIT.
+    ProcessTidiesUp(u32),
     ProcessEnded(u32),
 }
 
@@ -27,6 +29,7 @@ pub(crate) fn notify(notice: &Notice<'_>) {
         Notice::DirectoryMade(directory) => format!("made {}\n", directory.display()),
         Notice::DirectoryRemoved(directory) => format!("removed {}\n", directory.display()),
         Notice::ProcessStarted(pid) => format!("started {pid}\n"),
+        Notice::ProcessTidiesUp(pid) => format!("tidies {pid}\n"),
         Notice::ProcessEnded(pid) => format!("ended {pid}\n"),
     };
     let pipe = PIPE.get_or_init(|| Mutex::new(start()));

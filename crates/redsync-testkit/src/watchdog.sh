@@ -1,7 +1,8 @@
 # Kills and removes what a killed test process left behind.
 #
 # Arguments: $1, the path that every server directory begins with.
-# Input:     lines `made DIR`, `removed DIR`, `started PID`, `ended PID`; its end means the test process is gone.
+# Input:     lines `made DIR`, `removed DIR`, `started PID`, `tidies PID`, `ended PID`; its end means the test process is
+#            gone.
 # Caller:    watchdog.rs, once per test process.
 
 # Whoever interrupts the tests means the tests: this has to outlive them.
@@ -9,6 +10,7 @@ trap '' INT TERM HUP QUIT
 
 prefix=$1
 pids=' '
+tidy=' ' # Those among them that get the time to clean up.
 set -- # From here on the positional parameters are the directories.
 
 while read -r event subject; do
@@ -21,12 +23,24 @@ while read -r event subject; do
         done
         ;;
     started) pids="$pids$subject " ;;
+    tidies) tidy="$tidy$subject " ;;
     ended)
         case $pids in
         *" $subject "*) pids="${pids%% $subject *} ${pids#* $subject }" ;;
         esac
+        case $tidy in
+        *" $subject "*) tidy="${tidy%% $subject *} ${tidy#* $subject }" ;;
+        esac
         ;;
     esac
+done
+
+for pid in $tidy; do
+    kill -QUIT "$pid"
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        kill -0 "$pid" || break
+        sleep 0.1
+    done
 done
 
 for pid in $pids; do

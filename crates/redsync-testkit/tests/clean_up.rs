@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use std::{env, fs, thread};
 
-use redsync_testkit::{RedisServer, wait_until};
+use redsync_testkit::{PostgresServer, RedisServer, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -17,6 +17,25 @@ const VICTIM_VARIABLE: &str = "REDSYNC_TESTKIT_VICTIM";
 fn is_alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
+}
+
+/// Whether there is shared memory that the process made, and that outlives it.
+fn has_shared_memory(pid: u32) -> bool {
+    let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    let makers = segments.lines().skip(1).filter_map(|line| line.split_whitespace().nth(4));
+    makers.into_iter().any(|maker| maker == pid.to_string())
+}
+
+#[test]
+fn nothing_is_left_of_a_dropped_postgres() {
+    let server = PostgresServer::start();
+    let mut session = server.session();
+    assert_eq!(session.run("SELECT 1 + 1;").unwrap(), "2\n");
+    assert_eq!(session.run("SELECT 1 / 0; SELECT 3;").unwrap_err(), "22012 division by zero");
+    let (pid, directory) = (server.pid(), server.dir().to_owned());
+    assert!(is_alive(pid) && directory.exists() && has_shared_memory(pid));
+    drop(server);
+    assert!(!is_alive(pid) && !directory.exists() && !has_shared_memory(pid));
 }
 
 #[test]
@@ -70,8 +89,8 @@ fn nothing_is_left_after_the_test_process_is_killed() {
         }
     })
     .collect();
-    assert_eq!(survivors.len(), 3);
-    assert!(is_alive(survivors[1].0) && Path::new(&survivors[1].1).exists());
+    assert_eq!(survivors.len(), 4);
+    assert!(is_alive(survivors[2].0) && Path::new(&survivors[2].1).exists());
 
     victim.kill().unwrap();
     victim.wait().unwrap();
@@ -79,14 +98,17 @@ fn nothing_is_left_after_the_test_process_is_killed() {
     for (pid, directory) in survivors {
         wait_until("the server is gone", DEADLINE, || !is_alive(pid));
         wait_until("its directory is gone", DEADLINE, || !Path::new(&directory).exists());
+        assert!(!has_shared_memory(pid));
     }
     // Neither servers nor watchdog hold the output open: a test runner that waits for its end would hang.
     let mut rest = Vec::new();
     std::io::Read::read_to_end(&mut output, &mut rest).unwrap();
 }
 
-/// One server is killed but kept, one runs, one is paused; a fourth is given back before.
+/// One server is killed but kept, one runs, one is paused; a fourth is given back before. A PostgreSQL runs.
 fn be_the_victim() -> ! {
+    let postgres = PostgresServer::start();
+    println!("server: {} {}", postgres.pid(), postgres.dir().display());
     let servers = redsync_testkit::servers(4);
     for server in &servers[..3] {
         println!("server: {} {}", server.pid(), server.dir().display());

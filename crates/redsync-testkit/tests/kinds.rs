@@ -132,6 +132,25 @@ fn a_unix_socket_only_server_has_no_port() {
 }
 
 #[test]
+fn a_driven_clock_stands_still_and_keys_expire_by_it() {
+    const BEGINNING: u64 = 1_700_000_000_123_457;
+    let server = RedisServer::builder().driven_clock(BEGINNING).start();
+    let time = || server.command(&["TIME"]).array()[1].text().parse::<u64>().unwrap();
+    server.set("key", "value", Some(100));
+    assert_eq!((time(), server.pttl("key")), (123_457, 100));
+
+    for micros in [123_458, 199_999, 200_001, 222_999] {
+        server.set_clock(1_700_000_000_000_000 + micros);
+        assert_eq!(time(), micros);
+        assert_eq!(server.pttl("key"), 223 - i64::try_from(micros / 1_000).unwrap());
+    }
+    server.set_clock(1_700_000_000_223_999);
+    assert_eq!(server.get("key").as_deref(), Some("value"));
+    server.set_clock(1_700_000_000_224_000);
+    assert_eq!(server.get("key"), None);
+}
+
+#[test]
 fn any_directive_can_be_given() {
     let server = RedisServer::builder().config("maxmemory", "1mb").config("save", "3600 1").start();
     assert_eq!(server.command(&["CONFIG", "GET", "maxmemory"]).array()[1].text(), "1048576");

@@ -13,7 +13,8 @@ use crate::protocol::Fence;
 ///
 /// A check says how things stood at that moment. Where a write can be held up after it was let in, and another's overtake
 /// it, the comparison has to be made in the write itself: under the resource's own lock, in the thread that owns it, or in
-/// the database's statement. `docs/fencing.md` of the repository has recipes.
+/// the database's statement. `docs/fencing.md` of the repository has recipes for SQL, Redis and HTTP, and says what does not
+/// work; the example `paused_holder` shows a late write that is refused.
 ///
 /// ```
 /// use redsync::{Fence, FenceCheck};
