@@ -31,7 +31,7 @@ pub(crate) async fn attempt(
     let holding = Holding::new(Arc::clone(core), terms);
     let guard = Guard::new(Arc::clone(&holding));
     match ask(&holding, at_most, shuffle).await {
-        Ok(()) => acquired(guard, &holding).await,
+        Ok(()) => acquired(guard, &holding).await.map_err(|unfinished| unfinished.error),
         Err(error) => {
             guard.give_back().await;
             Err(error)
@@ -84,19 +84,26 @@ pub(crate) async fn ask(holding: &Arc<Holding>, at_most: Duration, shuffle: bool
     }
 }
 
+/// Why a lock that was acquired is not its caller's after all.
+pub(crate) struct Unfinished {
+    pub(crate) error: Error,
+    /// Another token would fare no better.
+    pub(crate) is_final: bool,
+}
+
 /// Hands a lock that was acquired to its caller, with its fence, if one was asked for.
-pub(crate) async fn acquired(guard: Guard, holding: &Arc<Holding>) -> Result<Guard, Error> {
+pub(crate) async fn acquired(guard: Guard, holding: &Arc<Holding>) -> Result<Guard, Unfinished> {
     if holding.is_to_be_fenced()
-        && let Err(error) = Box::pin(holding.agree_on_fence()).await
+        && let Err(unfinished) = Box::pin(holding.agree_on_fence()).await
     {
         guard.give_back().await;
-        return Err(error);
+        return Err(unfinished);
     }
     holding.begin_keeping();
     // Asked again now that it has its place: a shutdown that was told before the lock was taken takes none.
     if holding.core.keeper.is_shut() {
         guard.give_back().await;
-        return Err(Error::ShutDown);
+        return Err(Unfinished { error: Error::ShutDown, is_final: true });
     }
     Ok(guard)
 }

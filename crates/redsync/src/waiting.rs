@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::attempt::{acquired, ask};
+use crate::attempt::{Unfinished, acquired, ask};
 use crate::error::{Error, ErrorKind};
 use crate::guard::Guard;
 use crate::holding::{Core, Holding};
@@ -65,10 +65,8 @@ impl Wait<'_> {
             match ask(&holding, self.time_left(), self.settings.shuffle_nodes).await {
                 Ok(()) => {
                     return match acquired(guard, &holding).await {
-                        Err(error) if holding.is_to_be_fenced() && !holding.is_uncounted() => {
-                            self.once_more(error)
-                        }
-                        locked => locked.map(Some),
+                        Ok(guard) => Ok(Some(guard)),
+                        Err(unfinished) => self.unfinished(unfinished),
                     };
                 }
                 Err(error) if error.kind() == ErrorKind::ValidityExhausted => {
@@ -110,11 +108,7 @@ impl Wait<'_> {
                     member.acquired();
                     let guard = match acquired(guard, holding).await {
                         Ok(guard) => guard,
-                        // It was held, and no fence could be agreed on in time.
-                        Err(error) if holding.is_to_be_fenced() && !holding.is_uncounted() => {
-                            return self.once_more(error);
-                        }
-                        Err(error) => return Err(error),
+                        Err(unfinished) => return self.unfinished(unfinished),
                     };
                     holding.top_up().await;
                     return Ok(Some(guard));
@@ -160,6 +154,14 @@ impl Wait<'_> {
                 () = first.next() => {}
                 () = core.clock.sleep_until(look_at) => {}
             }
+        }
+    }
+
+    /// It was held, and no fence could be agreed on in time; or nobody can have it any more.
+    fn unfinished(&mut self, unfinished: Unfinished) -> Result<Option<Guard>, Error> {
+        match unfinished.is_final {
+            true => Err(unfinished.error),
+            false => self.once_more(unfinished.error),
         }
     }
 

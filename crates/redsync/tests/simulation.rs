@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use redsync::{Clock, DrivenClock, Guard, Instant, LockName, MemoryNode, Node, Redsync};
+use redsync::{
+    Claim, Clock, DrivenClock, Expiry, Fence, Guard, IfFree, Instant, LockName, MemoryNode, Node, Proposal,
+    Redsync, Sleep, Succession, Token,
+};
 use tokio::task::{JoinHandle, yield_now};
 
 use self::network::Route;
@@ -39,6 +42,10 @@ struct Schedule {
     longest_hold: Duration,
     longest_pause: Duration,
     trouble: Trouble,
+    /// Holders have fences.
+    is_fenced: bool,
+    /// The wall clocks of some callers are wrong, by some minutes.
+    has_wrong_clocks: bool,
 }
 
 const EXPIRY: Duration = Duration::from_secs(8);
@@ -56,7 +63,31 @@ impl Schedule {
             longest_hold: [Duration::ZERO, millis(2), millis(30)][random.random_range(0..3)],
             longest_pause: [Duration::ZERO, millis(5), millis(60)][random.random_range(0..3)],
             trouble,
+            is_fenced: random.random_bool(0.5),
+            // Who came first is then told only after the nodes have answered.
+            has_wrong_clocks: matches!(trouble, Trouble::Cuts | Trouble::Crashes) && random.random_bool(0.3),
         }
+    }
+}
+
+/// The driven clock with a wall clock that is wrong.
+#[derive(Debug)]
+struct Wrong {
+    clock: DrivenClock,
+    by_micros: i64,
+}
+
+impl Clock for Wrong {
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    fn wall_micros(&self) -> u64 {
+        self.clock.wall_micros().saturating_add_signed(self.by_micros)
+    }
+
+    fn sleep_until(&self, end: Instant) -> Sleep {
+        self.clock.sleep_until(end)
     }
 }
 
@@ -66,6 +97,8 @@ struct Watch {
     guards: Vec<(usize, Arc<Guard>)>,
     /// When each acquisition was asked for and had, in the order of having.
     history: Vec<(usize, Instant, Instant)>,
+    /// The fence of the last who had one.
+    fence: Option<Fence>,
     log: String,
 }
 
@@ -91,7 +124,11 @@ impl World {
                 Route::new(&self.nodes[node], &self.clock, seed, self.schedule.longest_delay)
             })
             .collect();
-        let builder = Redsync::builder().clock(self.clock.clone());
+        let by_micros = match self.schedule.has_wrong_clocks {
+            true => [0, 300_000_000, -300_000_000][number % 3],
+            false => 0,
+        };
+        let builder = Redsync::builder().clock(Wrong { clock: self.clock.clone(), by_micros });
         let builder = routes.iter().fold(builder, |builder, route| builder.node(Arc::new(route.clone())));
         Client { number, redsync: builder.build().unwrap(), routes }
     }
@@ -107,9 +144,15 @@ impl World {
         panic!("{why}\n{:?}\nrun it alone with REDSYNC_SEED={}\n{log}", self.schedule, self.schedule.seed);
     }
 
-    /// Takes down that `client` has the lock, and that nobody else has.
-    fn acquired(&self, client: usize, asked: Instant, guard: &Arc<Guard>) {
-        self.note(format_args!("client {client} has it"));
+    /// Takes down that `client` has the lock, and that nobody else has; and that its fence, if it has one, is larger than all
+    /// before.
+    fn acquired(&self, client: usize, asked: Instant, guard: &Arc<Guard>, fence: Option<Fence>) {
+        self.note(format_args!("client {client} has it, with fence {fence:?}"));
+        let former = self.watch.lock().unwrap().fence;
+        if fence.is_some() && fence <= former {
+            self.fail(&format!("client {client} has fence {fence:?} after {former:?}"));
+        }
+        self.watch.lock().unwrap().fence = fence.or(former);
         let other = {
             let mut watch = self.watch.lock().unwrap();
             watch.guards.retain(|(_, guard)| guard.is_valid());
@@ -146,6 +189,16 @@ fn now_or_never<T>(mut answer: redsync::Answer<'_, T>) -> T {
     }
 }
 
+/// Takes the counter of the lock's fences to `number`, as a holder may.
+fn count_to(node: &MemoryNode, number: u64) {
+    let (name, token) = (LockName::new("name").unwrap(), Token::from_text("before").unwrap());
+    let proposal = Proposal::new(Fence::new(number).unwrap(), Proposal::DEFAULT_RETENTION);
+    let claim = Claim::new(name.clone(), token.clone(), Expiry::new(EXPIRY).unwrap()).fenced(proposal);
+    now_or_never(node.acquire(&claim));
+    now_or_never(node.extend(&claim, IfFree::Leave));
+    now_or_never(node.release(&name, &token, Succession::HandOver));
+}
+
 /// One client's turns.
 async fn take_turns(world: Arc<World>, client: Client) {
     let number = client.number;
@@ -167,24 +220,36 @@ async fn take_turns(world: Arc<World>, client: Client) {
         world.note(format_args!("client {number} asks"));
         let gives_up = world.schedule.trouble == Trouble::Cancellations
             && below(Duration::from_micros(3)).as_micros() == 0;
-        let guard = if gives_up {
+        let is_fenced = world.schedule.is_fenced;
+        let lock = || async {
+            match is_fenced {
+                true => {
+                    let guard = mutex.clone().fenced().lock().await?;
+                    Ok((Some(guard.fence()), guard.into_guard()))
+                }
+                false => mutex.lock().await.map(|guard| (None, guard)),
+            }
+        };
+        let (fence, guard) = if gives_up {
             let patience = below(Duration::from_millis(60));
             tokio::select! {
                 biased;
-                guard = mutex.lock() => guard.unwrap(),
+                locked = lock() => locked.unwrap(),
                 () = sleep(patience) => {
                     world.note(format_args!("client {number} gives up"));
                     continue;
                 }
             }
         } else {
-            match mutex.lock().await {
-                Ok(guard) => guard,
-                Err(error) => world.fail(&format!("client {number} is refused: {error}")),
+            match lock().await {
+                Ok(locked) => locked,
+                Err::<_, redsync::Error>(error) => {
+                    world.fail(&format!("client {number} is refused: {error}"))
+                }
             }
         };
         let guard = Arc::new(guard);
-        world.acquired(number, asked, &guard);
+        world.acquired(number, asked, &guard, fence);
         sleep(below(world.schedule.longest_hold)).await;
         // What goes wrong with it, the next one's turn shows.
         let _ = world.let_go(number, guard).unlock().await;
@@ -207,6 +272,11 @@ async fn run(schedule: Schedule) -> Arc<World> {
     let nodes = (0..schedule.nodes).map(|_| MemoryNode::with_clock(clock.clone())).collect();
     let (clients, seed, trouble) = (schedule.clients, schedule.seed, schedule.trouble);
     let world = Arc::new(World { schedule, clock, nodes, watch: Mutex::default() });
+    let mut random = SmallRng::seed_from_u64(!seed);
+    if world.schedule.is_fenced && random.random_bool(0.5) {
+        // Each has counted differently before; some are ahead of the time.
+        world.nodes.iter().for_each(|node| count_to(node, random.random_range(900_000_000..1_100_000_000)));
+    }
     let began = world.clock.now();
     let mut routes = Vec::new();
     let mut tasks: Vec<(usize, JoinHandle<()>)> = Vec::new();
@@ -215,7 +285,6 @@ async fn run(schedule: Schedule) -> Arc<World> {
         routes.push(client.routes.clone());
         tasks.push((number, tokio::spawn(take_turns(Arc::clone(&world), client))));
     }
-    let mut random = SmallRng::seed_from_u64(!seed);
     settle().await;
     let mut steps = 0_u64;
     while !tasks.iter().all(|(_, task)| task.is_finished()) {

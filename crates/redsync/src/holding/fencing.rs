@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Holding;
+use crate::attempt::Unfinished;
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Claim, NodeFault};
 use crate::protocol::{Fence, Fenced, Proposal};
@@ -37,7 +38,7 @@ impl Holding {
 
     /// Finds a number that a majority of nodes has for the lock's counter while they hold it for this token. Where they
     /// counted alike, that is known already; where not, all are raised to the highest.
-    pub(crate) async fn agree_on_fence(self: &Arc<Self>) -> Result<(), Error> {
+    pub(crate) async fn agree_on_fence(self: &Arc<Self>) -> Result<(), Unfinished> {
         let Some(proposal) = self.terms.claim.fence else { return Ok(()) };
         let began = self.core.clock.now();
         // Each round hears of a higher counter than the one before, or is the last: there are no more than nodes.
@@ -50,25 +51,29 @@ impl Holding {
                 }
                 Fenced::Agreed(_) => break,
                 Fenced::Diverged(highest) => highest,
-                Fenced::Uncounted => return Err(self.uncounted()),
+                Fenced::Uncounted => return Err(Unfinished { error: self.uncounted(), is_final: true }),
             };
             telling::fences_differ(&self.terms.claim.name, highest);
             let mut terms = self.terms.clone();
             terms.claim.fence = Some(Proposal { fence: highest, ..proposal });
             // SAFETY RULE (design §10): by extending, which a node does for the holder of the lease alone.
-            self.extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_))).await?;
+            match self.extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_))).await {
+                Ok(()) => {}
+                // It was the lock that was asked for, and not to extend it.
+                Err(Error::NoQuorum { name, total, nodes, .. }) => {
+                    let error = Error::NoQuorum { name, operation: Operation::Lock, total, nodes };
+                    return Err(Unfinished { error, is_final: false });
+                }
+                Err(_) => break,
+            }
         }
         let took = self.core.clock.now().saturating_since(began);
-        Err(Error::ValidityExhausted { name: self.name(), took })
-    }
-
-    /// Whether the nodes cannot count, so that there is no use in trying again.
-    pub(crate) fn is_uncounted(&self) -> bool {
-        self.is_to_be_fenced() && self.counted() == Fenced::Uncounted
+        let error = Error::ValidityExhausted { name: self.name(), took };
+        Err(Unfinished { error, is_final: false })
     }
 
     fn counted(&self) -> Fenced {
-        Fenced::by(self.core.quorum, &self.ledger().fences())
+        Fenced::by(self.core.quorum, &self.ledger().fences(self.core.clock.now()))
     }
 
     /// The error where nodes granted the lock without a fence, though one was asked for.

@@ -458,9 +458,13 @@ impl Ledger {
         self.nodes.iter().any(|entry| entry.yielding > 0)
     }
 
-    /// Where the counters of those nodes are that have the token by a grant that counts.
-    pub(super) fn fences(&self) -> impl Iterator<Item = Fence> + Clone {
-        self.nodes.iter().filter_map(|entry| entry.fence)
+    /// Where the counters of those nodes are that have the token at `now`, by a grant that counts.
+    ///
+    /// SAFETY RULE (design §10): where a lease has run out meanwhile, another may have been granted it, and have a fence, since.
+    pub(super) fn fences(&self, now: Instant) -> impl Iterator<Item = Fence> + Clone {
+        let stands = move |node: usize| self.ends.end_on(node).is_some_and(|end| now < end);
+        let standing = self.nodes.iter().enumerate().filter(move |(node, _)| stands(*node));
+        standing.filter_map(|(_, entry)| entry.fence)
     }
 
     /// Whether every node is known to have the token.
@@ -575,9 +579,8 @@ impl Ledger {
             // another connection, or in a second trip.
             Released::Released | Released::Left if pending > found => entry.mark = Mark::Asked,
             Released::Released | Released::Left => entry.mark = Mark::Released,
+            // As long as an answer has not been seen, "not held" may only mean "not yet".
             Released::NotHeld | Released::HeldByAnother(_) if pending > 0 => entry.mark = Mark::Asked,
-            // Where the answer to acquiring had not been seen, "not held" may only mean "not yet".
-            Released::NotHeld if before == Mark::Asked => {}
             Released::NotHeld | Released::HeldByAnother(_) => entry.mark = Mark::None,
         }
         if entry.stood_meanwhile {

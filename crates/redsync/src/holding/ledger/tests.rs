@@ -413,8 +413,8 @@ fn fence(number: u64) -> Fence {
     Fence::new(number).unwrap()
 }
 
-fn fences(ledger: &Ledger) -> Vec<u64> {
-    ledger.fences().map(Fence::as_u64).collect()
+fn fences(ledger: &Ledger, now: u64) -> Vec<u64> {
+    ledger.fences(at(now)).map(Fence::as_u64).collect()
 }
 
 #[test]
@@ -422,14 +422,14 @@ fn a_grant_that_does_not_count_is_no_vote_for_a_fence_though_it_is_extended() {
     let (mut ledger, acquire) = acquired(3, &[], 8000);
     ledger.granted(0, acquire, Some(fence(5)), at(1));
     ledger.granted_in_doubt(1, acquire);
-    assert_eq!(fences(&ledger), [5]);
+    assert_eq!(fences(&ledger, 2), [5]);
     let number = ledger.ask(at(10), millis(8000), at(8010));
     for node in 0..2 {
         ledger.ask_to_extend(node, millis(8000), false);
         ledger.extended(node, number, &Extended::Extended(Some(fence(5))), false, at(11));
     }
     assert!(ledger.end_on(1).is_some(), "it is a lease like the others from then on");
-    assert_eq!(fences(&ledger), [5], "but may have forgotten what it had counted");
+    assert_eq!(fences(&ledger, 11), [5], "but may have forgotten what it had counted");
 }
 
 #[test]
@@ -440,7 +440,19 @@ fn a_fence_is_raised_by_extending_and_gone_with_the_lease() {
     let number = ledger.ask(at(10), millis(8000), at(8010));
     (0..2).for_each(|node| ledger.ask_to_extend(node, millis(8000), false));
     ledger.extended(0, number, &Extended::Extended(Some(fence(9))), false, at(11));
-    assert_eq!(fences(&ledger), [9, 9]);
+    assert_eq!(fences(&ledger, 11), [9, 9]);
     ledger.extended(1, number, &Extended::NotHeld, false, at(12));
-    assert_eq!(fences(&ledger), [9]);
+    assert_eq!(fences(&ledger, 12), [9]);
+}
+
+#[test]
+fn where_a_lease_has_run_out_its_counter_is_no_vote_for_a_fence() {
+    let mut ledger = over(3);
+    let early = enter(&mut ledger, 0, 0, 100);
+    ledger.granted(0, early, Some(fence(5)), at(1));
+    let late = enter(&mut ledger, 1, 50, 100);
+    ledger.granted(1, late, Some(fence(5)), at(51));
+    assert_eq!(fences(&ledger, 99), [5, 5]);
+    // Another may have it there by now, with a larger one.
+    assert_eq!(fences(&ledger, 100), [5]);
 }
