@@ -2,7 +2,9 @@
 
 pub(crate) mod acquire;
 pub(crate) mod concurrency;
+pub(crate) mod counter;
 pub(crate) mod extend;
+pub(crate) mod fencing;
 pub(crate) mod identity;
 pub(crate) mod inspect;
 pub(crate) mod line;

@@ -16,7 +16,7 @@
 //!
 //! Each [`Clause`] is one claim, such as `release_by_another_leaves_the_lease_and_says_who_holds`. All are tried, at
 //! the same time and on locks of their own with names that nobody else uses, so that a store with other users will
-//! do. What a clause leaves behind is released.
+//! do. What a clause leaves behind is released; the counters of fences are left to their retention, a minute.
 //!
 //! What one node cannot show is not among the clauses: that two nodes on one store have the same
 //! [`identity`](Node::identity), and two on different stores have not.
@@ -28,7 +28,8 @@
 //! before its expiry, counted from before it was asked for, less an allowance for clocks at different speeds (one in
 //! a hundred, and 2 ms); it has to be over some seconds after it; and only what is certain counts as a breach, so that
 //! a slow machine breaks nothing. A place in line is skipped, too, when its time is over, by a count of whole seconds at the
-//! latest. The whole suite takes two seconds, and some more where leases never end.
+//! latest. A fence may be two seconds off the node's clock where the contract allows one: clocks are set. The whole suite
+//! takes some seconds, and some more where leases never end.
 //!
 //! # Telling
 //!

@@ -1,6 +1,7 @@
 //! One clause's try at a node: locks and owners of its own, and what they may expect.
 
 mod client;
+mod fence;
 mod lease;
 mod owner;
 mod waiter;
@@ -15,6 +16,7 @@ use redsync::{Answer, Holder, InLine, LockName, Look, Node, OwnerLabel, Token, U
 use tokio::time::timeout;
 
 pub(crate) use self::client::{Client, Heard};
+pub(crate) use self::fence::{HALF_A_SECOND, HIGHEST, RETENTION, SECOND, beyond, exactly, proposal};
 pub(crate) use self::lease::{Lease, Watched};
 pub(crate) use self::owner::Owner;
 pub(crate) use self::waiter::Waiter;

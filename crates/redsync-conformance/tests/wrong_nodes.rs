@@ -55,6 +55,7 @@ found_out! {
         release_after_expiry_leaves_the_next_holder,
         strangers_are_refused_where_there_is_a_line_and_leave_it,
         those_in_line_are_refused_like_strangers,
+        who_does_not_get_the_lease_leaves_the_counter,
         tokens_that_look_alike_are_different_owners,
     ],
     a_node_that_refuses_the_holder: RefusesTheHolder breaks at_least [
@@ -63,6 +64,9 @@ found_out! {
     ],
     a_node_that_does_not_restart_expiry_on_reacquire: KeepsTheOldExpiryOnReacquire breaks at_least [
         the_same_token_again_starts_its_expiry_anew,
+    ],
+    a_node_that_shortens_leases_on_reacquire: ShortensOnReacquire breaks only [
+        the_same_token_again_does_not_shorten_its_lease,
     ],
     a_node_that_grants_for_ever: NeverEndsALease breaks at_least [
         a_lease_ends_at_its_expiry_and_not_before,
@@ -95,6 +99,7 @@ found_out! {
         extend_by_another_changes_nothing_and_says_who_holds,
         strangers_are_refused_where_there_is_a_line_and_leave_it,
         those_in_line_are_refused_like_strangers,
+        an_extend_leaves_the_counter_to_who_has_the_lease,
     ],
     a_node_whose_extend_only_lengthens: ExtendOnlyLengthens breaks only [
         extend_by_the_owner_lets_the_lease_end_sooner,
@@ -108,16 +113,19 @@ found_out! {
     a_node_whose_extend_grants_free_names: ExtendGrantsFreeNames breaks only [
         extend_of_a_free_name_leaves_it_free,
         extend_after_expiry_says_not_held,
+        an_extend_that_takes_nothing_leaves_the_counter,
         one_token_holds_each_name_on_its_own,
     ],
     a_node_whose_extend_revives_its_last_holder: ExtendRevivesItsLastHolder breaks only [
         extend_of_a_free_name_leaves_it_free,
         extend_after_expiry_says_not_held,
+        an_extend_that_takes_nothing_leaves_the_counter,
     ],
     a_node_whose_retake_takes_anothers_lease: RetakeTakesAnothersLease breaks only [
         retake_never_takes_anothers_lease,
         strangers_are_refused_where_there_is_a_line_and_leave_it,
         those_in_line_are_refused_like_strangers,
+        an_extend_leaves_the_counter_to_who_has_the_lease,
         tokens_that_look_alike_are_different_owners,
         of_many_at_once_exactly_one_retakes,
     ],
@@ -160,6 +168,7 @@ found_out! {
         release_by_one_in_line_says_left_and_leaves_the_holder,
         release_by_one_who_was_handed_the_lease_passes_it_on,
         release_of_a_free_name_hands_it_to_the_first_in_line,
+        who_does_not_get_the_lease_leaves_the_counter,
         tokens_that_look_alike_are_different_owners,
     ],
     a_node_whose_inspect_prolongs: InspectProlongs breaks at_least [
@@ -195,17 +204,23 @@ found_out! {
         names_that_look_alike_are_different_locks,
         lines_for_names_of_any_characters_and_lengths_work,
         names_that_look_alike_have_different_lines,
+        counters_for_names_of_any_characters_and_lengths_work,
+        names_that_look_alike_have_different_counters,
     ],
     a_node_that_refuses_odd_names: RefusesOddNames breaks only [
         names_of_any_characters_and_lengths_work,
         names_that_look_alike_are_different_locks,
         lines_for_names_of_any_characters_and_lengths_work,
         names_that_look_alike_have_different_lines,
+        counters_for_names_of_any_characters_and_lengths_work,
+        names_that_look_alike_have_different_counters,
     ],
     a_node_that_cuts_names: CutsNames breaks only [
         names_that_look_alike_are_different_locks,
         lines_for_names_of_any_characters_and_lengths_work,
         names_that_look_alike_have_different_lines,
+        counters_for_names_of_any_characters_and_lengths_work,
+        names_that_look_alike_have_different_counters,
     ],
     a_node_that_refuses_long_tokens: RefusesLongTokens breaks only [
         tokens_of_any_characters_and_lengths_work,
@@ -272,10 +287,12 @@ found_out! {
     a_node_that_answers_in_the_order_of_the_line: AnswersInTheOrderOfTheLine breaks only [
         several_places_in_one_request_are_answered_in_order,
         several_places_of_a_free_name_grant_it_to_the_first_alone,
+        entering_a_free_name_counts_by_the_proposal_of_who_is_granted,
     ],
     a_node_that_says_granted_to_all_who_enter_together: SaysGrantedToAllWhoEnterTogether breaks only [
         several_places_in_one_request_are_answered_in_order,
         several_places_of_a_free_name_grant_it_to_the_first_alone,
+        entering_a_free_name_counts_by_the_proposal_of_who_is_granted,
     ],
     a_node_whose_enter_never_grants: EnterNeverGrants breaks at_least [
         entering_a_free_name_alone_grants_it,
@@ -290,6 +307,8 @@ found_out! {
         entering_after_the_holders_expiry_grants_the_name,
         who_is_granted_by_its_own_request_is_answered_and_not_told,
         the_first_in_line_is_told_when_another_enters_a_free_name,
+        entering_a_free_name_counts_by_the_proposal_of_who_is_granted,
+        a_counter_at_its_end_lets_the_line_go_on_without_fences,
     ],
     a_node_whose_enter_grants_free_names_to_the_line_before: EnterGrantsFreeNamesToTheLineBefore breaks only [
         entering_a_free_name_at_the_lowest_ticket_is_granted_before_the_line,
@@ -315,8 +334,10 @@ found_out! {
         names_that_look_alike_are_different_locks,
         lines_for_names_of_any_characters_and_lengths_work,
         names_that_look_alike_have_different_lines,
+        counters_for_names_of_any_characters_and_lengths_work,
+        names_that_look_alike_have_different_counters,
     ],
-    a_node_that_counts_millis_for_micros: CountsMillisForMicros breaks only [
+    a_node_that_counts_millis_for_micros: CountsMillisForMicros breaks at_least [
         the_nodes_clock_counts_microseconds_and_never_goes_back,
     ],
     a_node_that_shows_no_owners_in_line: ShowsNoOwnersInLine breaks at_least [
@@ -329,6 +350,7 @@ found_out! {
         inspect_of_a_line_changes_nothing,
         letting_go_takes_the_holders_own_place_in_line_with_it,
         barging_frees_the_name_and_keeps_the_line,
+        barging_leaves_the_counter,
     ],
     a_node_whose_refusals_take_a_place: RefusalsTakeAPlace breaks at_least [
         strangers_are_refused_where_there_is_a_line_and_leave_it,
@@ -337,6 +359,7 @@ found_out! {
     ],
     a_node_whose_refusals_take_the_place_away: RefusalsTakeThePlaceAway breaks only [
         those_in_line_are_refused_like_strangers,
+        who_does_not_get_the_lease_leaves_the_counter,
     ],
     a_node_whose_extend_clears_the_line: ExtendClearsTheLine breaks only [
         strangers_are_refused_where_there_is_a_line_and_leave_it,
@@ -344,6 +367,7 @@ found_out! {
         the_holder_extends_where_there_is_a_line,
         release_takes_the_holders_own_place_in_line_with_it,
         barging_lets_anybody_take_the_name,
+        a_counter_at_its_end_lets_the_line_go_on_without_fences,
     ],
     a_node_that_hands_over_to_the_last: HandsOverToTheLast breaks at_least [
         release_hands_over_to_the_lowest_ticket_for_its_own_expiry,
@@ -371,6 +395,7 @@ found_out! {
         release_of_a_free_name_hands_it_to_the_first_in_line,
         leaving_the_line_of_a_free_name_hands_it_to_the_first,
         release_after_expiry_hands_the_name_to_the_first_in_line,
+        a_hand_over_counts_by_the_proposal_of_who_is_granted,
     ],
     a_node_where_one_leaves_without_its_saying_so: LeavesWithoutSayingSo breaks at_least [
         release_by_one_in_line_says_left_and_leaves_the_holder,
@@ -392,6 +417,7 @@ found_out! {
         who_did_not_renew_its_place_in_time_is_skipped,
         a_line_of_those_who_did_not_renew_in_time_frees_the_name,
         the_shortest_expiry_is_queued_and_soon_over,
+        those_who_are_skipped_leave_the_counter,
     ],
     a_node_that_renews_no_places: RenewsNoPlaces breaks only [
         who_renewed_its_place_is_not_skipped,
@@ -400,6 +426,7 @@ found_out! {
         yield_hands_over_to_the_lowest_ticket,
         nothing_is_left_when_all_have_gone,
         the_next_is_told_when_the_holder_yields,
+        a_yield_counts_by_the_proposal_of_who_is_granted,
     ],
     a_node_where_who_yields_goes_to_the_end: YieldGoesToTheEnd breaks only [
         yield_hands_over_to_the_lowest_ticket,
@@ -407,9 +434,11 @@ found_out! {
         yield_by_one_who_does_not_hold_only_queues,
         yield_of_a_free_name_grants_it_to_the_first_in_line,
         who_is_granted_by_its_own_request_is_answered_and_not_told,
+        a_yield_counts_by_the_proposal_of_who_is_granted,
     ],
     a_node_whose_yield_takes_anothers_lease: YieldTakesAnothersLease breaks only [
         yield_by_one_who_does_not_hold_only_queues,
+        who_does_not_get_the_lease_leaves_the_counter,
     ],
     a_node_whose_yield_takes_free_names: YieldTakesFreeNames breaks only [
         yield_of_a_free_name_grants_it_to_the_first_in_line,
@@ -452,6 +481,9 @@ found_out! {
     a_node_that_tells_the_first_round: TellsTheFirstRound breaks only [
         a_hand_over_is_told_with_the_round_of_the_last_enter,
         rounds_up_to_the_highest_are_told,
+        no_counter_begins_far_behind_the_nodes_clock,
+        a_place_is_granted_by_the_proposal_that_was_made_last,
+        those_who_are_skipped_leave_the_counter,
     ],
     a_node_that_keeps_rounds_in_16_bits: KeepsRoundsIn16Bits breaks only [
         rounds_up_to_the_highest_are_told,
@@ -464,9 +496,11 @@ found_out! {
     ],
     a_node_that_tells_nobody_of_free_names: TellsNobodyOfFreeNames breaks only [
         the_first_in_line_is_told_when_another_enters_a_free_name,
+        entering_a_free_name_counts_by_the_proposal_of_who_is_granted,
     ],
     a_node_that_tells_nobody_of_yields: TellsNobodyOfYields breaks only [
         the_next_is_told_when_the_holder_yields,
+        a_yield_counts_by_the_proposal_of_who_is_granted,
     ],
     a_node_that_tells_the_first_client: TellsTheFirstClient breaks only [
         who_renewed_with_another_client_is_told_there,
@@ -480,6 +514,138 @@ found_out! {
     ],
     a_node_that_says_now_and_then_that_it_cannot_tell: SaysNowAndThenThatItCannotTell breaks at_least [
         a_node_that_cannot_tell_says_so_each_time,
+    ],
+    a_node_that_ignores_proposals: IgnoresProposals breaks at_least [
+        a_fenced_grant_raises_the_counter_to_what_is_proposed,
+        a_hand_over_counts_by_the_proposal_of_who_is_granted,
+    ],
+    a_node_that_takes_any_proposal: TakesAnyProposal breaks at_least [
+        no_proposal_takes_the_counter_far_ahead_of_the_nodes_clock,
+    ],
+    a_node_that_begins_counters_at_what_is_proposed: BeginsCountersAtWhatIsProposed breaks at_least [
+        no_counter_begins_far_behind_the_nodes_clock,
+    ],
+    a_node_that_counts_nothing: CountsNothing breaks at_least [
+        a_fenced_grant_raises_the_counter_and_says_where_it_stands,
+        a_hand_over_raises_the_counter_by_one_at_least,
+        never_do_two_have_the_same_fence,
+    ],
+    a_node_that_says_the_fence_before: SaysTheFenceBefore breaks at_least [
+        a_fenced_grant_raises_the_counter_and_says_where_it_stands,
+    ],
+    a_node_that_counts_for_the_holder_again: CountsForTheHolderAgain breaks at_least [
+        who_has_the_lease_is_told_the_same_fence_again,
+    ],
+    a_node_whose_enter_counts_for_the_holder_again: EnterCountsForTheHolderAgain breaks at_least [
+        who_has_the_lease_is_told_the_same_fence_again,
+        a_hand_over_counts_by_the_proposal_of_who_is_granted,
+    ],
+    a_node_whose_refusals_count: RefusalsCount breaks only [
+        who_does_not_get_the_lease_leaves_the_counter,
+    ],
+    a_node_where_queueing_counts: QueueingCounts breaks at_least [
+        who_does_not_get_the_lease_leaves_the_counter,
+    ],
+    a_node_whose_unfenced_grants_count: UnfencedGrantsCount breaks only [
+        who_asks_for_no_fence_is_told_none_and_leaves_the_counter,
+    ],
+    a_node_that_tells_everyone_the_fence: TellsEveryoneTheFence breaks at_least [
+        who_asks_for_no_fence_is_told_none_and_leaves_the_counter,
+    ],
+    a_node_whose_extend_does_not_raise: ExtendDoesNotRaise breaks at_least [
+        an_extend_raises_the_counter_and_never_lowers_it,
+        a_retake_raises_the_counter_and_never_lowers_it,
+    ],
+    a_node_whose_extend_lowers: ExtendLowers breaks only [
+        an_extend_raises_the_counter_and_never_lowers_it,
+    ],
+    a_node_whose_extend_is_limited_by_the_clock: ExtendIsLimitedByTheClock breaks at_least [
+        an_extend_raises_the_counter_and_never_lowers_it,
+    ],
+    a_node_whose_extend_raises_for_others: ExtendRaisesForOthers breaks only [
+        an_extend_leaves_the_counter_to_who_has_the_lease,
+    ],
+    a_node_whose_extend_raises_for_nobody: ExtendRaisesForNobody breaks only [
+        an_extend_that_takes_nothing_leaves_the_counter,
+    ],
+    a_node_whose_retake_does_not_raise: RetakeDoesNotRaise breaks only [
+        a_retake_raises_the_counter_and_never_lowers_it,
+        each_use_of_a_counter_starts_its_retention_anew,
+    ],
+    a_node_that_counts_no_waiters: CountsNoWaiters breaks at_least [
+        a_hand_over_counts_by_the_proposal_of_who_is_granted,
+        a_yield_counts_by_the_proposal_of_who_is_granted,
+        entering_a_free_name_counts_by_the_proposal_of_who_is_granted,
+    ],
+    a_node_that_hands_over_by_the_latest_proposal: HandsOverByTheLatestProposal breaks at_least [
+        a_hand_over_counts_by_the_proposal_of_who_is_granted,
+    ],
+    a_node_where_one_yields_by_ones_own_proposal: YieldsByTheProposalOfWhoYields breaks only [
+        a_yield_counts_by_the_proposal_of_who_is_granted,
+    ],
+    a_node_that_grants_free_names_by_the_proposal_of_who_asks: EntersByTheProposalOfWhoAsks breaks only [
+        entering_a_free_name_counts_by_the_proposal_of_who_is_granted,
+    ],
+    a_node_that_keeps_the_first_proposal: KeepsTheFirstProposal breaks only [
+        no_counter_begins_far_behind_the_nodes_clock,
+        a_place_is_granted_by_the_proposal_that_was_made_last,
+        those_who_are_skipped_leave_the_counter,
+    ],
+    a_node_whose_barging_counts: BargingCounts breaks only [
+        barging_leaves_the_counter,
+    ],
+    a_node_where_the_skipped_count: TheSkippedCount breaks only [
+        those_who_are_skipped_leave_the_counter,
+    ],
+    a_node_that_tells_no_fences: TellsNoFences breaks at_least [
+        a_hand_over_counts_by_the_proposal_of_who_is_granted,
+        a_yield_counts_by_the_proposal_of_who_is_granted,
+        entering_a_free_name_counts_by_the_proposal_of_who_is_granted,
+    ],
+    a_node_that_tells_the_fence_before: TellsTheFenceBefore breaks at_least [
+        a_hand_over_counts_by_the_proposal_of_who_is_granted,
+    ],
+    a_node_whose_release_forgets_the_counter: ReleaseForgetsTheCounter breaks at_least [
+        a_fenced_grant_raises_the_counter_and_says_where_it_stands,
+        the_counter_outlives_a_release,
+    ],
+    a_node_whose_hand_over_forgets_the_counter: HandOverForgetsTheCounter breaks at_least [
+        a_hand_over_raises_the_counter_by_one_at_least,
+        the_counter_outlives_hand_overs,
+    ],
+    a_node_whose_counters_end_with_leases: CountersEndWithLeases breaks only [
+        the_counter_outlives_the_leases_expiry,
+    ],
+    a_node_that_never_forgets_counters: NeverForgetsCounters breaks only [
+        a_counter_is_kept_for_its_retention_and_then_forgotten,
+        the_retention_that_was_asked_for_last_counts,
+    ],
+    a_node_that_forgets_counters_early: ForgetsCountersEarly breaks at_least [
+        a_counter_is_kept_for_its_retention_and_then_forgotten,
+    ],
+    a_node_where_uses_do_not_renew_counters: UsesDoNotRenewCounters breaks at_least [
+        each_use_of_a_counter_starts_its_retention_anew,
+    ],
+    a_node_that_keeps_counters_for_the_longest_retention: KeepsCountersForTheLongestRetention breaks only [
+        the_retention_that_was_asked_for_last_counts,
+    ],
+    a_node_that_keeps_fences_in_14_digits: KeepsFencesIn14Digits breaks at_least [
+        fences_up_to_the_highest_are_exact,
+    ],
+    a_node_that_grants_the_last_fence_again: GrantsTheLastFenceAgain breaks at_least [
+        a_counter_at_its_end_lets_no_fenced_lease_be_acquired,
+    ],
+    a_node_that_grants_what_it_cannot_count: GrantsWhatItCannotCount breaks only [
+        a_counter_at_its_end_lets_no_fenced_lease_be_acquired,
+    ],
+    a_node_that_starts_anew_at_its_end: StartsAnewAtItsEnd breaks at_least [
+        a_counter_at_its_end_lets_no_fenced_lease_be_acquired,
+    ],
+    a_node_that_hands_the_last_fence_on: HandsTheLastFenceOn breaks only [
+        a_counter_at_its_end_lets_the_line_go_on_without_fences,
+    ],
+    a_node_that_counts_namesakes_together: CountsNamesakesTogether breaks only [
+        names_that_look_alike_have_different_counters,
     ],
 }
 
@@ -503,7 +669,7 @@ fn every_clause_is_in_the_report_once() {
 }
 
 #[test]
-#[should_panic(expected = "wrong:OneLinePerToken breaks 1 of 112 clauses of the node contract:
+#[should_panic(expected = "wrong:OneLinePerToken breaks 1 of 143 clauses of the node contract:
 
   one_token_waits_in_each_line_on_its_own
     expected  inspect of ")]
@@ -514,7 +680,7 @@ fn a_report_that_is_asserted_panics_with_what_was_broken() {
 #[test]
 fn a_report_of_a_good_node_is_one_line() {
     let text = REPORTS[&Defect::RoundsExpiriesUpToSeconds].to_string();
-    assert_eq!(text, "wrong:RoundsExpiriesUpToSeconds keeps all 112 clauses of the node contract");
+    assert_eq!(text, "wrong:RoundsExpiriesUpToSeconds keeps all 143 clauses of the node contract");
 }
 
 #[tokio::test]

@@ -63,6 +63,31 @@ async fn the_documented_user_can_do_all_that_locks_need() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_documented_user_can_do_all_that_locks_with_fences_need() {
+    let server = server_with(&documented_rules());
+    let (first, second) = (as_user(&server), as_user(&server));
+    let guard = first.mutex("lock:a").fenced().lock().await.unwrap();
+    let fence = guard.fence();
+    guard.extend().await.unwrap();
+    assert!(second.mutex("lock:a").fenced().try_lock().await.unwrap().is_none());
+    let lease = guard.into_lease();
+    let holder = second.mutex("lock:a").fenced().adopt(&lease).await.unwrap();
+    assert_eq!(holder.fence(), fence);
+
+    let mutex = first.mutex("lock:a").fenced();
+    let waiter = tokio::spawn(async move { mutex.lock().await.unwrap() });
+    while second.inspect("lock:a").await.unwrap().waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    holder.unlock().await.unwrap();
+    let next = timeout(DEADLINE, waiter).await.expect("it is handed over").unwrap();
+    assert!(next.fence() > fence);
+    assert_eq!(server.command_count("publish"), 1, "the server told the waiter");
+    next.unlock().await.unwrap();
+    assert_eq!(server.keys(), ["{lock:a}:redsync:fence"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_documented_user_can_barge() {
     let server = server_with(&documented_rules());
     let (first, second) = (as_user(&server), as_user(&server));

@@ -5,9 +5,11 @@ mod support;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redsync::{Error, FaultKind, NodeError, Redsync};
+use redsync::{Error, ErrorKind, FaultKind, Fence, FencedGuard, NodeError, Redsync};
 use redsync_testkit::{RedisServer, servers, wait_until};
-use support::{DEADLINE, assert_contains, connect, connect_to, with_causes};
+use tokio::time::timeout;
+
+use self::support::{DEADLINE, assert_contains, connect, connect_to, with_causes};
 
 /// What the only node's failure says.
 #[track_caller]
@@ -246,6 +248,127 @@ async fn a_key_that_became_another_type_is_neither_extended_nor_released() {
 fn list(server: &RedisServer) -> Vec<String> {
     let reply = server.command(&["LRANGE", "name", "0", "-1"]);
     reply.array().iter().map(|element| element.text().to_owned()).collect()
+}
+
+/// What is found in the place of a lock's counter that is none.
+const NO_COUNTERS: [&[&str]; 6] = [
+    &["RPUSH", COUNTER, "first"],
+    &["SET", COUNTER, "junk"],
+    &["SET", COUNTER, "9007199254740993"],
+    &["HSET", COUNTER, "field", "1"],
+    &["SET", COUNTER, "-5"],
+    &["SET", COUNTER, "1e3"],
+];
+
+/// There is no larger one. Whoever had it let go of the lock.
+const AT_ITS_END: &[&str] = &["SET", COUNTER, "9007199254740991"];
+
+const COUNTER: &str = "{name}:redsync:fence";
+
+const EXPIRY: Duration = Duration::from_secs(2);
+
+fn spoil(server: &RedisServer, command: &[&str]) {
+    server.command(&["DEL", COUNTER]);
+    assert!(server.command(command).error().is_none(), "{command:?}");
+}
+
+/// Whether the server's counter is what a majority agreed on.
+fn counts_to(server: &RedisServer, fence: Fence) -> bool {
+    server.command(&["TYPE", COUNTER]).text() == "string" && server.get(COUNTER) == Some(fence.to_string())
+}
+
+/// A lock that is held, one who waits for it with a fence, and counters in that state when it is handed over.
+async fn handed_over_where(
+    servers: &[RedisServer],
+    spoilt: &[RedisServer],
+    command: &[&str],
+) -> Result<FencedGuard, Error> {
+    let redsync = connect(servers).await;
+    let holder = redsync.mutex("name").lock().await.unwrap();
+    let next = redsync.mutex("name").fenced();
+    let waiting = tokio::spawn(async move { next.lock().await });
+    wait_until("it is in line everywhere", DEADLINE, || {
+        servers.iter().all(|server| server.command(&["ZCARD", "{name}:redsync:line"]).int() == 1)
+    });
+    spoilt.iter().for_each(|server| spoil(server, command));
+    holder.unlock().await.unwrap();
+    timeout(DEADLINE, waiting).await.expect("it is its turn").unwrap()
+}
+
+/// Of so many servers as decide, `error` names each, and says what is wrong there.
+#[track_caller]
+fn assert_says_that_counters_are_none(error: &Error, servers: &[RedisServer]) {
+    assert_eq!(error.kind(), ErrorKind::NoQuorum, "{error}");
+    let text = error.to_string();
+    let named = servers.iter().filter(|server| text.contains(&server.address())).count();
+    assert!(named >= servers.len().min(2), "{named} are named in: {text}");
+    assert_contains(&text, &["fence", "counter", "no number"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_counter_that_is_none_is_repaired_where_the_lock_is_free() {
+    let servers = servers(3);
+    for command in NO_COUNTERS {
+        spoil(&servers[0], command);
+        let redsync = connect(&servers).await;
+
+        // It is repaired when the guard is renewed.
+        let guard = redsync.mutex("name").expiry(EXPIRY).fenced().lock().await.unwrap();
+
+        wait_until("the counter is repaired", DEADLINE, || counts_to(&servers[0], guard.fence()));
+        assert!(guard.is_valid(), "{command:?}");
+        let former = guard.fence();
+        guard.unlock().await.unwrap();
+        let guard = redsync.mutex("name").fenced().lock().await.unwrap();
+        assert!(guard.fence() > former, "{command:?}");
+        guard.unlock().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_counter_that_is_none_is_repaired_where_the_lock_is_handed_over() {
+    let servers = servers(3);
+    for command in NO_COUNTERS {
+        let guard = handed_over_where(&servers, &servers[..1], command).await.unwrap();
+
+        wait_until("the counter is repaired", DEADLINE, || counts_to(&servers[0], guard.fence()));
+        assert!(guard.is_valid(), "{command:?}");
+        guard.unlock().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_most_counters_are_none_a_free_lock_is_not_granted_with_a_fence() {
+    for (nodes, spoilt) in [(1, 1), (3, 2), (3, 3)] {
+        let servers = servers(nodes);
+        for command in NO_COUNTERS.into_iter().chain([AT_ITS_END]) {
+            servers[..spoilt].iter().for_each(|server| spoil(server, command));
+            let redsync = connect(&servers).await;
+
+            let error = redsync.mutex("name").fenced().tries(1).lock().await.unwrap_err();
+
+            assert_says_that_counters_are_none(&error, &servers[..spoilt]);
+            wait_until("it is given back", DEADLINE, || {
+                servers.iter().all(|server| server.get("name").is_none())
+            });
+            redsync.mutex("name").lock().await.unwrap().unlock().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_all_counters_are_none_a_lock_that_is_handed_over_is_given_back() {
+    for nodes in [1, 3] {
+        let servers = servers(nodes);
+        for command in NO_COUNTERS.into_iter().chain([AT_ITS_END]) {
+            let error = handed_over_where(&servers, &servers, command).await.unwrap_err();
+
+            assert_says_that_counters_are_none(&error, &servers);
+            wait_until("it is given back", DEADLINE, || {
+                servers.iter().all(|server| server.get("name").is_none())
+            });
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

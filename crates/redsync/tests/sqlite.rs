@@ -370,7 +370,7 @@ async fn a_store_of_a_newer_redsync_is_left_alone() {
 
     let error = failure(&over(&path)).await;
 
-    assert_contains(&error.to_string(), &["made by a newer redsync (format 7); this one knows 2"]);
+    assert_contains(&error.to_string(), &["made by a newer redsync (format 7); this one knows 3"]);
 }
 
 #[tokio::test]

@@ -43,8 +43,17 @@ pub(crate) async fn the_same_token_again_starts_its_expiry_anew(trial: &Trial) -
     let long = holder.is_granted(LONG).await?;
     short.would_be_over().await;
     long.is_running().await?;
-    holder.is_granted(LONGER).await?.is_running().await?;
-    holder.is_granted(SHORT).await?.runs_out().await
+    holder.is_granted(LONGER).await?.is_running().await
+}
+
+pub(crate) async fn the_same_token_again_does_not_shorten_its_lease(trial: &Trial) -> Verdict {
+    let holder = trial.lock().owner("holder");
+    let lease = holder.is_granted(LONGER).await?;
+    for expiry in [LESS_LONG, SHORT] {
+        holder.is_granted(expiry).await?;
+        lease.is_running().await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn a_lease_ends_at_its_expiry_and_not_before(trial: &Trial) -> Verdict {

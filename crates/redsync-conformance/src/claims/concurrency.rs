@@ -1,7 +1,7 @@
 //! Many at once: one holds.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use redsync::{Acquired, Extended, Holder, IfFree, Placed, Token};
@@ -62,6 +62,38 @@ pub(crate) async fn never_do_two_hold_at_once(trial: &Trial) -> Verdict {
         or_panic(ended)?;
     }
     lock.is_free().await
+}
+
+pub(crate) async fn never_do_two_have_the_same_fence(trial: &Trial) -> Verdict {
+    const GRANTS: usize = 10;
+    const TASKS: u64 = 8;
+    let (lock, number) = (trial.lock(), trial.node_micros().await?);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = JoinSet::new();
+    for ticket in 1..=TASKS {
+        let (lock, client, told) = (lock.clone(), trial.client(), Arc::clone(&told));
+        tasks.spawn(async move {
+            for _ in 0..GRANTS {
+                let waiter = client.waiter(&lock, "waiter", ticket).proposing(number);
+                let fence = match waiter.enter(LONG).await?.places[..] {
+                    [Placed::Granted(fence)] => fence,
+                    _ => waiter.comes_to_know_its_fence(LONG).await?,
+                };
+                // In the order in which they hold.
+                told.lock().unwrap_or_else(PoisonError::into_inner).push(fence);
+                waiter.owner().releases().await?;
+            }
+            Ok(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        or_panic(ended)?;
+    }
+    let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.iter().all(Option::is_some) && told.is_sorted_by(|former, next| former < next) {
+        return Ok(());
+    }
+    Err(Breach::answered("each holder has a larger fence than the one before", &*told))
 }
 
 pub(crate) async fn of_many_who_enter_at_once_one_is_granted_and_the_others_wait(trial: &Trial) -> Verdict {

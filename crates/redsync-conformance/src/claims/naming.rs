@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use redsync::{IfFree, LockName, Ticket, Token};
 
-use crate::trial::{Client, Heard, LESS_LONG, LONG, LONGER, Owner, SHORT, Trial, Verdict, Waiter};
+use crate::trial::{Client, Heard, LESS_LONG, LONG, LONGER, Owner, SECOND, SHORT, Trial, Verdict, Waiter};
 
 pub(crate) async fn names_of_any_characters_and_lengths_work(trial: &Trial) -> Verdict {
     for text in ODD_TEXTS {
@@ -126,11 +126,7 @@ pub(crate) async fn names_that_look_alike_have_different_lines(trial: &Trial) ->
         let names = alike.iter().map(|text| format!("{prefix}{text}"));
         each_has_a_line_of_its_own(trial, &client, names).await?;
     }
-    // Where hash tags decide on where a line is kept.
-    let name = trial.fresh_prefix();
-    let braced =
-        ["{name}", "name", "{{name}}", "{name}}", "{}name", "{}{name}", "name{}", "{name}line", "}name{"];
-    each_has_a_line_of_its_own(trial, &client, braced.iter().map(|text| text.replace("name", &name))).await?;
+    each_has_a_line_of_its_own(trial, &client, braced(&trial.fresh_prefix())).await?;
     let mut long = trial.fresh_prefix();
     fill(&mut long, "n", LockName::MAX_BYTES - 1);
     each_has_a_line_of_its_own(trial, &client, ["", "1", "2"].iter().map(|end| format!("{long}{end}"))).await
@@ -175,6 +171,27 @@ pub(crate) async fn where_a_token_ends_and_a_name_begins_is_clear_in_a_grant(tri
         }
     }
     Ok(())
+}
+
+pub(crate) async fn counters_for_names_of_any_characters_and_lengths_work(trial: &Trial) -> Verdict {
+    let mut names: Vec<String> = ODD_TEXTS.iter().map(|text| trial.fresh_prefix() + text).collect();
+    for filler in ["n", "ñ", "名"] {
+        let mut name = trial.fresh_prefix();
+        fill(&mut name, filler, LockName::MAX_BYTES);
+        names.push(name);
+    }
+    each_has_a_counter_of_its_own(trial, names.into_iter()).await
+}
+
+pub(crate) async fn names_that_look_alike_have_different_counters(trial: &Trial) -> Verdict {
+    for alike in LOOK_ALIKES {
+        let prefix = trial.fresh_prefix();
+        each_has_a_counter_of_its_own(trial, alike.iter().map(|text| format!("{prefix}{text}"))).await?;
+    }
+    each_has_a_counter_of_its_own(trial, braced(&trial.fresh_prefix())).await?;
+    let mut long = trial.fresh_prefix();
+    fill(&mut long, "n", LockName::MAX_BYTES - 1);
+    each_has_a_counter_of_its_own(trial, ["", "1", "2"].iter().map(|end| format!("{long}{end}"))).await
 }
 
 /// Every request of one who waits, with this name and this token.
@@ -234,6 +251,34 @@ async fn each_has_a_line_of_its_own(
     Ok(())
 }
 
+/// Each counts on its own, by acquiring, by extending and by handing over.
+async fn each_has_a_counter_of_its_own(trial: &Trial, names: impl Iterator<Item = String>) -> Verdict {
+    const STEP: u64 = 10_000;
+    let (client, mut counted) = (trial.client(), Vec::new());
+    // More than what any of them begins at, on the slowest of machines.
+    let least = trial.node_micros().await? + 3_600 * SECOND;
+    for (name, number) in names.zip(1..) {
+        let lock = trial.lock_named(&name);
+        lock.is_counted_to(None).await?;
+        let holder = lock.owner("holder").proposing(1);
+        holder.is_fenced().await?;
+        holder.proposing(least + number * STEP).extends_at(least + number * STEP).await?;
+        counted.push((holder, least + number * STEP));
+    }
+    for (holder, fence) in &mut counted {
+        holder.lock().is_counted_to(Some(*fence)).await?;
+        let waiter = client.waiter(holder.lock(), "waiter", 10).proposing(1);
+        waiter.enter(LONG).await?;
+        holder.releases().await?;
+        *fence = waiter.is_handed_a_fence().await?;
+        waiter.owner().releases().await?;
+    }
+    for (holder, fence) in &counted {
+        holder.lock().is_counted_to(Some(*fence)).await?;
+    }
+    Ok(())
+}
+
 /// Every request, with this name and this token.
 async fn goes_through_everything(holder: &Owner) -> Verdict {
     let lock = holder.lock();
@@ -262,6 +307,13 @@ async fn each_holds_alone(owners: &[Owner]) -> Verdict {
         owner.lock().is_free().await?;
     }
     Ok(())
+}
+
+/// Names that differ in where a hash tag is, which decides on where a server keeps what belongs to a lock.
+fn braced(name: &str) -> impl Iterator<Item = String> {
+    ["{name}", "name", "{{name}}", "{name}}", "{}name", "{}{name}", "name{}", "{name}line", "}name{"]
+        .map(|text| text.replace("name", name))
+        .into_iter()
 }
 
 fn token(text: &str) -> Token {

@@ -64,7 +64,7 @@ impl Lease {
     pub(crate) async fn is_followed_by(&self, next: &Owner, lasting: Duration) -> Result<Self, Breach> {
         loop {
             let asked = Instant::now();
-            if next.acquire(lasting).await? == redsync::Acquired::Granted(None) {
+            if let redsync::Acquired::Granted(_) = next.acquire(lasting).await? {
                 self.may_have_ended()?;
                 return Ok(Self::new(next.clone(), lasting, asked));
             }

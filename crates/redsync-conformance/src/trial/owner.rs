@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use redsync::{
-    Acquired, Answer, Claim, Expiry, Extended, IfFree, Node, NodeFault, Released, Succession, Token,
+    Acquired, Answer, Claim, Expiry, Extended, Fence, IfFree, Node, NodeFault, Proposal, Released,
+    Succession, Token,
 };
 use tokio::time::timeout;
 
@@ -15,12 +16,24 @@ use super::{Breach, Lease, Lock, Verdict, answered};
 pub(crate) struct Owner {
     lock: Lock,
     token: Token,
+    /// What it asks for beside the lease, if it asks for a fence.
+    proposal: Option<Proposal>,
 }
 
 /// What the node answers. A fault, or no answer in time, is a breach.
 impl Owner {
     pub(super) fn new(lock: Lock, token: Token) -> Self {
-        Self { lock, token }
+        Self { lock, token, proposal: None }
+    }
+
+    /// The same, who asks for a fence from the next request on.
+    pub(crate) fn asking_for(&self, proposal: Proposal) -> Self {
+        Self { proposal: Some(proposal), ..self.clone() }
+    }
+
+    /// The same, who asks for none.
+    pub(crate) fn asking_for_none(&self) -> Self {
+        Self { proposal: None, ..self.clone() }
     }
 
     pub(crate) async fn acquire(&self, lasting: Duration) -> Result<Acquired, Breach> {
@@ -57,9 +70,13 @@ impl Owner {
     pub(crate) async fn is_granted(&self, lasting: Duration) -> Result<Lease, Breach> {
         let asked = Instant::now();
         match self.acquire(lasting).await? {
-            Acquired::Granted(_) => Ok(self.lease(lasting, asked)),
-            taken @ Acquired::Taken(_) => {
-                Err(Breach::answered(format!("acquire of {} by {} is Granted", self.lock, self.who()), taken))
+            Acquired::Granted(fence) if self.is_answer(fence) => Ok(self.lease(lasting, asked)),
+            other => {
+                let granted = self.with_fence("Granted");
+                Err(Breach::answered(
+                    format!("acquire of {} by {} is {granted}", self.lock, self.who()),
+                    other,
+                ))
             }
         }
     }
@@ -80,8 +97,8 @@ impl Owner {
     pub(crate) async fn extends(&self, lasting: Duration, if_free: IfFree) -> Result<Lease, Breach> {
         let asked = Instant::now();
         match self.extend(lasting, if_free).await? {
-            Extended::Extended(_) => Ok(self.lease(lasting, asked)),
-            other => Err(Breach::answered(self.says("extend", if_free, "Extended"), other)),
+            Extended::Extended(fence) if self.is_answer(fence) => Ok(self.lease(lasting, asked)),
+            other => Err(Breach::answered(self.says("extend", if_free, &self.with_fence("Extended")), other)),
         }
     }
 
@@ -198,7 +215,22 @@ impl Owner {
 
     pub(super) fn claim(&self, lasting: Duration) -> Claim {
         let expiry = Expiry::new(lasting).expect("a clause's expiries are in range");
-        Claim::new(self.lock.name.clone(), self.token.clone(), expiry)
+        let claim = Claim::new(self.lock.name.clone(), self.token.clone(), expiry);
+        match self.proposal {
+            Some(proposal) => claim.fenced(proposal),
+            None => claim,
+        }
+    }
+
+    /// Whether this is told to one who asks for what this one asks for: a fence, or none.
+    pub(super) const fn is_answer(&self, fence: Option<Fence>) -> bool {
+        fence.is_some() == self.proposal.is_some()
+    }
+
+    /// What it is to be told.
+    pub(super) fn with_fence(&self, answer: &str) -> String {
+        let fence = if self.proposal.is_some() { "a fence" } else { "no fence" };
+        format!("{answer} with {fence}")
     }
 
     pub(super) fn node(&self) -> &dyn Node {

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use redsync::{Answer, Applied, Entered, Grant, InLine, NodeFault, Place, Placed, Round, Ticket};
+use redsync::{
+    Answer, Applied, Entered, Fence, Grant, InLine, NodeFault, Place, Placed, Proposal, Round, Ticket,
+};
 use tokio::time::sleep;
 
 use super::owner::abandon;
@@ -28,6 +30,16 @@ impl Waiter {
     /// The same, at another ticket from the next request on.
     pub(crate) fn at(&self, ticket: u64) -> Self {
         Self { ticket: Ticket::from_micros(ticket), ..self.clone() }
+    }
+
+    /// The same, who asks for a fence from the next request on.
+    pub(crate) fn asking_for(&self, proposal: Proposal) -> Self {
+        Self { owner: self.owner.asking_for(proposal), ..self.clone() }
+    }
+
+    /// The same, who asks for none.
+    pub(crate) fn asking_for_none(&self) -> Self {
+        Self { owner: self.owner.asking_for_none(), ..self.clone() }
     }
 
     /// The next request has this round.
@@ -54,8 +66,12 @@ impl Waiter {
 
     /// What it is told when the lease is handed over to it.
     pub(crate) fn grant(&self) -> Heard {
-        let round = Round::new(self.round.load(Ordering::Relaxed));
-        Heard::Granted(Grant::new(self.lock().name().clone(), self.owner.token().clone(), round))
+        Heard::Granted(Grant::new(self.lock().name().clone(), self.owner.token().clone(), self.round()))
+    }
+
+    /// Of its last request.
+    fn round(&self) -> Round {
+        Round::new(self.round.load(Ordering::Relaxed))
     }
 
     /// The place that the next request asks for.
@@ -156,18 +172,29 @@ impl Waiter {
 
     /// Expects that it comes to know that it has the lease: by being told, or by asking where the node cannot tell.
     pub(crate) async fn comes_to_know(&self, lasting: Duration) -> Verdict {
-        let grant = self.grant();
-        let is_it = |heard: &Heard| match (heard, &grant) {
-            (Heard::Granted(heard), Heard::Granted(own)) => {
-                heard.name == own.name && heard.token == own.token
+        let fence = self.comes_to_know_its_fence(lasting).await?;
+        if self.owner.is_answer(fence) {
+            return Ok(());
+        }
+        let expected = format!("{} is {}", self.owner.who(), self.owner.with_fence("granted"));
+        Err(Breach::answered(expected, fence))
+    }
+
+    /// The same, and gives the fence that it is told, if it is told one.
+    pub(crate) async fn comes_to_know_its_fence(&self, lasting: Duration) -> Result<Option<Fence>, Breach> {
+        let (grant, round) = (self.grant(), self.round());
+        let own = |heard: &Heard| match heard {
+            Heard::Granted(grant) if grant.name == *self.lock().name() => {
+                Some(grant.clone()).filter(|grant| grant.token == *self.owner.token())
             }
-            _ => false,
+            _ => None,
         };
         if self.client.has_to_ask_within().is_none() {
-            let is_told = self.client.hears(is_it).await;
+            let is_told = self.client.hears(|heard| own(heard).is_some()).await;
             let heard = self.client.heard();
-            if is_told && heard.contains(&grant) {
-                return Ok(());
+            let latest = heard.iter().filter_map(own).find(|grant| grant.round == round);
+            if let Some(grant) = latest.filter(|_| is_told) {
+                return Ok(grant.fence);
             }
             if !heard.contains(&Heard::Interrupted) {
                 let expected = format!("{} is told: {grant:?}", self.owner.who());
@@ -177,8 +204,8 @@ impl Waiter {
         let gives_up = Client::gives_up_at();
         loop {
             let entered = self.enter(lasting).await?;
-            if entered.places == [Placed::Granted(None)] {
-                return Ok(());
+            if let [Placed::Granted(fence)] = entered.places[..] {
+                return Ok(fence);
             }
             if Instant::now() > gives_up {
                 let expected = format!("{} is granted {} when it asks again", self.owner.who(), self.lock());
@@ -215,11 +242,14 @@ impl Waiter {
         asked: Instant,
     ) -> Result<Lease, Breach> {
         let lease = self.owner.lease(lasting, asked);
-        if entered.places == [Placed::Granted(None)] && lease.is_told_in_full_by(&entered.holder, asked) {
+        if let [Placed::Granted(fence)] = entered.places[..]
+            && self.owner.is_answer(fence)
+            && lease.is_told_in_full_by(&entered.holder, asked)
+        {
             return Ok(lease);
         }
-        let expected =
-            format!("{request} for {} by {} is Granted, and {lease} holds", self.lock(), self.owner.who());
+        let (granted, who) = (self.owner.with_fence("Granted"), self.owner.who());
+        let expected = format!("{request} for {} by {who} is {granted}, and {lease} holds", self.lock());
         Err(Breach::answered(expected, entered))
     }
 }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use redsync::{
     Claim, ClientId, Entered, Expiry, Grant, Holder, InLine, LockName, Look, Node, NodeFault, Place, Placed,
-    Released, Round, Succession, Ticket, TimeLeft, Token,
+    Proposal, Released, Round, Succession, Ticket, TimeLeft, Token,
 };
 use tokio::time::sleep;
 
+use super::fencing::Request;
 use super::telling::silently;
-use super::{Defect, WrongNode, time_left, token_of};
+use super::{Defect, WrongNode, time_left, token_of, unfenced};
 
 /// What defects remember of those who wait.
 #[derive(Default)]
@@ -40,6 +41,7 @@ impl WrongNode {
         let (client, places) = self.misread_places(client, places).await?;
         let name = &places[0].claim.name;
         let look = self.inner.inspect(name).await?;
+        self.miscount_before_entering(&places, &look).await?;
         let is_one_of_them = |holder: &Holder| places.iter().any(|place| is_of(holder, place));
         let enter = || self.inner.enter(&client, &places);
         let entered = match (self.defect, &look.holder) {
@@ -48,7 +50,7 @@ impl WrongNode {
                 Entered::new(vec![Placed::Queued(1); places.len()], nobody, 0)
             }
             (Defect::EnterGrantsFreeNamesToWhoAsks, None) => {
-                self.inner.acquire(&places[0].claim).await?;
+                self.inner.acquire(&unfenced(&places[0].claim)).await?;
                 self.inner.release(name, &places[0].claim.token, Succession::Barging).await?;
                 self.inner.acquire(&places[0].claim).await?;
                 enter().await?
@@ -64,6 +66,11 @@ impl WrongNode {
             }
             (Defect::EnterRenewsTheHolder, Some(holder)) if !is_one_of_them(holder) => {
                 self.prolong(name, holder, places[0].claim.expiry).await?;
+                enter().await?
+            }
+            (Defect::EntersByTheProposalOfWhoAsks, None) => {
+                let first = look.line.first().and_then(|first| self.noted(name, first));
+                self.propose_for(first, places[0].claim.fence)?;
                 enter().await?
             }
             (Defect::TellsNobodyOfFreeNames, _) => silently(enter())?,
@@ -98,6 +105,11 @@ impl WrongNode {
                 self.inner.acquire(&place.claim).await?;
                 self.inner.enter(&client, &places).await?
             }
+            (Defect::YieldsByTheProposalOfWhoYields, Some(holder)) if is_of(holder, place) => {
+                let first = look.line.first().and_then(|first| self.noted(name, first));
+                self.propose_for(first, place.claim.fence)?;
+                yield_lease().await?
+            }
             (Defect::TellsNobodyOfYields, _) => silently(yield_lease())?,
             _ => yield_lease().await?,
         };
@@ -117,7 +129,17 @@ impl WrongNode {
         let is_holder = look.holder.as_ref().is_some_and(|holder| holder.token() == token.as_str());
         let release = || self.inner.release(name, token, succession);
         let silently_freed = || silently(self.inner.release(name, token, Succession::Barging));
+        if is_holder {
+            let is_brief = |noted: &&Noted| noted.last.1.claim.expiry.as_duration() < Duration::from_secs(1);
+            let skipped = line.iter().filter(is_brief).filter_map(|noted| noted.last.1.claim.fence);
+            self.miscount_before_release(name, &look, skipped, succession).await?;
+        }
         match (self.defect, succession) {
+            (Defect::HandsOverByTheLatestProposal, Succession::HandOver) if is_holder => {
+                let latest = line.last().and_then(|noted| noted.last.1.claim.fence);
+                self.propose_for(line.first().cloned(), latest)?;
+                release().await
+            }
             (Defect::HandsOverToTheLast, Succession::HandOver) if is_holder => {
                 if let Some((client, place)) = line.last().map(|noted| &noted.last) {
                     let mut first = place.clone();
@@ -193,7 +215,7 @@ impl WrongNode {
             (Defect::TellsThoseWhoLeft, _) => {
                 let released = release().await?;
                 if let (Released::Left, Some((client, place))) = (&released, own.map(|noted| &noted.last)) {
-                    let grant = Grant::new(name.clone(), token.clone(), place.round);
+                    let grant = Grant::new(name.clone(), token.clone(), place.round).fenced(look.fence);
                     self.notes.tellers.note_left(client.clone(), grant);
                 }
                 Ok(released)
@@ -229,7 +251,8 @@ impl WrongNode {
             }
             _ => (look.line, look.waiting),
         };
-        Ok(Look::new(look.holder, line, waiting))
+        let fence = look.fence.map(|fence| self.misreport_fence(name, fence));
+        Ok(Look::new(look.holder, line, waiting).fenced(fence))
     }
 
     /// What a refused acquire does besides.
@@ -271,7 +294,7 @@ impl WrongNode {
     ) -> Result<(ClientId, Vec<Place>), NodeFault> {
         let (mut client, mut misread) = (client, Vec::with_capacity(places.len()));
         for place in places {
-            let claim = self.misread_claim(place.claim).await?;
+            let claim = self.misread_proposal(Request::Enter, self.misread_claim(place.claim).await?);
             let mut place = Place::new(claim, place.ticket, place.round);
             let noted = self.note(&client, &place).await?;
             match self.defect {
@@ -281,6 +304,7 @@ impl WrongNode {
                 Defect::KeepsTicketsIn32Bits => {
                     place.ticket = place.ticket.min(Ticket::from_micros(u32::MAX.into()));
                 }
+                Defect::KeepsTheFirstProposal => place.claim.fence = noted.first.1.claim.fence,
                 Defect::TellsTheFirstRound => place.round = noted.first.1.round,
                 Defect::KeepsRoundsIn16Bits => place.round = Round::new(place.round.as_u32() & 0xffff),
                 Defect::TellsTheFirstClient => client = noted.first.0,
@@ -318,6 +342,23 @@ impl WrongNode {
         Ok(noted)
     }
 
+    /// Has one who waits propose another fence than its own.
+    fn propose_for(&self, noted: Option<Noted>, proposal: Option<Proposal>) -> Result<(), NodeFault> {
+        let Some((client, mut place)) = noted.map(|noted| noted.last) else { return Ok(()) };
+        place.claim.fence = proposal;
+        let before = self.inner.inspect(&place.claim.name);
+        let is_free = silently(before)?.holder.is_none();
+        if is_free {
+            let held = Claim::new(place.claim.name.clone(), nobody(), place.claim.expiry);
+            silently(self.inner.acquire(&held))?;
+        }
+        silently(self.inner.enter(&client, &[place.clone()]))?;
+        if is_free {
+            silently(self.inner.release(&place.claim.name, &nobody(), Succession::Barging))?;
+        }
+        Ok(())
+    }
+
     fn noted(&self, name: &LockName, one: &InLine) -> Option<Noted> {
         let key = (name.clone(), Token::from_text(one.token()).ok()?);
         self.notes.lines.places.lock().unwrap().get(&key).cloned()
@@ -325,6 +366,7 @@ impl WrongNode {
 
     /// The answer as the node gives it.
     fn misreport(&self, client: &ClientId, places: &[Place], mut entered: Entered) -> Entered {
+        self.misreport_fences(places, &mut entered);
         match self.defect {
             Defect::CountsPositionsFromZero => {
                 for placed in &mut entered.places {
@@ -337,19 +379,23 @@ impl WrongNode {
                 Placed::Granted(_) => 0,
                 Placed::Queued(position) => *position,
             }),
-            Defect::SaysGrantedToAllWhoEnterTogether if entered.places.contains(&Placed::Granted(None)) => {
-                entered.places.fill(Placed::Granted(None));
+            Defect::SaysGrantedToAllWhoEnterTogether => {
+                let is_granted = |placed: &&Placed| matches!(placed, Placed::Granted(_));
+                if let Some(granted) = entered.places.iter().find(is_granted).copied() {
+                    entered.places.fill(granted);
+                }
             }
             Defect::EnterDoesNotTellTime => {
                 entered.holder = Holder::new(entered.holder.token(), TimeLeft::Unknown);
             }
             Defect::CountsMillisForMicros => entered.micros /= 1_000,
             Defect::TellsWhoAsks => {
-                for (place, _) in
-                    places.iter().zip(&entered.places).filter(|(_, placed)| **placed == Placed::Granted(None))
-                {
-                    let Claim { name, token, .. } = place.claim.clone();
-                    self.notes.tellers.tell(client, Grant::new(name, token, place.round));
+                for (place, placed) in places.iter().zip(&entered.places) {
+                    if let Placed::Granted(fence) = placed {
+                        let Claim { name, token, .. } = place.claim.clone();
+                        let grant = Grant::new(name, token, place.round).fenced(*fence);
+                        self.notes.tellers.tell(client, grant);
+                    }
                 }
             }
             Defect::SaysNowAndThenThatItCannotTell => {

@@ -1,6 +1,7 @@
 //! A node that is right but for one defect.
 
 mod defect;
+mod fencing;
 mod line;
 mod telling;
 
@@ -19,6 +20,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 pub(crate) use self::defect::Defect;
+use self::fencing::{Fences, Request};
 use self::line::Lines;
 use self::telling::Tellers;
 
@@ -38,6 +40,7 @@ struct Notes {
     broken: Mutex<HashSet<LockName>>,
     by_name_and_token: Mutex<HashMap<String, (LockName, Token)>>,
     by_token: Mutex<HashMap<Token, LockName>>,
+    fences: Fences,
     lines: Lines,
     tellers: Tellers,
 }
@@ -48,7 +51,7 @@ impl WrongNode {
     }
 
     async fn acquire(&self, claim: Claim) -> Result<Acquired, NodeFault> {
-        let claim = self.misread_claim(claim).await?;
+        let claim = self.misread_proposal(Request::Acquire, self.misread_claim(claim).await?);
         let holder = self.inner.inspect(&claim.name).await?.holder;
         let is_own = holder.as_ref().is_some_and(|holder| holder.token() == claim.token.as_str());
         match (self.defect, holder) {
@@ -65,6 +68,11 @@ impl WrongNode {
                 self.prolong(&claim.name, &holder, claim.expiry).await?;
                 return Ok(Acquired::Taken(holder));
             }
+            (Defect::ShortensOnReacquire, Some(_)) if is_own => {
+                let acquired = self.inner.acquire(&claim).await?;
+                self.inner.extend(&unfenced(&claim), IfFree::Leave).await?;
+                return Ok(acquired);
+            }
             (Defect::RefusesTheHolder, Some(holder)) if is_own => return Ok(Acquired::Taken(holder)),
             (Defect::KeepsTheOldExpiryOnReacquire, Some(_)) if is_own => return Ok(Acquired::Granted(None)),
             (Defect::RefusesTheLongestExpiryButGrantsIt, None) if claim.expiry == Expiry::MAX => {
@@ -76,33 +84,32 @@ impl WrongNode {
         if let Some(refused) = self.refuses_strangers(&claim).await? {
             return Ok(Acquired::Taken(refused));
         }
-        let acquired = self.inner.acquire(&claim).await?;
-        if acquired != Acquired::Granted(None) {
-            self.note_refusal(&claim).await?;
-        }
-        if acquired == Acquired::Granted(None) {
-            self.note_grant(&claim).await?;
+        let acquired = self.acquire_counting(&claim).await?;
+        match acquired {
+            Acquired::Granted(_) => self.note_grant(&claim).await?,
+            Acquired::Taken(_) => self.note_refusal(&claim).await?,
         }
         Ok(acquired)
     }
 
     async fn extend(&self, claim: Claim, if_free: IfFree) -> Result<Extended, NodeFault> {
-        let claim = self.misread_claim(claim).await?;
+        let mut claim = self.misread_proposal(Request::Extend, self.misread_claim(claim).await?);
         let holder = self.inner.inspect(&claim.name).await?.holder;
         let is_own = holder.as_ref().is_some_and(|holder| holder.token() == claim.token.as_str());
         match (self.defect, holder, if_free) {
             (Defect::LooksAndRetakesInTwoSteps, None, IfFree::Retake) => {
                 sleep(Duration::from_millis(1)).await;
-                return self.put(&claim).await.map(|_| Extended::Retaken);
+                self.put(&unfenced(&claim)).await?;
+                return self.inner.extend(&claim, IfFree::Leave).await.map(|_| Extended::Retaken);
             }
             (Defect::ExtendIsNotOwnerChecked, Some(holder), IfFree::Leave) => {
-                let prolonged = Claim::new(claim.name, token_of(&holder), claim.expiry);
-                return self.inner.extend(&prolonged, IfFree::Leave).await;
+                claim.token = token_of(&holder);
+                return self.inner.extend(&claim, IfFree::Leave).await;
             }
             (Defect::ExtendOnlyLengthens, Some(holder), _)
                 if is_own && time_left(&holder) > claim.expiry.as_duration() =>
             {
-                return Ok(Extended::Extended(None));
+                claim.expiry = Expiry::new(time_left(&holder)).unwrap();
             }
             (Defect::ExtendDoesNothing, Some(_), _) if is_own => return Ok(Extended::Extended(None)),
             (Defect::ExtendGrantsFreeNames, None, IfFree::Leave) => {
@@ -118,7 +125,7 @@ impl WrongNode {
             }
             (Defect::RetakeOnlySaysSo, None, IfFree::Retake) => return Ok(Extended::Retaken),
             (Defect::RetakenLeasesNeverEnd, None, IfFree::Retake) => {
-                let claim = Claim::new(claim.name, claim.token, Expiry::MAX);
+                claim.expiry = Expiry::MAX;
                 return self.inner.extend(&claim, if_free).await;
             }
             (Defect::RetakeDoesNotKnowItsOwner, Some(holder), IfFree::Retake) if is_own => {
@@ -126,7 +133,7 @@ impl WrongNode {
             }
             _ => {}
         }
-        let extended = self.inner.extend(&claim, if_free).await?;
+        let extended = self.extend_counting(claim.clone(), if_free).await?;
         if self.defect == Defect::ExtendClearsTheLine {
             self.clear_line(&claim.name).await?;
         }
@@ -222,7 +229,9 @@ impl WrongNode {
             _ => millis,
         };
         let (name, token) = self.misread(claim.name, claim.token).await?;
-        Ok(Claim::new(name, token, Expiry::new(Duration::from_millis(millis)).unwrap()))
+        let mut misread = Claim::new(name, token, Expiry::new(Duration::from_millis(millis)).unwrap());
+        misread.fence = claim.fence;
+        Ok(misread)
     }
 
     /// The name and the token as the node understands them.
@@ -405,6 +414,11 @@ impl Drop for Unanswered {
     fn drop(&mut self) {
         self.notes.broken.lock().unwrap().extend(self.name.take());
     }
+}
+
+/// The same claim without its fence.
+fn unfenced(claim: &Claim) -> Claim {
+    Claim::new(claim.name.clone(), claim.token.clone(), claim.expiry)
 }
 
 fn token_of(holder: &Holder) -> Token {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use futures_util::FutureExt;
 use redsync::{Answer, ClientId, Grant, Listener, LockName, Node, NodeFault, Round, Token};
 
+use super::fencing::preceding;
 use super::{Defect, Notes, WrongNode};
 
 /// Those who stand between the node and its listeners.
@@ -71,9 +72,13 @@ struct Teller {
 impl Listener for Teller {
     fn granted(&self, grant: Grant) {
         let (Some(listener), Some(notes)) = (self.listener.upgrade(), self.notes.upgrade()) else { return };
+        let fence = grant.fence.map(|fence| notes.fences.misreport(self.defect, &grant.name, fence));
+        let grant = grant.fenced(fence);
         match self.defect {
             _ if IS_SILENT.get() => {}
             Defect::TellsNobody => {}
+            Defect::TellsNoFences => listener.granted(grant.fenced(None)),
+            Defect::TellsTheFenceBefore => listener.granted(grant.fenced(fence.map(preceding))),
             Defect::TellsTwice => {
                 listener.granted(grant.clone());
                 listener.granted(grant);
@@ -126,7 +131,7 @@ fn reread(grant: &Grant) -> Grant {
     let round = parts.next().and_then(|round| round.parse().ok()).unwrap_or_default();
     let (token, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     match (Token::from_text(token), LockName::new(name)) {
-        (Ok(token), Ok(name)) => Grant::new(name, token, Round::new(round)),
+        (Ok(token), Ok(name)) => Grant::new(name, token, Round::new(round)).fenced(grant.fence),
         _ => grant.clone(),
     }
 }

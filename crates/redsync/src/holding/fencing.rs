@@ -51,7 +51,7 @@ impl Holding {
                 }
                 Fenced::Agreed(_) => break,
                 Fenced::Diverged(highest) => highest,
-                Fenced::Uncounted => return Err(Unfinished { error: self.uncounted(), is_final: true }),
+                Fenced::Uncounted => return Err(self.uncounted()),
             };
             telling::fences_differ(&self.terms.claim.name, highest);
             let mut terms = self.terms.clone();
@@ -76,16 +76,20 @@ impl Holding {
         Fenced::by(self.core.quorum, &self.ledger().fences(self.core.clock.now()))
     }
 
-    /// The error where nodes granted the lock without a fence, though one was asked for.
-    fn uncounted(&self) -> Error {
+    /// Where nodes granted the lock without a fence, though one was asked for. Others may count in their stead, unless these
+    /// are too many.
+    fn uncounted(&self) -> Unfinished {
+        let uncounted = self.ledger().uncounted();
+        let quorum = self.core.quorum;
+        let is_final = uncounted.len() > quorum.nodes() - quorum.majority();
         let reason = "it granted the lock without a fence: its fence counter is no number, or at its end";
         let failed = |node: String| NodeError::Failed { node, source: NodeFault::refused("FENCE", reason) };
-        let granted = (0..self.core.nodes.len()).filter(|index| self.is_granted_on(*index));
-        Error::NoQuorum {
+        let error = Error::NoQuorum {
             name: Some(self.name()),
             operation: Operation::Lock,
-            total: self.core.nodes.len(),
-            nodes: granted.map(|index| failed(self.node_name(index))).collect(),
-        }
+            total: quorum.nodes(),
+            nodes: uncounted.into_iter().map(|index| failed(self.node_name(index))).collect(),
+        };
+        Unfinished { error, is_final }
     }
 }

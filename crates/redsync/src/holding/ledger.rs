@@ -467,6 +467,12 @@ impl Ledger {
         standing.filter_map(|(_, entry)| entry.fence)
     }
 
+    /// Which nodes granted the token without a fence, by a grant that counts.
+    pub(super) fn uncounted(&self) -> Vec<usize> {
+        let is_uncounted = |node: &usize| self.nodes[*node].is_vote && self.nodes[*node].fence.is_none();
+        (0..self.nodes.len()).filter(is_uncounted).collect()
+    }
+
     /// Whether every node is known to have the token.
     pub(super) fn is_granted_everywhere(&self) -> bool {
         self.nodes.iter().all(|entry| entry.mark == Mark::Granted)

@@ -49,6 +49,8 @@ struct Lock {
 
 struct Counter {
     fence: Fence,
+    /// Somebody was granted the lease without a fence, the counter being at its end: it is not told another's.
+    is_spent: bool,
     kept_until: Instant,
 }
 
@@ -180,19 +182,29 @@ impl Step<'_> {
 
     /// Counts a grant to one who asks for a fence. Nothing where the counter is at its end.
     fn count(&mut self, proposal: Proposal) -> Option<Fence> {
+        if self.lock.counter.as_ref().is_some_and(|counter| counter.is_spent) {
+            return None;
+        }
         let counted = Fence::count(self.fence(), proposal.fence, self.clock.wall_micros())?;
-        Some(self.raise(Proposal { fence: counted, ..proposal }))
+        self.raise(Proposal { fence: counted, ..proposal })
     }
 
     /// Raises the counter, if it is lower, and says where it stands.
-    fn raise(&mut self, proposal: Proposal) -> Fence {
-        let fence = self.fence().map_or(proposal.fence, |fence| fence.max(proposal.fence));
-        self.lock.counter = Some(Counter { fence, kept_until: self.now + proposal.retention });
-        fence
+    fn raise(&mut self, proposal: Proposal) -> Option<Fence> {
+        let fresh = Counter { fence: proposal.fence, is_spent: false, kept_until: self.now };
+        let counter = self.lock.counter.get_or_insert(fresh);
+        counter.fence = counter.fence.max(proposal.fence);
+        self.keep(proposal)
+    }
+
+    /// Keeps the counter, if there is one, for as long as is asked for from now on, and says where it stands.
+    fn keep(&mut self, proposal: Proposal) -> Option<Fence> {
+        self.lock.counter.as_mut()?.kept_until = self.now + proposal.retention;
+        self.fence()
     }
 
     fn fence(&self) -> Option<Fence> {
-        self.lock.counter.as_ref().map(|counter| counter.fence)
+        self.lock.counter.as_ref().filter(|counter| !counter.is_spent).map(|counter| counter.fence)
     }
 
     fn take_place(&mut self, client: &ClientId, place: &Place) {
@@ -217,6 +229,10 @@ impl Step<'_> {
         self.lock.lease = None;
         let Some((token, waiter)) = next else { return };
         let fence = waiter.fence.and_then(|proposal| self.count(proposal));
+        if let (Some(proposal), None, Some(counter)) = (waiter.fence, fence, &mut self.lock.counter) {
+            counter.is_spent = true;
+            self.keep(proposal);
+        }
         if !asking(&token) {
             let grant = Grant::new(self.name.clone(), token.clone(), waiter.round).fenced(fence);
             self.told = listener.map(|listener| (listener, Event::Granted(grant)));
@@ -276,7 +292,7 @@ impl Node for MemoryNode {
                     Some(proposal) if is_new || step.fence().is_none() => {
                         Some(step.count(proposal).ok_or_else(at_its_end)?)
                     }
-                    Some(_) => step.fence(),
+                    Some(proposal) => step.keep(proposal),
                     None => None,
                 };
                 if is_new || step.ends_before(claim) {
@@ -298,7 +314,10 @@ impl Node for MemoryNode {
                     let is_holder =
                         step.lock.lease.as_ref().is_some_and(|lease| lease.token == place.claim.token);
                     match is_holder {
-                        true => step.grant(&place.claim),
+                        true => {
+                            step.grant(&place.claim);
+                            place.claim.fence.and_then(|proposal| step.keep(proposal));
+                        }
                         false => step.take_place(client, place),
                     }
                 }
@@ -330,9 +349,9 @@ impl Node for MemoryNode {
                     (Some(holder), _) if holder.token() != claim.token.as_str() => {
                         return Extended::HeldByAnother(holder);
                     }
-                    (Some(_), _) => Extended::Extended(claim.fence.map(|proposal| step.raise(proposal))),
+                    (Some(_), _) => Extended::Extended(claim.fence.and_then(|proposal| step.raise(proposal))),
                     (None, IfFree::Retake) => {
-                        claim.fence.map(|proposal| step.raise(proposal));
+                        claim.fence.and_then(|proposal| step.raise(proposal));
                         Extended::Retaken
                     }
                     (None, IfFree::Leave) => return Extended::NotHeld,

@@ -146,9 +146,9 @@ impl Proposal {
 pub(crate) enum Fenced {
     /// A majority counted to the same.
     Agreed(Fence),
-    /// They differ; this is the highest.
+    /// A majority counted, and not alike; this is the highest.
     Diverged(Fence),
-    /// Nothing was counted.
+    /// No majority counted.
     Uncounted,
 }
 
@@ -163,8 +163,9 @@ impl Fenced {
         let agreed = counters.clone().filter(|fence| agree(*fence) >= quorum.majority()).max();
         match (agreed, counters.clone().max()) {
             (Some(fence), _) => Self::Agreed(fence),
-            (None, Some(highest)) => Self::Diverged(highest),
-            (None, None) => Self::Uncounted,
+            (None, Some(highest)) if counters.clone().count() >= quorum.majority() => Self::Diverged(highest),
+            // What the others have counted before, nobody knows.
+            (None, _) => Self::Uncounted,
         }
     }
 }
@@ -217,6 +218,7 @@ mod tests {
         assert_eq!(by(&[6, 6, 5, 5], 5), Fenced::Diverged(Fence(6)));
         assert_eq!(by(&[9], 1), Fenced::Agreed(Fence(9)));
         assert_eq!(by(&[], 1), Fenced::Uncounted);
+        assert_eq!(by(&[9], 3), Fenced::Uncounted);
     }
 
     #[test]

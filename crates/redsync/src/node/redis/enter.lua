@@ -18,6 +18,9 @@ for i = 3, #ARGV, 6 do
   asking[token] = true
   if token == holder and not yields then
     redis.call('PEXPIRE', LEASE, expiry)
+    if ARGV[i + 4] ~= '0' and counter_at(FENCE) then
+      redis.call('PEXPIRE', FENCE, ARGV[i + 5])
+    end
   else
     redis.call('ZADD', LINE, ticket, token)
     local deadline = string.format('%.0f', now + expiry * 1000)

@@ -42,7 +42,7 @@ local function hand_over(asking, leaving)
       if asking[token] or tonumber(deadline) > now then
         local fence = proposal ~= '0' and next_fence(FENCE, proposal, now)
         local message = not asking[token] and contact ~= ''
-          and round .. ':' .. string.format('%.0f', fence or 0) .. ':' .. #token .. ':' .. token .. LEASE
+          and round .. ':' .. (is_fence(fence) and string.format('%.0f', fence) or 0) .. ':' .. #token .. ':' .. token .. LEASE
         if not message or tell(contact, message) then
           redis.call('SET', LEASE, token, 'PX', expiry)
           if fence then

@@ -415,7 +415,7 @@ fn looked(reply: &Reply) -> Option<Look> {
     Some(Look::new(holder, line, u64::try_from(*waiting).ok()?).fenced(fence_at(*counter)))
 }
 
-/// Where a counter stands; 0 stands for nowhere.
+/// Where a counter stands; 0 stands for nowhere, and 2⁵³ for beyond its end.
 fn fence_at(counter: i64) -> Option<Fence> {
     Fence::new(u64::try_from(counter).ok()?).ok()
 }

@@ -7,20 +7,22 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use super::listeners::Listeners;
 use super::store::Store;
 use super::watch::Watch;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::node::{ClientId, Entered, NodeFault, Place, Released, Succession};
 use crate::protocol::{LockName, Token};
 
 pub(super) struct Clerk {
     pub(super) store: Store,
     watch: Watch,
+    clock: Arc<dyn Clock>,
 }
 
 pub(super) type Order = Box<dyn FnOnce(&mut Clerk) + Send>;
 
 impl Clerk {
-    pub(super) fn new(path: PathBuf, listeners: Arc<Listeners>) -> Self {
-        Self { store: Store::at(path, Arc::clone(&listeners)), watch: Watch::new(listeners) }
+    pub(super) fn new(path: PathBuf, listeners: Arc<Listeners>, clock: Arc<dyn Clock>) -> Self {
+        let store = Store::at(path, Arc::clone(&listeners), Arc::clone(&clock));
+        Self { store, watch: Watch::new(listeners, Arc::clone(&clock)), clock }
     }
 
     /// Ends when the node is dropped and its last order is done.
@@ -28,7 +30,7 @@ impl Clerk {
         loop {
             let order = match self.watch.due() {
                 None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(due) => orders.recv_timeout(due.saturating_since(SystemClock.now())),
+                Some(due) => orders.recv_timeout(due.saturating_since(self.clock.now())),
             };
             match order {
                 Ok(order) => order(&mut self),
@@ -42,13 +44,13 @@ impl Clerk {
 
     pub(super) fn enter(&mut self, client: &ClientId, places: &[Place]) -> Result<Entered, NodeFault> {
         let entered = self.store.enter(client, places)?;
-        self.watch.entered(client, places, &entered.places);
+        self.watch.entered(client, places, &entered.places, self.store.openings);
         Ok(entered)
     }
 
     pub(super) fn yield_lease(&mut self, client: &ClientId, place: Place) -> Result<Entered, NodeFault> {
         let entered = self.store.yield_lease(client, &place)?;
-        self.watch.entered(client, &[place], &entered.places);
+        self.watch.entered(client, &[place], &entered.places, self.store.openings);
         Ok(entered)
     }
 

@@ -1,6 +1,7 @@
 //! The waiting line in the file: who waits for a name, who is next, and what of it concerns those who look.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
@@ -8,7 +9,6 @@ use rusqlite::{Connection, OptionalExtension};
 use super::fences::{self, fence, retention};
 use super::process::Process;
 use super::store::{Change, Standing, Store, nanos, now_nanos, standing};
-use crate::clock::{Clock, SystemClock};
 use crate::node::{
     ClientId, Entered, Grant, Holder, InLine, Look, NodeFault, Place, Placed, Released, Succession, TimeLeft,
 };
@@ -24,7 +24,10 @@ impl Store {
             let standing = change.standing(name)?;
             for place in places {
                 match &standing {
-                    Some(lease) if lease.token == place.claim.token.as_str() => change.grant(&place.claim)?,
+                    Some(lease) if lease.token == place.claim.token.as_str() => {
+                        change.grant(&place.claim)?;
+                        place.claim.fence.map(|proposal| change.keep(name, proposal)).transpose()?;
+                    }
                     _ => change.take_place(client, place)?,
                 }
             }
@@ -69,10 +72,11 @@ impl Store {
     }
 
     pub(super) fn inspect(&mut self, name: &LockName) -> Result<Look, NodeFault> {
+        let clock = Arc::clone(&self.clock);
         self.read(|connection, boot| {
             // One view of the file for all that is said of it. It is only read in: there is nothing to commit.
             let view = connection.unchecked_transaction()?;
-            let holder = standing(&view, name, boot, now_nanos)?.map(Standing::holder);
+            let holder = standing(&view, name, boot, || now_nanos(&*clock))?.map(Standing::holder);
             let line = view
                 .prepare_cached(
                     "SELECT token, ticket FROM redsync_line WHERE name = ?1 ORDER BY ticket, token LIMIT ?2",
@@ -81,23 +85,24 @@ impl Store {
                     Ok(InLine::new(row.get::<_, String>(0)?, ticket(row.get(1)?)))
                 })?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Look::new(holder, line, length(&view, name)?).fenced(fence(&view, name)?))
+            Ok(Look::new(holder, line, length(&view, name)?).fenced(fence(&view, name, &*clock)?))
         })
     }
 
     /// The leases that were handed over after `since`, and stand; and when the last of them was.
     pub(super) fn handed_over(&mut self, since: i64) -> Result<(Vec<Grant>, i64), NodeFault> {
+        let clock = Arc::clone(&self.clock);
         self.read(|connection, boot| {
             let mut statement = connection.prepare_cached(
                 "SELECT name, token, granted, round, fence FROM redsync_leases
                  WHERE round IS NOT NULL AND granted > ?1 AND ends > ?2 AND boot = ?3 ORDER BY granted",
             )?;
-            let mut rows = statement.query((since, now_nanos(), boot))?;
+            let mut rows = statement.query((since, now_nanos(&*clock), boot))?;
             let (mut grants, mut last) = (Vec::new(), since);
             while let Some(row) = rows.next()? {
                 last = row.get(2)?;
                 if let Some((name, token)) = whose(row)? {
-                    let fence = row.get::<_, Option<i64>>(4)?.map(fences::read);
+                    let fence = row.get::<_, Option<i64>>(4)?.and_then(fences::read);
                     grants.push(Grant::new(name, token, Round::new(row.get(3)?)).fenced(fence));
                 }
             }
@@ -212,7 +217,7 @@ impl Change<'_> {
         self.leave(name, &first.token)?;
         let is_asking = asking.iter().any(|place| place.claim.token.as_str() == first.token);
         let fence = match first.fence {
-            Some(proposal) => self.count_grant(name, proposal)?,
+            Some(proposal) => self.count_hand_over(name, proposal)?,
             None => None,
         };
         self.let_hold(name, &first.token, first.expiry, (!is_asking).then_some(first.round), fence)
@@ -278,7 +283,7 @@ impl Change<'_> {
         });
         let placed = placed.collect();
         let holder = holder.unwrap_or_else(|| Holder::new("", TimeLeft::Unknown));
-        Ok(Entered::new(placed, holder, SystemClock.wall_micros()))
+        Ok(Entered::new(placed, holder, self.clock.wall_micros()))
     }
 
     /// Each place's position in line, counted from 1.
@@ -344,7 +349,7 @@ impl Waiter {
         let (proposal, retention): (Option<i64>, Option<i64>) = (row.get(9)?, row.get(10)?);
         let retention = Duration::from_micros(retention.unwrap_or_default().unsigned_abs());
         Ok(Self {
-            fence: proposal.map(|proposal| Proposal::new(fences::read(proposal), retention)),
+            fence: proposal.and_then(fences::read).map(|fence| Proposal::new(fence, retention)),
             token: row.get(0)?,
             round: row.get(1)?,
             expiry: row.get(2)?,

@@ -24,6 +24,7 @@ use super::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, IfFree, Listener, Look, Node, NodeFault, Place,
     Released, Succession, Uptime,
 };
+use crate::clock::{Clock, SystemClock};
 use crate::protocol::{LockName, Token};
 
 /// A node that keeps its leases in an SQLite file, which many processes of one machine share. The embedded default of
@@ -45,15 +46,22 @@ pub struct SqliteNode {
     /// Where the thread takes its orders; started with the first.
     desk: Mutex<Option<mpsc::Sender<Order>>>,
     listeners: Arc<Listeners>,
+    clock: Arc<dyn Clock>,
 }
 
 impl SqliteNode {
     /// The node kept in the file at `path`. Nothing is opened until it is first asked something; the file is made then,
     /// its directory is not.
     pub fn new(path: impl AsRef<Path>) -> Self {
+        Self::with_clock(path, SystemClock)
+    }
+
+    /// The same on the given clock, for tests: all who have the file open must read the same clock, and no two changes may
+    /// fall on the same instant, since those who wait are told of what came after the last they were told of.
+    pub fn with_clock(path: impl AsRef<Path>, clock: impl Clock) -> Self {
         // The file is opened late, and again when it was replaced: a change of directory must not move it.
         let path = std::path::absolute(path.as_ref()).unwrap_or_else(|_| path.as_ref().to_owned());
-        Self { path, desk: Mutex::new(None), listeners: Arc::default() }
+        Self { path, desk: Mutex::new(None), listeners: Arc::default(), clock: Arc::new(clock) }
     }
 
     /// Has the node's thread take `step`. Dropped before its turn comes, it is not taken.
@@ -82,7 +90,7 @@ impl SqliteNode {
             },
         };
         let (sender, orders) = mpsc::channel::<Order>();
-        let clerk = Clerk::new(self.path.clone(), Arc::clone(&self.listeners));
+        let clerk = Clerk::new(self.path.clone(), Arc::clone(&self.listeners), Arc::clone(&self.clock));
         // The thread ends when the node is dropped and its last order is done.
         std::thread::Builder::new()
             .name("redsync-sqlite".into())

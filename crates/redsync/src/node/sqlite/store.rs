@@ -24,9 +24,10 @@ pub(super) struct Store {
     process: Process,
     /// Who of this process can be told of a grant.
     listeners: Arc<Listeners>,
+    pub(super) clock: Arc<dyn Clock>,
     opened: Option<Opened>,
     /// How many times a file was opened.
-    openings: u64,
+    pub(super) openings: u64,
 }
 
 struct Opened {
@@ -51,8 +52,8 @@ pub(super) struct Version {
 }
 
 impl Store {
-    pub(super) fn at(path: PathBuf, listeners: Arc<Listeners>) -> Self {
-        Self { path, boot: boot_id(), process: Process::this(), listeners, opened: None, openings: 0 }
+    pub(super) fn at(path: PathBuf, listeners: Arc<Listeners>, clock: Arc<dyn Clock>) -> Self {
+        Self { path, boot: boot_id(), process: Process::this(), listeners, clock, opened: None, openings: 0 }
     }
 
     pub(super) fn identity(&mut self) -> Result<String, NodeFault> {
@@ -75,7 +76,7 @@ impl Store {
             standing => {
                 let fence = match (claim.fence, change.fence(&claim.name)?) {
                     (None, _) => None,
-                    (Some(_), Some(fence)) if standing.is_some() => Some(fence),
+                    (Some(proposal), Some(_)) if standing.is_some() => change.keep(&claim.name, proposal)?,
                     (Some(proposal), _) => match change.count_grant(&claim.name, proposal)? {
                         Some(fence) => Some(fence),
                         None => return Ok(None),
@@ -100,7 +101,10 @@ impl Store {
                 (None, IfFree::Leave) => return Ok(Extended::NotHeld),
                 (standing, _) => standing.is_some(),
             };
-            let fence = claim.fence.map(|proposal| change.raise(&claim.name, proposal)).transpose()?;
+            let fence = match claim.fence {
+                Some(proposal) => change.raise(&claim.name, proposal)?,
+                None => None,
+            };
             change.grant(claim)?;
             Ok(if had_it { Extended::Extended(fence) } else { Extended::Retaken })
         })
@@ -115,7 +119,10 @@ impl Store {
     }
 
     fn holder(&mut self, name: &LockName) -> Result<Option<Holder>, NodeFault> {
-        self.read(|connection, boot| Ok(standing(connection, name, boot, now_nanos)?.map(Standing::holder)))
+        let clock = Arc::clone(&self.clock);
+        self.read(|connection, boot| {
+            Ok(standing(connection, name, boot, || now_nanos(&*clock))?.map(Standing::holder))
+        })
     }
 
     /// Reads, which blocks nobody. The step is told which boot this is.
@@ -135,10 +142,12 @@ impl Store {
     ) -> Result<T, NodeFault> {
         let (path, boot) = (self.path.clone(), self.boot.clone()?);
         let (process, listeners) = (self.process, Arc::clone(&self.listeners));
+        let clock = Arc::clone(&self.clock);
         let connection = self.connection()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = transaction.map_err(|error| fault(&path, error))?;
-        let change = Change { transaction, boot, process, listeners, now: now_nanos() };
+        let now = now_nanos(&*clock);
+        let change = Change { transaction, boot, process, listeners, clock, now };
         let done = step(&change).map_err(|error| fault(&path, error))?;
         // A commit that failed may be found in the file all the same.
         change.transaction.commit().map_err(|error| fault(&path, error).perhaps_applied())?;
@@ -180,10 +189,15 @@ impl Store {
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "NORMAL")?;
             connection.set_prepared_statement_cache_capacity(STATEMENTS);
-            let version =
-                schema::prepare(&mut connection, &boot, now_nanos(), micros(SystemClock.wall_micros()))?;
+            let version = schema::prepare(
+                &mut connection,
+                &boot,
+                now_nanos(&*self.clock),
+                micros(self.clock.wall_micros()),
+            )?;
             Ok((connection, version, file))
         };
+        // Others who have the file keep to the machine's time, whatever leases are counted by.
         let end = SystemClock.now() + OPEN_PATIENCE;
         let (connection, version, file) = loop {
             match open() {
@@ -213,6 +227,7 @@ pub(super) struct Change<'a> {
     pub(super) boot: String,
     pub(super) process: Process,
     pub(super) listeners: Arc<Listeners>,
+    pub(super) clock: Arc<dyn Clock>,
     /// Nanoseconds of the boot time clock.
     pub(super) now: i64,
 }
@@ -292,8 +307,8 @@ pub(super) fn standing(
         .map(|(token, _, ends)| Standing { token, left: Duration::from_nanos((ends - now).unsigned_abs()) }))
 }
 
-pub(super) fn now_nanos() -> i64 {
-    i64::try_from(SystemClock.now().as_nanos()).unwrap_or(i64::MAX)
+pub(super) fn now_nanos(clock: &dyn Clock) -> i64 {
+    i64::try_from(clock.now().as_nanos()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn nanos(expiry: Expiry) -> i64 {

@@ -9,9 +9,9 @@ use tempfile::TempDir;
 
 use super::SqliteNode;
 use crate::node::{
-    Claim, ClientId, Entered, Grant, Listener, Look, Node, Place, Placed, Released, Succession,
+    Acquired, Claim, ClientId, Entered, Grant, Listener, Look, Node, Place, Placed, Released, Succession,
 };
-use crate::protocol::{Expiry, LockName, Round, Ticket, Token};
+use crate::protocol::{Expiry, Fence, LockName, Proposal, Round, Ticket, Token};
 
 #[derive(Debug, Default)]
 struct Told {
@@ -81,6 +81,17 @@ fn token(number: u64) -> Token {
 fn place(number: u64, ticket: u64, round: u32) -> Place {
     let claim = Claim::new(name(), token(number), Expiry::new(Duration::from_secs(60)).unwrap());
     Place::new(claim, Ticket::from_micros(ticket), Round::new(round))
+}
+
+/// The same place for one who asks for a fence.
+fn fenced(mut place: Place) -> Place {
+    place.claim = place.claim.fenced(Proposal::new(Fence::MIN, Duration::from_secs(3_600)));
+    place
+}
+
+/// The file as others see it.
+fn file(directory: &TempDir) -> rusqlite::Connection {
+    rusqlite::Connection::open(directory.path().join("locks.db")).unwrap()
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -195,13 +206,81 @@ async fn whoever_did_not_renew_its_place_is_skipped() {
     let (ours, theirs) = (Party::of(&directory), Party::of(&directory));
     ours.enter(&[place(1, 10, 1), place(2, 20, 1)]).await;
     theirs.enter(&[place(3, 30, 1)]).await;
-    let file = rusqlite::Connection::open(directory.path().join("locks.db")).unwrap();
-    file.execute("UPDATE redsync_line SET deadline = deadline - expiry WHERE ticket = 20", []).unwrap();
+    file(&directory)
+        .execute("UPDATE redsync_line SET deadline = deadline - expiry WHERE ticket = 20", [])
+        .unwrap();
 
     ours.release(1, Succession::HandOver).await;
 
     wait_until("the third is told", DEADLINE, || theirs.told.grants() == [(token(3), Round::new(1))]);
     assert_eq!(ours.look().await.waiting, 0);
+}
+
+#[tokio::test]
+async fn a_file_of_the_former_format_keeps_its_lease_and_its_line_and_counts_from_then_on() {
+    let directory = directory();
+    let former = Party::of(&directory);
+    former.enter(&[place(1, 10, 1), place(2, 20, 1), place(3, 30, 1)]).await;
+    // What the former version does not know of.
+    file(&directory)
+        .execute_batch(
+            "BEGIN IMMEDIATE;
+             DROP TABLE redsync_fences;
+             ALTER TABLE redsync_leases DROP COLUMN fence;
+             ALTER TABLE redsync_line DROP COLUMN proposal;
+             ALTER TABLE redsync_line DROP COLUMN retention;
+             PRAGMA user_version = 2;
+             COMMIT;",
+        )
+        .unwrap();
+
+    let present = Party::of(&directory);
+    let look = present.look().await;
+    assert_eq!(look.holder.unwrap().token(), token(1).as_str());
+    assert_eq!((look.waiting, look.fence), (2, None));
+    let format: i64 = file(&directory).pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(format, super::schema::VERSION);
+
+    let entered = present.enter(&[place(2, 20, 2), fenced(place(4, 40, 1))]).await;
+    assert_eq!(entered.places, [Placed::Queued(1), Placed::Queued(3)]);
+    for number in 1..=3 {
+        assert_eq!(present.release(number, Succession::HandOver).await, Released::Released);
+    }
+    wait_until("the last is told", DEADLINE, || {
+        present.told.grants().last() == Some(&(token(4), Round::new(1)))
+    });
+    let fence = present.told.grants.lock().unwrap().last().unwrap().fence;
+    assert!(fence.is_some());
+    assert_eq!(present.look().await.fence, fence);
+}
+
+#[tokio::test]
+async fn a_counter_outlives_the_boot_that_its_leases_end_with() {
+    let directory = directory();
+    let claim = fenced(place(1, 10, 1)).claim;
+    let fence = match Party::of(&directory).node.acquire(&claim).await.unwrap() {
+        Acquired::Granted(fence) => fence.unwrap(),
+        taken @ Acquired::Taken(_) => panic!("{taken:?}"),
+    };
+    file(&directory).execute("UPDATE redsync_leases SET boot = 'the former'", []).unwrap();
+
+    let party = Party::of(&directory);
+    assert_eq!((party.look().await.holder, party.look().await.fence), (None, Some(fence)));
+    let next = party.node.acquire(&fenced(place(2, 20, 1)).claim).await.unwrap();
+    assert!(matches!(next, Acquired::Granted(Some(next)) if next > fence), "{next:?} after {fence}");
+}
+
+#[tokio::test]
+async fn what_is_not_kept_any_longer_is_swept_up_when_the_file_is_opened() {
+    let directory = directory();
+    Party::of(&directory).node.acquire(&fenced(place(1, 10, 1)).claim).await.unwrap();
+    file(&directory).execute("UPDATE redsync_fences SET kept_until = 1", []).unwrap();
+
+    assert_eq!(Party::of(&directory).look().await.fence, None);
+
+    let counters: i64 =
+        file(&directory).query_row("SELECT count(*) FROM redsync_fences", [], |row| row.get(0)).unwrap();
+    assert_eq!(counters, 0);
 }
 
 #[test]

@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use super::listeners::Listeners;
 use super::store::{Store, Version};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::node::{ClientId, NodeFault, Place, Placed};
 use crate::protocol::{Instant, LockName, Token};
 
 /// Who has a place in line by this node, and what is known of the file that concerns them.
 pub(super) struct Watch {
     listeners: Arc<Listeners>,
+    clock: Arc<dyn Clock>,
     places: HashMap<(LockName, Token), Placeholder>,
     /// The file's, when it was last looked at.
     version: Option<Version>,
+    /// Which file that was, or the first place was taken in.
+    opening: Option<u64>,
     /// This node changed the file itself, which its version does not show.
     has_stepped: bool,
     /// When the last lease was handed over, and the last mark left, that is known of.
@@ -36,12 +39,14 @@ struct Placeholder {
 }
 
 impl Watch {
-    pub(super) fn new(listeners: Arc<Listeners>) -> Self {
-        let now = SystemClock.now();
+    pub(super) fn new(listeners: Arc<Listeners>, clock: Arc<dyn Clock>) -> Self {
+        let now = clock.now();
         Self {
             listeners,
+            clock,
             places: HashMap::new(),
             version: None,
+            opening: None,
             has_stepped: false,
             last_grant: 0,
             last_freed: 0,
@@ -57,9 +62,11 @@ impl Watch {
         (!self.places.is_empty()).then_some(self.due)
     }
 
-    /// Takes down what became of `places`. Whoever was answered that it has the lease is not to be told.
-    pub(super) fn entered(&mut self, client: &ClientId, places: &[Place], placed: &[Placed]) {
-        let now = SystemClock.now();
+    /// Takes down what became of `places` in the file of that opening. Whoever was answered that it has the lease is not to be
+    /// told.
+    pub(super) fn entered(&mut self, client: &ClientId, places: &[Place], placed: &[Placed], opening: u64) {
+        let now = self.clock.now();
+        self.opening.get_or_insert(opening);
         for (place, placed) in places.iter().zip(placed) {
             let claim = &place.claim;
             let key = (claim.name.clone(), claim.token.clone());
@@ -86,7 +93,7 @@ impl Watch {
 
     /// Looks at the file if that is due, and tells what it finds. No transaction is under way.
     pub(super) fn look(&mut self, store: &mut Store) {
-        let now = SystemClock.now();
+        let now = self.clock.now();
         if self.places.is_empty() || !self.has_stepped && now < self.due {
             return;
         }
@@ -126,9 +133,9 @@ impl Watch {
         let (grants, last_grant) = store.handed_over(self.last_grant)?;
         let (freed, last_freed) = store.freed(self.last_freed)?;
         // Another file has taken the file's place, and nobody waits in that.
-        let is_another_file = self.version.is_some_and(|former| former.openings != version.openings);
+        let is_another_file = self.opening.is_some_and(|former| former != version.openings);
         let has_moved = is_another_file || !grants.is_empty() || !freed.is_empty();
-        self.version = Some(version);
+        (self.version, self.opening) = (Some(version), Some(version.openings));
         self.has_stepped = false;
         (self.last_grant, self.last_freed) = (last_grant, last_freed);
         for grant in grants {
