@@ -493,6 +493,11 @@ impl Ledger {
         self.nodes.iter().any(Entry::is_open)
     }
 
+    /// Whether all that was asked of those nodes is answered that may have the token.
+    pub(super) fn has_heard_all(&self) -> bool {
+        self.nodes.iter().filter(|entry| entry.is_open()).all(|entry| entry.unanswered == 0)
+    }
+
     /// Whether `node` is known to have the token.
     pub(super) fn is_granted_on(&self, node: usize) -> bool {
         self.nodes[node].mark == Mark::Granted

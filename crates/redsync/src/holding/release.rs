@@ -69,8 +69,12 @@ impl Holding {
         // With so many under way, a node has been out of reach for long; what is not chased expires.
         let Some(_place) = self.core.reaper.begin_chase() else { return };
         let mut pause = Duration::ZERO;
-        // What was granted late is there for certain; what is only suspected is given time to show.
-        let mut is_urgent = self.ledger().is_granted_somewhere();
+        // What was granted late is there for certain, and what was answered meanwhile shows at once; what is only suspected is
+        // given time to show.
+        let mut is_urgent = {
+            let ledger = self.ledger();
+            ledger.is_granted_somewhere() || ledger.has_heard_all()
+        };
         while self.is_worth_chasing() {
             if !std::mem::take(&mut is_urgent) {
                 pause = (pause * 2).clamp(CHASE_LEAST, CHASE_MOST);
