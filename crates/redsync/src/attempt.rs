@@ -31,7 +31,7 @@ pub(crate) async fn attempt(
     let holding = Holding::new(Arc::clone(core), terms);
     let guard = Guard::new(Arc::clone(&holding));
     match ask(&holding, at_most, shuffle).await {
-        Ok(()) => acquired(guard, &holding).await.map_err(|unfinished| unfinished.error),
+        Ok(()) => acquired(guard, &holding, at_most).await.map_err(|unfinished| unfinished.error),
         Err(error) => {
             guard.give_back().await;
             Err(error)
@@ -91,10 +91,15 @@ pub(crate) struct Unfinished {
     pub(crate) is_final: bool,
 }
 
-/// Hands a lock that was acquired to its caller, with its fence, if one was asked for.
-pub(crate) async fn acquired(guard: Guard, holding: &Arc<Holding>) -> Result<Guard, Unfinished> {
+/// Hands a lock that was acquired to its caller, with its fence, if one was asked for. Whoever waits for nodes to agree on that,
+/// waits for each of them `at_most` so long.
+pub(crate) async fn acquired(
+    guard: Guard,
+    holding: &Arc<Holding>,
+    at_most: Duration,
+) -> Result<Guard, Unfinished> {
     if holding.is_to_be_fenced()
-        && let Err(unfinished) = Box::pin(holding.agree_on_fence()).await
+        && let Err(unfinished) = Box::pin(holding.agree_on_fence(at_most)).await
     {
         guard.give_back().await;
         return Err(unfinished);

@@ -122,7 +122,8 @@ impl FencedGuard {
         Ok(Self { guard, fence })
     }
 
-    /// This holder's number: larger than that of any who held the lock before it. Extending does not change it.
+    /// This holder's number: larger than that of any who held the lock before it with a fence, as long as nodes keep what they
+    /// counted (`docs/safety.md` of the repository says what holds where they do not). Extending does not change it.
     ///
     /// Give it to the resource with each request, and have the resource refuse those whose fence is smaller than one that
     /// it has seen: [`FenceCheck`](crate::FenceCheck), and `docs/fencing.md` of the repository for databases and services.

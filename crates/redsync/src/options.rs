@@ -80,6 +80,9 @@ impl LockOptions {
     /// How long a lease lasts unless set: 8 s.
     pub const DEFAULT_EXPIRY: Duration = Duration::from_secs(8);
 
+    /// What is counted anew begins at the time, which clocks may tell wrongly by a second.
+    const LEAST_RETENTION: Duration = Duration::from_secs(10);
+
     /// How often `lock` tries where it polls, unless set: 32 times.
     pub const DEFAULT_TRIES: u32 = 32;
 
@@ -128,8 +131,8 @@ impl LockOptions {
             return Err(InvalidOption::new("max_hold", reason).into());
         }
         let fence_retention = match self.fence_retention {
-            Some(retention) if retention < expiry.as_duration() => {
-                let reason = format!("{retention:?} is shorter than the expiry, {expiry}");
+            Some(retention) if retention < Self::LEAST_RETENTION.max(expiry.as_duration()) => {
+                let reason = format!("{retention:?} is shorter than the expiry, {expiry}, or than 10 s");
                 return Err(InvalidOption::new("fence_retention", reason).into());
             }
             Some(retention) => retention,
@@ -258,6 +261,9 @@ impl Terms {
     pub(crate) fn retimed(&self, expiry: Expiry) -> Result<Self, Error> {
         let mut terms = self.clone();
         terms.claim.expiry = expiry;
+        if let Some(proposal) = &mut terms.claim.fence {
+            proposal.retention = proposal.retention.max(expiry.as_duration());
+        }
         terms.drift = Drift::of(expiry, self.drift_factor)?;
         terms.request_timeout = RequestTimeout::of(expiry, self.timeout_factor);
         Ok(terms)
@@ -448,8 +454,8 @@ macro_rules! option_methods {
                 self
             }
 
-            /// How long nodes keep the counter of a lock's [fences](crate::Fence) after it was last used; at least the
-            /// expiry. Default 30 days, or the expiry where that is longer. Of no meaning for locks without fences.
+            /// How long nodes keep the counter of a lock's [fences](crate::Fence) after it was last used, as whoever used it
+            /// last has asked for; at least the expiry, and 10 s. Default 30 days, or the expiry where that is longer. Of no meaning for locks without fences.
             ///
             /// A counter that is forgotten begins anew at the time by the node's clock and the caller's, so that fences go
             /// on growing as long as those are right to the second. Each name that is in use costs a node one small key.

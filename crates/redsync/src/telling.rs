@@ -68,9 +68,9 @@ pub(crate) fn retaken(lock: &LockName, node: &dyn fmt::Display) {
     tracing::info!(%lock, %node, "lease taken again on a node that had lost it");
 }
 
-/// Nodes counted to different fences; they are raised to the highest.
-pub(crate) fn fences_differ(lock: &LockName, highest: Fence) {
-    tracing::debug!(%lock, fence = highest.as_u64(), "fence counters differ");
+/// Nodes counted to different fences; a majority is raised to this one.
+pub(crate) fn fences_differ(lock: &LockName, number: Fence) {
+    tracing::debug!(%lock, fence = number.as_u64(), "fence counters differ");
     number::fences_differ();
 }
 

@@ -26,9 +26,10 @@ pub(crate) async fn wait_in_line(
 ) -> Result<Guard, Error> {
     let began = core.clock.now();
     let ticket = core.waiters.tickets.draw(&core.clock);
-    let mut wait = Wait { core, settings, ticket, began, end, exhausted: None, has_told: false };
+    let (exhausted, pause, has_told) = (None, Duration::ZERO, false);
+    let mut wait = Wait { core, settings, ticket, began, end, tries, exhausted, pause, has_told };
     loop {
-        *tries = tries.saturating_add(1);
+        *wait.tries = wait.tries.saturating_add(1);
         if let Some(guard) = wait.with_a_token().await? {
             return Ok(guard);
         }
@@ -43,6 +44,10 @@ struct Wait<'a> {
     ticket: Ticket,
     began: Instant,
     end: Option<Instant>,
+    /// How many tokens it has had.
+    tries: &'a mut u32,
+    /// Before the next, after one for which no fence could be agreed on.
+    pause: Duration,
     /// Since when leases are granted only when their time is all but over.
     exhausted: Option<Instant>,
     has_told: bool,
@@ -56,17 +61,24 @@ impl Wait<'_> {
             return Err(Error::ShutDown);
         }
         core.enter()?;
-        let terms = self.settings.terms(|| self.ticket)?;
+        // The first time, it is its place in line. Later on, nodes may have forgotten what they had counted.
+        let (ticket, is_first) = (self.ticket, *self.tries == 1);
+        let proposed = || if is_first { ticket } else { core.waiters.tickets.draw(&core.clock).max(ticket) };
+        let terms = self.settings.terms(proposed)?;
         // The undo is armed before the first byte is sent: from here on, dropping this future releases.
+        let proposal = terms.claim.fence;
         let holding = Holding::new(Arc::clone(core), terms);
+        if let Some(proposal) = proposal.filter(|_| !is_first) {
+            holding.propose(Ticket::from_micros(proposal.fence.as_u64()));
+        }
         let guard = Guard::new(Arc::clone(&holding));
         let mut refusal = None;
         if !core.waiters.is_contended(&self.settings.name, core.clock.now()) {
             match ask(&holding, self.time_left(), self.settings.shuffle_nodes).await {
                 Ok(()) => {
-                    return match acquired(guard, &holding).await {
+                    return match acquired(guard, &holding, self.time_left()).await {
                         Ok(guard) => Ok(Some(guard)),
-                        Err(unfinished) => self.unfinished(unfinished),
+                        Err(unfinished) => self.unfinished(unfinished).await,
                     };
                 }
                 Err(error) if error.kind() == ErrorKind::ValidityExhausted => {
@@ -106,9 +118,9 @@ impl Wait<'_> {
                 Outlook::Held => {
                     self.ticket = member.ticket().unwrap_or(self.ticket);
                     member.acquired();
-                    let guard = match acquired(guard, holding).await {
+                    let guard = match acquired(guard, holding, self.time_left()).await {
                         Ok(guard) => guard,
-                        Err(unfinished) => return self.unfinished(unfinished),
+                        Err(unfinished) => return self.unfinished(unfinished).await,
                     };
                     holding.top_up().await;
                     return Ok(Some(guard));
@@ -158,10 +170,17 @@ impl Wait<'_> {
     }
 
     /// It was held, and no fence could be agreed on in time; or nobody can have it any more.
-    fn unfinished(&mut self, unfinished: Unfinished) -> Result<Option<Guard>, Error> {
+    async fn unfinished(&mut self, unfinished: Unfinished) -> Result<Option<Guard>, Error> {
         match unfinished.is_final {
             true => Err(unfinished.error),
-            false => self.once_more(unfinished.error),
+            false => {
+                let again = self.once_more(unfinished.error)?;
+                // Whatever keeps nodes from agreeing may go on for a while.
+                self.pause = (self.pause * 2).clamp(PAUSE_LEAST, PAUSE_MOST);
+                let until = self.core.clock.now() + self.pause;
+                self.core.clock.sleep_until(self.end.map_or(until, |end| end.min(until))).await;
+                Ok(again)
+            }
         }
     }
 
@@ -189,6 +208,9 @@ impl Wait<'_> {
         self.end.map_or(Duration::MAX, |end| end.saturating_since(self.core.clock.now()))
     }
 }
+
+const PAUSE_LEAST: Duration = Duration::from_millis(2);
+const PAUSE_MOST: Duration = Duration::from_millis(250);
 
 /// The caller's own requests for a place, one to each node that has not granted the lease already. Those that were sent and
 /// are not answered when this is dropped are heard in the background.

@@ -7,7 +7,7 @@ use crate::ballot::{Ballot, Count, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Extended, IfFree};
 use crate::options::Terms;
-use crate::protocol::{Expiry, Fence, Verdict};
+use crate::protocol::{Expiry, Fence, InvalidOption, Verdict};
 use crate::telling::{self, Asked};
 
 impl Holding {
@@ -34,9 +34,25 @@ impl Holding {
         fence: Option<Fence>,
     ) -> Result<(), Error> {
         self.core.enter()?;
-        self.keep_fence(fence);
         self.presume(last_word);
-        self.extend_on(self.terms.clone()).await
+        let Some(fence) = fence else {
+            return self.extend_on(self.terms.clone()).await;
+        };
+        let mut terms = self.terms.clone();
+        if let Some(proposal) = &mut terms.claim.fence {
+            // It raises nothing: what the lease says is to be found out first.
+            proposal.fence = Fence::MIN;
+        }
+        let is_counted = || self.has_counted(fence);
+        let extended = self.extend_until(terms, is_counted).await;
+        self.note(&extended);
+        extended?;
+        if !is_counted() {
+            let reason = "its fence is not what the nodes have counted; was it cut off?";
+            return Err(InvalidOption::new("lease", reason).into());
+        }
+        self.keep_fence(Some(fence));
+        Ok(())
     }
 
     /// Extends by `terms` on all nodes that may have the token.

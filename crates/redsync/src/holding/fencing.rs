@@ -1,15 +1,33 @@
 //! The fence of a lock that was acquired: what the nodes counted, made to agree where it differs.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Holding;
 use crate::attempt::Unfinished;
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Claim, NodeFault};
-use crate::protocol::{Fence, Fenced, Proposal};
+use crate::protocol::{Fence, Fenced, Instant, Proposal, Ticket};
 use crate::telling;
 
 impl Holding {
+    /// Proposes a later fence than the ticket, for places that are asked for from here on: what a node may have forgotten was
+    /// perhaps larger than that.
+    pub(crate) fn propose(&self, later: Ticket) {
+        self.proposed.fetch_max(later.as_micros(), Ordering::Relaxed);
+    }
+
+    /// `claim` for a place at `ticket`.
+    pub(super) fn claim_at(&self, ticket: Ticket) -> Claim {
+        let mut claim = self.terms.claim.clone();
+        if let Some(proposal) = &mut claim.fence {
+            let later = Ticket::from_micros(self.proposed.load(Ordering::Relaxed));
+            proposal.fence = ticket.max(later).into();
+        }
+        claim
+    }
+
     /// Whether a fence was asked for, and is not agreed on yet.
     pub(crate) fn is_to_be_fenced(&self) -> bool {
         self.terms.claim.fence.is_some() && self.fence().is_none()
@@ -37,25 +55,27 @@ impl Holding {
     }
 
     /// Finds a number that a majority of nodes has for the lock's counter while they hold it for this token. Where they
-    /// counted alike, that is known already; where not, all are raised to the highest.
-    pub(crate) async fn agree_on_fence(self: &Arc<Self>) -> Result<(), Unfinished> {
+    /// counted alike, that is known already; where not, a majority is raised to one number, if it answers within `at_most`.
+    pub(crate) async fn agree_on_fence(self: &Arc<Self>, at_most: Duration) -> Result<(), Unfinished> {
         let Some(proposal) = self.terms.claim.fence else { return Ok(()) };
         let began = self.core.clock.now();
         // Each round hears of a higher counter than the one before, or is the last: there are no more than nodes.
         for _ in 0..=self.core.quorum.nodes() {
-            let highest = match self.counted() {
+            let number = match self.counted() {
                 // SAFETY RULE (design §10): agreed on while the lock is held, or not at all.
                 Fenced::Agreed(fence) if self.is_valid() => {
                     self.keep_fence(Some(fence));
                     return Ok(());
                 }
+                _ if !self.is_valid() => break,
                 Fenced::Agreed(_) => break,
-                Fenced::Diverged(highest) => highest,
+                Fenced::Diverged(number) => number,
                 Fenced::Uncounted => return Err(self.uncounted()),
             };
-            telling::fences_differ(&self.terms.claim.name, highest);
+            telling::fences_differ(&self.terms.claim.name, number);
             let mut terms = self.terms.clone();
-            terms.claim.fence = Some(Proposal { fence: highest, ..proposal });
+            terms.claim.fence = Some(Proposal { fence: number, ..proposal });
+            terms.request_timeout = terms.request_timeout.at_most(at_most.saturating_sub(self.since(began)));
             // SAFETY RULE (design §10): by extending, which a node does for the holder of the lease alone.
             match self.extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_))).await {
                 Ok(()) => {}
@@ -64,12 +84,23 @@ impl Holding {
                     let error = Error::NoQuorum { name, operation: Operation::Lock, total, nodes };
                     return Err(Unfinished { error, is_final: false });
                 }
+                Err(error @ (Error::Taken { .. } | Error::AlreadyExpired { .. })) => {
+                    return Err(Unfinished { error, is_final: false });
+                }
                 Err(_) => break,
             }
         }
-        let took = self.core.clock.now().saturating_since(began);
-        let error = Error::ValidityExhausted { name: self.name(), took };
+        let error = Error::ValidityExhausted { name: self.name(), took: self.since(began) };
         Err(Unfinished { error, is_final: false })
+    }
+
+    fn since(&self, began: Instant) -> Duration {
+        self.core.clock.now().saturating_since(began)
+    }
+
+    /// Whether some node has the lease, and this for its counter: as a majority had it when it was agreed on.
+    pub(super) fn has_counted(&self, fence: Fence) -> bool {
+        self.ledger().fences(self.core.clock.now()).any(|counter| counter == fence)
     }
 
     fn counted(&self) -> Fenced {

@@ -228,6 +228,7 @@ impl Ledger {
     pub(super) fn presume(&mut self, under_way: Option<Duration>) {
         for entry in &mut self.nodes {
             entry.mark = Mark::Granted;
+            entry.is_vote = true;
             if let Some(trusted) = under_way {
                 entry.ask(trusted);
                 entry.extending += 1;

@@ -11,7 +11,7 @@ mod release;
 mod waiting;
 
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +71,8 @@ pub(crate) struct Holding {
     pub(crate) is_told: AtomicBool,
     /// The fence that was agreed on, where one was asked for.
     fence: OnceLock<Fence>,
+    /// What is proposed for one in place of an earlier ticket.
+    proposed: AtomicU64,
     keep: Mutex<Keep>,
     ledger: Mutex<Ledger>,
 }
@@ -98,6 +100,7 @@ impl Holding {
             signals: Signals::default(),
             is_told,
             fence: OnceLock::new(),
+            proposed: AtomicU64::new(0),
             keep,
             ledger,
         })

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Holding, RequestNumber};
 use crate::error::NodeError;
 use crate::node::{Grant, Place, Uptime};
-use crate::protocol::{Fence, Instant, Proposal, Ticket};
+use crate::protocol::{Fence, Instant, Ticket};
 use crate::telling;
 
 /// What a grant that a node told of comes to.
@@ -182,8 +182,6 @@ impl Holding {
 
     /// The place that request `number` asks for.
     pub(crate) fn place(&self, ticket: Ticket, number: RequestNumber) -> Place {
-        let mut claim = self.terms.claim.clone();
-        claim.fence = claim.fence.map(|proposal| Proposal { fence: ticket.into(), ..proposal });
-        Place::new(claim, ticket, number.round())
+        Place::new(self.claim_at(ticket), ticket, number.round())
     }
 }

@@ -146,7 +146,7 @@ impl Proposal {
 pub(crate) enum Fenced {
     /// A majority counted to the same.
     Agreed(Fence),
-    /// A majority counted, and not alike; this is the highest.
+    /// A majority counted, and not alike; this is what a majority can be raised to.
     Diverged(Fence),
     /// No majority counted.
     Uncounted,
@@ -156,17 +156,18 @@ impl Fenced {
     /// What comes of `counters`: for each node that has the lease, by a grant that counts, where its counter was when it last
     /// answered.
     ///
-    /// SAFETY RULE (design §10): a majority has exactly this number. The highest that a few have is a fence only after a
-    /// majority was raised to it, by the holder of the leases.
+    /// SAFETY RULE (design §10): a majority has exactly this number. What a few have is a fence only after a majority was raised
+    /// to it, by the holder of the leases.
     pub(crate) fn by(quorum: Quorum, counters: &(impl Iterator<Item = Fence> + Clone)) -> Self {
-        let agree = |fence: Fence| counters.clone().filter(|other| *other == fence).count();
-        let agreed = counters.clone().filter(|fence| agree(*fence) >= quorum.majority()).max();
-        match (agreed, counters.clone().max()) {
-            (Some(fence), _) => Self::Agreed(fence),
-            (None, Some(highest)) if counters.clone().count() >= quorum.majority() => Self::Diverged(highest),
-            // What the others have counted before, nobody knows.
-            (None, _) => Self::Uncounted,
+        let alike = |fence: Fence| counters.clone().filter(|other| *other == fence).count();
+        if let Some(fence) = counters.clone().filter(|fence| alike(*fence) >= quorum.majority()).max() {
+            return Self::Agreed(fence);
         }
+        // One node that is far ahead does not take the others along, where a majority can do without it.
+        let up_to = |fence: Fence| counters.clone().filter(|other| *other <= fence).count();
+        let reachable = counters.clone().filter(|fence| up_to(*fence) >= quorum.majority()).min();
+        // None, where fewer have counted: what the others have counted before, nobody knows.
+        reachable.map_or(Self::Uncounted, Self::Diverged)
     }
 }
 
@@ -215,6 +216,7 @@ mod tests {
         assert_eq!(by(&[5, 5], 3), Fenced::Agreed(Fence(5)));
         assert_eq!(by(&[5, 6], 3), Fenced::Diverged(Fence(6)));
         assert_eq!(by(&[5, 6, 5], 3), Fenced::Agreed(Fence(5)));
+        assert_eq!(by(&[900, 5, 6], 3), Fenced::Diverged(Fence(6)), "a majority can do without the first");
         assert_eq!(by(&[6, 6, 5, 5], 5), Fenced::Diverged(Fence(6)));
         assert_eq!(by(&[9], 1), Fenced::Agreed(Fence(9)));
         assert_eq!(by(&[], 1), Fenced::Uncounted);

@@ -160,6 +160,11 @@ impl RequestTimeout {
         Self(share.clamp(Self::LEAST, Self::MOST).min(expiry.as_duration()))
     }
 
+    /// The same, for one who has no more than `most` left.
+    pub(crate) fn at_most(self, most: Duration) -> Self {
+        Self(self.0.min(most))
+    }
+
     /// The timeout as a time.
     pub(crate) const fn as_duration(self) -> Duration {
         self.0

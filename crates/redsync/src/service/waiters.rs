@@ -154,8 +154,11 @@ impl Listener for Ear {
     fn interrupted(&self) {
         let Some(core) = self.core.upgrade() else { return };
         let lines: Vec<Arc<Line>> = core.waiters.lines().values().cloned().collect();
-        let now = core.clock.now();
-        lines.iter().for_each(|line| line.interrupted(self.index, now));
+        if lines.is_empty() {
+            return;
+        }
+        let (now, later) = (core.clock.now(), core.waiters.tickets.draw(&core.clock));
+        lines.iter().for_each(|line| line.interrupted(self.index, now, later));
     }
 }
 

@@ -1,13 +1,14 @@
 -- The most frequent fenced acquisition of all, before anything else is set up: the name is free.
 --
 -- KEYS, ARGV and reply as in acquire_fenced.lua, which goes on where this is not the case.
+-- First of all what may not be permitted: a script that fails leaves what it has done until then.
+local time = redis.call('TIME')
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
   -- As next_fence does it, in fence.lua; what is no number is taken for a counter at its end.
   local counter = redis.pcall('GET', KEYS[2]) or 0
   if counter ~= 0 then
     counter = type(counter) == 'string' and string.find(counter, '^%d+$') and tonumber(counter) or 9007199254740991
   end
-  local time = redis.call('TIME')
   local now = time[1] * 1000000 + time[2]
   local fence = tonumber(ARGV[3])
   if fence > now + 1000000 then

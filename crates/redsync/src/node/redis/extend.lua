@@ -1,7 +1,7 @@
 -- Lets the lease last for the expiry from now on, if this token has it.
 --
 -- KEYS[1]  the lease: the lock's name
--- KEYS[2]  the fence: the lock's counter
+-- KEYS[2]  the fence: the lock's counter; nothing where no fence is given
 -- ARGV[1]  token
 -- ARGV[2]  expiry, milliseconds
 -- ARGV[3]  '1': if nobody has the lease, grant it to this token again; '0': leave it

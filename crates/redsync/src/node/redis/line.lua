@@ -39,7 +39,7 @@ local function hand_over(asking, leaving)
     if waiter then
       local deadline, round, expiry, proposal, retention, contact =
         string.match(waiter, '^(%d+):(%d+):(%d+):(%d+):(%d+):(.*)$')
-      if asking[token] or tonumber(deadline) > now then
+      if deadline and (asking[token] or tonumber(deadline) > now) then
         local fence = proposal ~= '0' and next_fence(FENCE, proposal, now)
         local message = not asking[token] and contact ~= ''
           and round .. ':' .. (is_fence(fence) and string.format('%.0f', fence) or 0) .. ':' .. #token .. ':' .. token .. LEASE

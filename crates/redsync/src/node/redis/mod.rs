@@ -313,13 +313,20 @@ impl Node for RedisNode {
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
         Box::pin(async move {
-            let counter = Keys::fence_of(&claim.name);
             let (fence, retention) = numbers(claim.fence);
-            let reply = self.run(&scripts::EXTEND, [claim.name.as_str(), &counter], |command| {
+            let arguments = |command: Command| {
                 let command = command.arg(claim.token.as_str()).number(claim.expiry.as_millis());
                 command.number((if_free == IfFree::Retake).into()).number(fence).number(retention)
-            });
-            match reply.await? {
+            };
+            // Whoever has no fence need not be permitted to use the counter.
+            let reply = match claim.fence {
+                Some(_) => {
+                    let counter = Keys::fence_of(&claim.name);
+                    self.run(&scripts::EXTEND, [claim.name.as_str(), &counter], arguments).await?
+                }
+                None => self.run(&scripts::EXTEND, [claim.name.as_str()], arguments).await?,
+            };
+            match reply {
                 Reply::Int(2) => Ok(Extended::Retaken),
                 Reply::Int(1) => Ok(Extended::Extended(None)),
                 Reply::Int(counter @ ..0) if fence > 0 => {

@@ -37,7 +37,7 @@ while true do
   if waiter then
     now = now or now_micros()
     local deadline, contact = string.match(waiter, '^(%d+):%d+:%d+:%d+:%d+:(.*)$')
-    if tonumber(deadline) > now and (contact == '' or tell(contact, 'freed:' .. LEASE)) then
+    if deadline and tonumber(deadline) > now and (contact == '' or tell(contact, 'freed:' .. LEASE)) then
       return reply
     end
   end

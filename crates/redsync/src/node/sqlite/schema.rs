@@ -101,6 +101,7 @@ CREATE TABLE redsync_fences (
     fence INTEGER NOT NULL,
     kept_until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX redsync_fences_kept ON redsync_fences (kept_until);
 ALTER TABLE redsync_leases ADD COLUMN fence INTEGER;
 ALTER TABLE redsync_line ADD COLUMN proposal INTEGER;
 ALTER TABLE redsync_line ADD COLUMN retention INTEGER;

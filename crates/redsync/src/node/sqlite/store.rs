@@ -185,7 +185,8 @@ impl Store {
             // The last process to leave need not write the log back: with short-lived processes each would be that one.
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             // WAL: a killed process leaves nothing to repair, and reading never blocks. In WAL, NORMAL cannot corrupt
-            // the file; what a power failure may undo are leases, which a reboot voids anyway.
+            // the file; what a power failure may undo are leases, which a reboot voids anyway, and the last fences, which the
+            // time of day makes up for.
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "NORMAL")?;
             connection.set_prepared_statement_cache_capacity(STATEMENTS);

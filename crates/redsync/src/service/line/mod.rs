@@ -28,7 +28,7 @@ use self::state::{LINGER, State, Waiting};
 use crate::error::NodeError;
 use crate::holding::{Core, Standing, Told};
 use crate::node::{Entered, Grant, Placed, TimeLeft, Uptime};
-use crate::protocol::{Instant, LockName, Token};
+use crate::protocol::{Instant, LockName, Ticket, Token};
 use crate::telling;
 
 /// All of this process who wait for one lock.
@@ -98,9 +98,10 @@ impl Line {
         self.plan(now, |state, now| state.schedule_first(index, now));
     }
 
-    /// Node `index` may have told what was not heard.
-    pub(super) fn interrupted(&self, index: usize, now: Instant) {
+    /// Node `index` may have told what was not heard; or forgotten what it had counted, so that fences are to be later ones.
+    pub(super) fn interrupted(&self, index: usize, now: Instant, later: Ticket) {
         self.plan(now, |state, now| {
+            state.members.values().for_each(|entry| entry.waiting.holding.propose(later));
             state.schedule_all(index, now);
             state.views[index].retry_at = now;
         });
