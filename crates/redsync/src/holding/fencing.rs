@@ -111,6 +111,11 @@ impl Holding {
     /// are too many.
     fn uncounted(&self) -> Unfinished {
         let uncounted = self.ledger().uncounted();
+        if uncounted.is_empty() {
+            // By leases of nodes that may have forgotten what they had counted: those are given back, and granted anew.
+            let error = Error::ValidityExhausted { name: self.name(), took: Duration::ZERO };
+            return Unfinished { error, is_final: false };
+        }
         let quorum = self.core.quorum;
         let is_final = uncounted.len() > quorum.nodes() - quorum.majority();
         let reason = "it granted the lock without a fence: its fence counter is no number, or at its end";

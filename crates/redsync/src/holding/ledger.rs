@@ -67,6 +67,8 @@ struct Entry {
     told: RequestNumber,
     /// It has the lease by a grant that counts.
     is_vote: bool,
+    /// The lease was first granted when the node may have forgotten others, and what it had counted.
+    is_doubtful: bool,
     /// Where its counter was then, or when the lease was last extended.
     fence: Option<Fence>,
     /// How many requests the node has not answered, and the shortest that any of them lets a lease last, counted from when
@@ -161,6 +163,7 @@ impl Ledger {
             heard: RequestNumber(0),
             told: RequestNumber(0),
             is_vote: false,
+            is_doubtful: false,
             fence: None,
             unanswered: 0,
             shortest_unanswered: Duration::MAX,
@@ -259,6 +262,7 @@ impl Ledger {
         self.hear(node, number);
         if self.nodes[node].mark != Mark::Released {
             self.nodes[node].mark = Mark::Granted;
+            self.nodes[node].is_doubtful = true;
             self.is_news(node, number);
         }
     }
@@ -299,9 +303,10 @@ impl Ledger {
             }
             Extended::NotHeld | Extended::HeldByAnother(_) => {
                 if self.is_news(node, number) {
-                    // Where the answer to acquiring was never seen, "not held" may only mean "not yet".
-                    if self.nodes[node].mark == Mark::Granted {
-                        self.nodes[node].mark = Mark::None;
+                    // Where an answer was never seen, "not held" may only mean "not yet".
+                    let entry = &mut self.nodes[node];
+                    if entry.mark == Mark::Granted {
+                        entry.mark = if entry.pending() > 0 { Mark::Asked } else { Mark::None };
                     }
                     self.lose(node);
                     self.is_past(now);
@@ -376,6 +381,7 @@ impl Ledger {
         let shortest = entry.shortest_unanswered;
         entry.told = entry.told.max(number);
         entry.mark = Mark::Granted;
+        entry.is_doubtful |= !counts;
         if counts && self.stands(node, number, shortest, now) {
             self.counts(node, fence);
         }
@@ -625,15 +631,20 @@ impl Ledger {
     }
 
     /// `node` has the lease by a grant that counts, and its counter is at `fence`.
+    ///
+    /// SAFETY RULE (design §10): a lease that was first granted when the node may have forgotten what it had counted, was
+    /// counted by that. It comes to count as a lease when it is renewed later, and never for a fence.
     fn counts(&mut self, node: usize, fence: Option<Fence>) {
-        self.nodes[node].is_vote = true;
-        self.nodes[node].fence = fence;
+        let entry = &mut self.nodes[node];
+        if !entry.is_doubtful {
+            (entry.is_vote, entry.fence) = (true, fence);
+        }
     }
 
     fn lose(&mut self, node: usize) {
         self.ends.lose(node);
-        self.nodes[node].is_vote = false;
-        self.nodes[node].fence = None;
+        let entry = &mut self.nodes[node];
+        (entry.is_vote, entry.is_doubtful, entry.fence) = (false, false, None);
     }
 
     /// Whether `node` has answered no later request yet; from here on it has answered this one.

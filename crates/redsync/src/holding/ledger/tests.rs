@@ -433,6 +433,35 @@ fn a_grant_that_does_not_count_is_no_vote_for_a_fence_though_it_is_extended() {
 }
 
 #[test]
+fn a_lease_that_was_granted_in_doubt_never_counts_for_a_fence() {
+    let mut ledger = over(3);
+    let early = enter(&mut ledger, 0, 0, 8000);
+    ledger.granted_in_doubt(0, early);
+    let renewed = enter(&mut ledger, 0, 9000, 8000);
+    ledger.granted(0, renewed, Some(fence(5)), at(9001));
+    assert!(ledger.end_on(0).is_some(), "it is a lease");
+    assert_eq!(fences(&ledger, 9001), []);
+    // Given back, and granted anew: counted by a node that remembers.
+    let yielded = yields(&mut ledger, 0, 9010, 8000);
+    ledger.yielded(0, yielded);
+    ledger.granted(0, yielded, Some(fence(9)), at(9011));
+    assert_eq!(fences(&ledger, 9011), [9]);
+}
+
+#[test]
+fn a_place_that_is_being_renewed_may_bring_a_lease_where_an_extension_found_none() {
+    let (mut ledger, acquire) = acquired(3, &[], 8000);
+    (0..3).for_each(|node| ledger.granted(node, acquire, None, at(1)));
+    let renewed = enter(&mut ledger, 0, 10, 8000);
+    let number = ledger.ask(at(20), millis(8000), at(8020));
+    ledger.ask_to_extend(0, millis(8000), false);
+    ledger.extended(0, number, &Extended::NotHeld, false, at(21));
+    assert!(ledger.is_open());
+    ledger.give_back(at(30));
+    assert!(ledger.take(false).iter().any(|(node, _)| *node == 0), "what {renewed:?} brings is released");
+}
+
+#[test]
 fn a_fence_is_raised_by_extending_and_gone_with_the_lease() {
     let (mut ledger, acquire) = acquired(3, &[], 8000);
     ledger.granted(0, acquire, Some(fence(5)), at(1));
