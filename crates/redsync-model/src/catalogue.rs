@@ -159,6 +159,7 @@ pub(crate) fn all() -> Vec<Configuration> {
                 Action::Begin(1),
                 Action::Apply(1, 0),
             ],
+            search: Search::Depth(15),
             is_quick: false,
             sights: &["agrees on two fences", "confirms a fence"],
             ..base(
@@ -172,7 +173,7 @@ pub(crate) fn all() -> Vec<Configuration> {
             ticks: 2,
             faults: Faults { delays: 0, wipes: 1, ..NO_FAULTS },
             is_quick: false,
-            sights: &["takes a lease again", "withholds a vote"],
+            sights: &["withholds a vote"],
             ..base(
                 "three-repairs",
                 "three nodes, one of which loses its data, and a holder that takes its lease again",

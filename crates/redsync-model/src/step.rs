@@ -223,8 +223,17 @@ impl<'a> Step<'a> {
             answers.into_iter().map(|answer| answer.request).chain(requests).collect();
         self.client(client).due |= 1 << node;
         for request in unheard {
-            Asking::new(self, client).fail(node, request);
+            self.fail(client, node, request);
         }
+    }
+
+    /// Nothing is heard of `request`.
+    fn fail(&mut self, client: u8, node: u8, request: Request) {
+        let (number, now) = (request.attempt, self.now());
+        Asking::new(self, client).fail(node, request);
+        // What it asked last, when its time was all but over, is lost: nobody asks again.
+        let attempt = self.attempt(client, number);
+        attempt.is_haunted |= attempt.phase == Phase::Ended && attempt.ledger.horizon() <= now;
     }
 
     fn crash(&mut self, client: u8) {
@@ -265,7 +274,7 @@ impl<'a> Step<'a> {
             }
             self.client(client).due |= 1 << node;
             for request in unheard {
-                Asking::new(self, client).fail(node, request);
+                self.fail(client, node, request);
             }
         }
     }

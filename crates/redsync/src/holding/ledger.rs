@@ -303,10 +303,12 @@ impl Ledger {
             }
             Extended::NotHeld | Extended::HeldByAnother(_) => {
                 if self.is_news(node, number) {
-                    // Where an answer was never seen, "not held" may only mean "not yet".
+                    // Where an answer was never seen, "not held" may only mean "not yet"; and so it may where a grant was told
+                    // of, which may have come after this request had.
                     let entry = &mut self.nodes[node];
                     if entry.mark == Mark::Granted {
-                        entry.mark = if entry.pending() > 0 { Mark::Asked } else { Mark::None };
+                        let may_come = entry.pending() > 0 || entry.told > RequestNumber(0);
+                        entry.mark = if may_come { Mark::Asked } else { Mark::None };
                     }
                     self.lose(node);
                     self.is_past(now);

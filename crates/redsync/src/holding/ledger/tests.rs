@@ -462,6 +462,21 @@ fn a_place_that_is_being_renewed_may_bring_a_lease_where_an_extension_found_none
 }
 
 #[test]
+fn a_grant_that_was_told_of_may_have_come_after_an_extension_found_none() {
+    let mut ledger = over(3);
+    let entered = enter(&mut ledger, 0, 0, 8000);
+    ledger.queued(0, entered, at(1));
+    let number = ledger.ask(at(20), millis(8000), at(8020));
+    ledger.ask_to_extend(0, millis(8000), false);
+    // The node came to the extension first, and its answer comes last.
+    assert!(ledger.told(0, entered, None, true, at(21)));
+    let another = Holder::new("other", TimeLeft::Unknown);
+    ledger.extended(0, number, &Extended::HeldByAnother(another), false, at(22));
+    assert_eq!(ledger.end_on(0), None);
+    assert!(ledger.is_open(), "it is released in the end");
+}
+
+#[test]
 fn a_fence_is_raised_by_extending_and_gone_with_the_lease() {
     let (mut ledger, acquire) = acquired(3, &[], 8000);
     ledger.granted(0, acquire, Some(fence(5)), at(1));
