@@ -314,6 +314,9 @@ async fn a_node_that_comes_back_without_its_counter_has_it_again_from_the_holder
     let redsync = connect(&servers).await;
     // All answers are waited for: that one node has lost its lease is heard in time.
     let mutex = redsync.mutex("name").expiry(Duration::from_secs(60)).fail_fast(false).fenced();
+    // Ahead of the time: the fence is another than what was proposed for it.
+    let ahead = (wall_micros() + 60_000_000).to_string();
+    servers.iter().for_each(|server| server.set(COUNTER, &ahead, None));
     let guard = mutex.lock().await.unwrap();
     servers[0].command(&["DEL", "name", COUNTER]);
     guard.extend().await.unwrap();

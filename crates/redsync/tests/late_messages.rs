@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use late::{Late, Way, over_nodes, settle, until};
-use redsync::{ClientId, Error, Guard, MemoryNode, Mutex, Node, RedisNode, Redsync, SqliteNode};
+use redsync::{ClientId, Error, Guard, MemoryNode, Mutex, Node, RedisNode, Redsync, SqliteNode, Succession};
 use redsync_testkit::{RedisServer, servers, wait_until};
 use support::{DEADLINE, assert_contains, connect, connect_to, over, timed, with_causes};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -176,6 +177,47 @@ async fn nobody_holds_before_it_is_known_what_has_become_of_a_yield() {
     let guard = guard_of(wait).await;
     assert_eq!(*guard.token(), nodes[0].yielded()[0].claim.token, "it is the same token's");
     assert!(guard.is_valid());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_yield_whose_runtime_stands_still_keeps_nobody_waiting_for_an_expiry() {
+    let expiry = Duration::from_secs(6);
+    let nodes = [Late::new(), Late::new(), Late::new()];
+    let waiter = over_nodes(nodes.iter().map(|node| Arc::clone(node) as Arc<dyn Node>));
+    let others = over_nodes(nodes.iter().map(|node| node.punctual()));
+    let held = others.mutex("name").fail_fast(false).lock().await.unwrap();
+    // Whoever waits first has the places renewed where it lives.
+    let (stand_still, stands_still) = oneshot::channel::<()>();
+    let (mutex, begun) = (waiter.mutex("name").expiry(expiry), Arc::new(Notify::new()));
+    let (here, has_begun) = (Arc::clone(&begun), begun.notified());
+    let living = std::thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("there are threads");
+        runtime.block_on(async move {
+            let first = wait_for(mutex);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            first.abort();
+            here.notify_one();
+            let _ = stands_still.await;
+        });
+        runtime
+    });
+    has_begun.await;
+    nodes[0].yields(Way::Slow);
+    let wait = wait_for(waiter.mutex("name").expiry(expiry));
+    until("it is in line", async || nodes[0].waiting("name").await == 1).await;
+    nodes[0].punctual().release(held.name(), held.token(), Succession::HandOver).await.unwrap();
+    until("it yields", async || !nodes[0].yielded().is_empty()).await;
+
+    // It stands still from here on, and nobody sees to what becomes of the yield.
+    stand_still.send(()).unwrap();
+    let still = tokio::task::spawn_blocking(|| living.join().unwrap()).await.unwrap();
+    held.unlock().await.unwrap();
+
+    let (took, guard) = timed(guard_of(wait)).await;
+    assert!(took < expiry - Duration::from_secs(1), "{took:?}");
+    assert_ne!(*guard.token(), nodes[0].yielded()[0].claim.token, "that one is spoilt");
+    guard.unlock().await.unwrap();
+    end(still).await;
 }
 
 #[tokio::test]

@@ -178,6 +178,16 @@ mod tests {
     }
 
     #[test]
+    fn the_clock_of_one_node_of_three_decides_nothing_alone() {
+        let tickets = Tickets::new(3);
+        tickets.answered(0, at(1_000_000), at(1_000_100), 1_000_050);
+        let ticket = Ticket::from_micros(9_000_000_000);
+        assert_eq!(tickets.correction(ticket, at(1_000_000)), None, "it may itself be wrong");
+        tickets.answered(1, at(1_000_000), at(1_000_100), 1_000_050);
+        assert!(tickets.correction(ticket, at(1_000_000)).is_some());
+    }
+
+    #[test]
     fn one_node_of_three_with_a_wrong_clock_changes_nothing() {
         let tickets = Tickets::new(3);
         for (node, micros) in [(0, 1_000), (1, 999_000_000), (2, 1_010)] {
