@@ -6,8 +6,14 @@
 //! after those to newer ones; and an answer is worth no more than *any* request that the node may have applied after it,
 //! older ones that are still unanswered among them.
 
+// Said in so many words, since the model compiles these files from elsewhere.
+#[path = "ledger/entry.rs"]
+mod entry;
+
 use std::time::Duration;
 
+use self::entry::Entry;
+pub(super) use self::entry::Mark;
 use crate::node::{Extended, Released};
 use crate::protocol::{Fence, Instant, LeaseEnds, Quorum, Round};
 
@@ -58,98 +64,6 @@ struct Asked {
     earliest_end: Instant,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Entry {
-    mark: Mark,
-    /// The newest request that this node has answered.
-    heard: RequestNumber,
-    /// The newest request for a place that it told of a grant to.
-    told: RequestNumber,
-    /// It has the lease by a grant that counts.
-    is_vote: bool,
-    /// The lease was first granted when the node may have forgotten others, and what it had counted.
-    is_doubtful: bool,
-    /// Where its counter was then, or when the lease was last extended.
-    fence: Option<Fence>,
-    /// How many requests the node has not answered, and the shortest that any of them lets a lease last, counted from when
-    /// it is applied. A lost one counts for ever: nobody knows when it arrives.
-    unanswered: u32,
-    shortest_unanswered: Duration,
-    /// The request to acquire is one of these.
-    is_acquiring: bool,
-    /// How many of these extend.
-    extending: u32,
-    /// How many of these may take the lease again.
-    retaking: u32,
-    /// How many requests to yield it has not answered.
-    yielding: u32,
-    /// Nothing is heard of one of them any more.
-    has_lost_a_yield: bool,
-    /// The last such request that it did answer, and the newest request asked until then.
-    yielded: Option<(RequestNumber, RequestNumber)>,
-    /// A lease was taken again while the node was being asked to release: which came first is not known.
-    stood_meanwhile: bool,
-    /// Whether the node is being asked to release right now. One at a time asks and hears what comes of it; two would
-    /// each hear "not held" of what the other had released.
-    is_releasing: bool,
-    /// How many requests were unanswered then that may bring a lease, or a place in line: in which order the node came to
-    /// them and to the release, is not known, whatever has been heard since.
-    pending_at_release: u32,
-}
-
-/// What the answers to acquiring and releasing say of one node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Mark {
-    /// It was never asked for there, or was refused: there is nothing to release.
-    None,
-    /// It was asked for, and the answer is not known: it may be there, or come to be.
-    Asked,
-    /// It has a place in line there, and no lease yet.
-    Queued,
-    /// It was granted.
-    Granted,
-    /// It was there and was released. An answer that was under way meanwhile is out of date.
-    Released,
-}
-
-impl Entry {
-    fn ask(&mut self, trusted: Duration) {
-        self.unanswered += 1;
-        self.shortest_unanswered = self.shortest_unanswered.min(trusted);
-    }
-
-    /// Takes a request off those that are not answered, and gives the shortest that any of them lets a lease last.
-    fn hear(&mut self) -> Duration {
-        let shortest = self.shortest_unanswered;
-        self.unanswered = self.unanswered.saturating_sub(1);
-        if self.unanswered == 0 {
-            self.shortest_unanswered = Duration::MAX;
-        }
-        shortest
-    }
-
-    /// Whether a lease that request `number` was granted may have been yielded since.
-    fn may_have_yielded(&self, number: RequestNumber) -> bool {
-        let is_older = |(yielded, newest)| number != yielded && number <= newest;
-        self.yielding > 0 || self.yielded.is_some_and(is_older)
-    }
-
-    /// How many requests are unanswered that may bring a lease, or a place in line.
-    const fn pending(&self) -> u32 {
-        self.unanswered.saturating_sub(self.extending)
-    }
-
-    /// Whether there may be a lease.
-    const fn may_hold(&self) -> bool {
-        matches!(self.mark, Mark::Asked | Mark::Granted) || self.retaking > 0
-    }
-
-    /// Whether there may be something to release: a lease, or a place in line.
-    const fn is_open(&self) -> bool {
-        self.may_hold() || matches!(self.mark, Mark::Queued)
-    }
-}
-
 impl Ledger {
     /// How many requests are remembered, and at least so many for each node. An answer to an older one adds no time to the
     /// guard.
@@ -158,25 +72,7 @@ impl Ledger {
 
     /// A token on no node.
     pub(super) fn new(quorum: Quorum) -> Self {
-        let entry = Entry {
-            mark: Mark::None,
-            heard: RequestNumber(0),
-            told: RequestNumber(0),
-            is_vote: false,
-            is_doubtful: false,
-            fence: None,
-            unanswered: 0,
-            shortest_unanswered: Duration::MAX,
-            is_acquiring: false,
-            extending: 0,
-            retaking: 0,
-            yielding: 0,
-            has_lost_a_yield: false,
-            yielded: None,
-            stood_meanwhile: false,
-            is_releasing: false,
-            pending_at_release: 0,
-        };
+        let entry = Entry::none();
         Self {
             ends: LeaseEnds::none(quorum),
             nodes: vec![entry; quorum.nodes()].into(),
