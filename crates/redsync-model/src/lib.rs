@@ -17,7 +17,7 @@
 //! | `protocol/quarantine.rs` | which votes are withheld, where nodes restart |
 //!
 //! Written anew, since the library's is woven into tasks and I/O: what clients ask when (`step`, `asking`), after `attempt`,
-//! `waiting`, `holding` and `service::line`; and a [node](node), which the conformance suite's claims are about, and which can
+//! `waiting`, `holding` and `service::line`; and a [`node`], which the conformance suite's claims are about, and which can
 //! be run beside a real one.
 //!
 //! # What is left out
