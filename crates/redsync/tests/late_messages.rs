@@ -190,11 +190,12 @@ async fn a_yield_whose_runtime_stands_still_keeps_nobody_waiting_for_an_expiry()
     let (stand_still, stands_still) = oneshot::channel::<()>();
     let (mutex, begun) = (waiter.mutex("name").expiry(expiry), Arc::new(Notify::new()));
     let (here, has_begun) = (Arc::clone(&begun), begun.notified());
+    let node = Arc::clone(&nodes[0]);
     let living = std::thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build().expect("there are threads");
         runtime.block_on(async move {
             let first = wait_for(mutex);
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            until("the first is in line", async || node.waiting("name").await == 1).await;
             first.abort();
             here.notify_one();
             let _ = stands_still.await;
@@ -203,6 +204,7 @@ async fn a_yield_whose_runtime_stands_still_keeps_nobody_waiting_for_an_expiry()
     });
     has_begun.await;
     nodes[0].yields(Way::Slow);
+    until("the first has left", async || nodes[0].waiting("name").await == 0).await;
     let wait = wait_for(waiter.mutex("name").expiry(expiry));
     until("it is in line", async || nodes[0].waiting("name").await == 1).await;
     nodes[0].punctual().release(held.name(), held.token(), Succession::HandOver).await.unwrap();

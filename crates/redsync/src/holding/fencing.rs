@@ -59,7 +59,7 @@ impl Holding {
     pub(crate) async fn agree_on_fence(self: &Arc<Self>, at_most: Duration) -> Result<(), Unfinished> {
         let Some(proposal) = self.terms.claim.fence else { return Ok(()) };
         let began = self.core.clock.now();
-        // Each round hears of a higher counter than the one before, or is the last: there are no more than nodes.
+        // A round that settles nothing has heard of a node that the one before had not: there are no more rounds than nodes.
         for _ in 0..=self.core.quorum.nodes() {
             let number = match self.counted() {
                 // SAFETY RULE (design §10): agreed on while the lock is held, or not at all.
