@@ -146,7 +146,11 @@ fn a_long_wait_in_a_very_long_line_shows_that() {
     let server = RedisServer::start();
     let machine = Machine::with_nodes([&server]);
     let _holder = machine.hold("backup");
-    let strangers: Vec<[String; 2]> = (1..=100).map(|n| [n.to_string(), format!("token{n}")]).collect();
+    let stranger = |n: u32| {
+        let place = format!("token{n}\09999999999999999:1:8000:0:0:");
+        [n.to_string(), format!("token{n}"), n.to_string(), place]
+    };
+    let strangers: Vec<[String; 4]> = (1..=100).map(stranger).collect();
     let places = strangers.iter().flatten().map(String::as_str);
     server.command(&["ZADD", "{backup}:redsync:line"].into_iter().chain(places).collect::<Vec<_>>());
     let mut terminal = Terminal::start(&machine, "exec $redsync lock backup");

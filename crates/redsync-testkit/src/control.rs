@@ -82,6 +82,13 @@ impl RedisServer {
         assert_eq!(self.command(&["FLUSHALL"]), Reply::Status("OK".to_owned()), "FLUSHALL");
     }
 
+    /// How many wait in line for the lock called `name`, which has no hash tag: each has two members there.
+    #[track_caller]
+    pub fn waiting(&self, name: &str) -> usize {
+        let members = self.command(&["ZCARD", &format!("{{{name}}}:redsync:line")]).int();
+        usize::try_from(members / 2).unwrap_or_else(|_| unreachable!("no set has fewer members than none"))
+    }
+
     /// How often the server has executed a command since it started, calls inside scripts and the kit's own
     /// included. A subcommand is named as in `config|get`.
     #[track_caller]

@@ -24,14 +24,8 @@ fn worker() {
     workers::work_if_asked();
 }
 
-/// How many wait for `name` on `server`.
-fn waiting(server: &RedisServer, name: &str) -> usize {
-    let count = server.command(&["ZCARD", &format!("{{{name}}}:redsync:line")]).int();
-    usize::try_from(count).unwrap()
-}
-
 fn wait_for_line(servers: &[RedisServer], name: &str, waiters: usize) {
-    wait_until("all are in line", DEADLINE, || servers.iter().all(|server| waiting(server, name) == waiters));
+    wait_until("all are in line", DEADLINE, || servers.iter().all(|server| server.waiting(name) == waiters));
 }
 
 /// How many commands clients have sent that ask for something of a lock. Those inside of scripts are counted too: it is
@@ -138,7 +132,7 @@ impl ByHand {
     fn until_in_line(&mut self, servers: &[RedisServer], name: &str, waiters: usize) {
         wait_until("it is in line", DEADLINE, || {
             assert!(!self.poll_once(), "another has the lock");
-            servers.iter().all(|server| waiting(server, name) == waiters)
+            servers.iter().all(|server| server.waiting(name) == waiters)
         });
     }
 }
@@ -153,7 +147,7 @@ async fn a_dropped_wait_leaves_the_line() {
         wait.until_in_line(&servers, "name", 1);
         drop(wait);
         wait_until("the line is empty", Duration::from_millis(500), || {
-            servers.iter().all(|server| waiting(server, "name") == 0)
+            servers.iter().all(|server| server.waiting("name") == 0)
         });
         holder.unlock().await.unwrap();
         wait_until_empty(&servers, DEADLINE);

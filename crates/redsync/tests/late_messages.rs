@@ -294,7 +294,7 @@ async fn who_waits_has_its_turn_when_the_runtime_ends_that_the_connection_lives_
     let connecting = waiter.clone();
     runtime.spawn(async move { connecting.check_nodes().await }).await.unwrap().unwrap();
     let wait = wait_for(waiter.mutex("name").expiry(Duration::from_secs(9)));
-    wait_until("it is in line", DEADLINE, || server.command(&["ZCARD", "{name}:redsync:line"]).int() == 1);
+    wait_until("it is in line", DEADLINE, || server.waiting("name") == 1);
 
     end(runtime).await;
 
@@ -314,9 +314,7 @@ async fn the_first_in_line_looks_often_whether_a_strangers_key_is_gone() {
         let servers = servers(nodes);
         servers.iter().for_each(|server| server.set("name", "a stranger", Some(60_000)));
         let wait = wait_for(connect(&servers).await.mutex("name"));
-        wait_until("it is in line", DEADLINE, || {
-            servers.iter().all(|server| server.command(&["ZCARD", "{name}:redsync:line"]).int() == 1)
-        });
+        wait_until("it is in line", DEADLINE, || servers.iter().all(|server| server.waiting("name") == 1));
         // Past whatever follows from the first answers.
         tokio::time::sleep(Duration::from_millis(300)).await;
 

@@ -120,8 +120,7 @@ async fn crowd(waiters: usize) -> (usize, f64) {
         workers.tell(0, Entry::new(number, "name"));
     }
     workers.hear("all have entered", DEADLINE, |heard| of(heard, What::Entered).count() == waiters);
-    let line = || server.command(&["ZCARD", "{name}:redsync:line"]).int();
-    redsync_testkit::wait_until("all are in line", DEADLINE, || line() == i64::try_from(waiters).unwrap());
+    redsync_testkit::wait_until("all are in line", DEADLINE, || server.waiting("name") == waiters);
     let memory = workers.resident(0).saturating_sub(before) / waiters;
     holder.unlock().await.unwrap();
     workers.all_freed(waiters, 2 * DEADLINE);

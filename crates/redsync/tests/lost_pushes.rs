@@ -49,10 +49,9 @@ impl Routes {
         wait
     }
 
-    fn until_in_line(&self, name: &str, waiters: i64) {
-        let line = format!("{{{name}}}:redsync:line");
+    fn until_in_line(&self, name: &str, waiters: usize) {
         wait_until("all are in line", DEADLINE, || {
-            self.servers.iter().all(|server| server.command(&["ZCARD", &line]).int() == waiters)
+            self.servers.iter().all(|server| server.waiting(name) == waiters)
         });
     }
 }
@@ -143,9 +142,8 @@ async fn all_get_their_turn_though_every_node_was_restarted_while_they_waited() 
                 guard.unlock().await
             }));
         }
-        let line = |server: &RedisServer| server.command(&["ZCARD", "{name}:redsync:line"]).int();
         wait_until("all are in line", DEADLINE, || {
-            servers.iter().all(|server| line(server) == i64::try_from(CALLERS).unwrap())
+            servers.iter().all(|server| server.waiting("name") == CALLERS)
         });
         // Not the order in which they are listed.
         let mut order: Vec<&RedisServer> = servers.iter().collect();
@@ -291,10 +289,7 @@ async fn users_who_may_not_be_told_get_the_lock_in_their_turn_by_asking() {
                 order.lock().unwrap().push(number);
                 guard.unlock().await.unwrap();
             }));
-            let line = format!("{{{name}}}:redsync:line");
-            wait_until("it is in line", DEADLINE, || {
-                server.command(&["ZCARD", &line]).int() == i64::try_from(number).unwrap() + 1
-            });
+            wait_until("it is in line", DEADLINE, || server.waiting(&name) == number + 1);
         }
         let released = std::time::Instant::now();
         guard.unlock().await.unwrap();

@@ -12,6 +12,8 @@ use std::pin::Pin;
 
 pub use self::driven::DrivenClock;
 pub use self::system::SystemClock;
+#[cfg(feature = "redis")]
+pub(crate) use self::system::coarse_now;
 use crate::protocol::Instant;
 
 /// A sleep on a [`Clock`]. It borrows nothing, so that it can be moved into a task.

@@ -2,15 +2,17 @@
 --
 -- KEYS, ARGV and reply as in acquire_fenced.lua, which goes on where this is not the case.
 -- First of all what may not be permitted: a script that fails leaves what it has done until then.
-local time = redis.call('TIME')
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+local call = redis.call
+local time = call('TIME')
+if call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
   -- As next_fence does it, in fence.lua; what is no number is taken for a counter at its end.
   local counter = redis.pcall('GET', KEYS[2]) or 0
   if counter ~= 0 then
     counter = type(counter) == 'string' and string.find(counter, '^%d+$') and tonumber(counter) or 9007199254740991
   end
   local now = time[1] * 1000000 + time[2]
-  local fence = tonumber(ARGV[3])
+  local proposal = tonumber(ARGV[3])
+  local fence = proposal
   if fence > now + 1000000 then
     fence = now + 1000000
   end
@@ -20,7 +22,8 @@ if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
     fence = now - 1000000
   end
   if fence <= 9007199254740991 then
-    redis.call('SET', KEYS[2], fence, 'PX', ARGV[4])
+    -- Numbers cost more to hand over than texts.
+    call('SET', KEYS[2], fence == proposal and ARGV[3] or fence, 'PX', ARGV[4])
     return fence
   end
   redis.call('DEL', KEYS[1])

@@ -1,7 +1,10 @@
 //! What a Redis client must do to serve under a [`RedisNode`](super::RedisNode): execute a command.
 
 use std::fmt;
+use std::io::Write;
 use std::sync::Arc;
+
+use redis::RedisWrite;
 
 use super::pushes::Pushes;
 use crate::node::Answer;
@@ -68,7 +71,12 @@ pub struct Command(redis::Cmd);
 impl Command {
     /// The command `name`, without arguments yet.
     pub fn new(name: &str) -> Self {
-        Self(redis::Cmd::with_capacity(8, 192)).arg(name)
+        Self::with_room(name, 8, 160)
+    }
+
+    /// The command `name`, with room for so many arguments, and for so many bytes of them.
+    pub(super) fn with_room(name: &str, arguments: usize, bytes: usize) -> Self {
+        Self(redis::Cmd::with_capacity(1 + arguments, name.len() + bytes)).arg(name)
     }
 
     /// The command with one more argument.
@@ -81,7 +89,22 @@ impl Command {
     /// The command with a number for one more argument, in decimal.
     #[must_use]
     pub fn number(mut self, number: u64) -> Self {
-        self.0.arg(number);
+        const DIGITS: [&[u8]; 10] = [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"9"];
+        match usize::try_from(number).ok().and_then(|number| DIGITS.get(number)) {
+            Some(digit) => self.0.arg(*digit),
+            None => self.0.arg(number),
+        };
+        self
+    }
+
+    /// The command with one more argument, of these parts.
+    pub(super) fn joined(mut self, parts: &[&str]) -> Self {
+        let mut argument = self.0.writer_for_next_arg();
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            // Into memory: it cannot fail.
+            let _ = argument.write_all(part.as_bytes());
+        }
+        drop(argument);
         self
     }
 
@@ -146,5 +169,13 @@ mod tests {
         let parts: Vec<&[u8]> = command.parts().collect();
         assert_eq!(parts, [b"SET".as_slice(), b"a", b"", b"bc"]);
         assert_eq!(format!("{command:?}"), "Command(SET, 3 arguments)");
+    }
+
+    #[test]
+    fn numbers_and_joined_arguments_are_written_in_full() {
+        let command = Command::with_room("X", 0, 0).number(0).number(9).number(10).joined(&["a", "", "bc"]);
+        let command = command.number(u64::MAX);
+        let parts: Vec<&[u8]> = command.parts().collect();
+        assert_eq!(parts, [b"X".as_slice(), b"0", b"9", b"10", b"abc", b"18446744073709551615"]);
     }
 }

@@ -22,19 +22,17 @@ for i = 3, #ARGV, 6 do
       redis.call('PEXPIRE', FENCE, ARGV[i + 5])
     end
   else
-    redis.call('ZADD', LINE, ticket, token)
+    leave(token)
     local deadline = string.format('%.0f', now + expiry * 1000)
     local waiter = {deadline, ARGV[i + 3], expiry, ARGV[i + 4], ARGV[i + 5], contact}
-    redis.call('HSET', WAITERS, token, table.concat(waiter, ':'))
+    redis.call('ZADD', LINE, ticket, token, ticket, token .. '\0' .. table.concat(waiter, ':'))
     longest = math.max(longest, tonumber(expiry))
   end
 end
 if longest > 0 then
   -- What nobody renews any more is gone with the last deadline.
   if redis.call('PTTL', LINE) < longest then
-    local duration = string.format('%d', longest)
-    redis.call('PEXPIRE', LINE, duration)
-    redis.call('PEXPIRE', WAITERS, duration)
+    redis.call('PEXPIRE', LINE, string.format('%d', longest))
   end
 end
 if not holder or (yields and asking[holder]) then
@@ -44,6 +42,6 @@ local reply = {holder, redis.call('PTTL', LEASE), now}
 for i = 3, #ARGV, 6 do
   local rank = ARGV[i] ~= holder and redis.call('ZRANK', LINE, ARGV[i])
   local fence = not rank and ARGV[i + 4] ~= '0' and counter_at(FENCE)
-  reply[#reply + 1] = rank and rank + 1 or -(fence or 0)
+  reply[#reply + 1] = rank and math.floor(rank / 2) + 1 or -(fence or 0)
 end
 return reply

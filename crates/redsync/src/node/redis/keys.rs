@@ -3,49 +3,45 @@
 use crate::node::ClientId;
 use crate::protocol::LockName;
 
-/// What is kept beside the lease, whose key is the name itself.
-#[derive(Debug)]
-pub(super) struct Keys {
-    /// All in one text: they are made for each release.
-    all: String,
-    line: usize,
-    waiters: usize,
+/// The keys of one lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys<'a> {
+    name: &'a str,
+    is_tagged: bool,
 }
 
-impl Keys {
-    pub(super) fn of(name: &LockName) -> Self {
-        const LINE: &str = "line";
-        const WAITERS: &str = "waiters";
-        let (before, after) = around(name);
-        let each = before.len() + name.as_str().len() + after.len();
-        let mut all = String::with_capacity(3 * each + LINE.len() + WAITERS.len() + FENCE.len());
-        for kind in [LINE, WAITERS, FENCE] {
-            for part in [before, name.as_str(), after, kind] {
-                all.push_str(part);
-            }
-        }
-        Self { all, line: each + LINE.len(), waiters: 2 * each + LINE.len() + WAITERS.len() }
+/// A key in parts, to be written one after the other: keys are made anew for each request.
+pub(super) type Key<'a> = [&'a str; 3];
+
+impl<'a> Keys<'a> {
+    pub(super) fn of(name: &'a LockName) -> Self {
+        Self { name: name.as_str(), is_tagged: has_tag(name.as_str()) }
     }
 
-    /// The counter alone, for requests that have nothing to do with the line.
-    pub(super) fn fence_of(name: &LockName) -> String {
-        let (before, after) = around(name);
-        [before, name.as_str(), after, FENCE].concat()
+    /// The lease itself: the lock's name.
+    pub(super) const fn lease(self) -> Key<'a> {
+        [self.name, "", ""]
     }
 
-    /// A sorted set, ticket → token.
-    pub(super) fn line(&self) -> &str {
-        &self.all[..self.line]
-    }
-
-    /// A hash, token → what is known of the waiter.
-    pub(super) fn waiters(&self) -> &str {
-        &self.all[self.line..self.waiters]
+    /// A sorted set, ticket → token, and what is known of the waiter.
+    pub(super) const fn line(self) -> Key<'a> {
+        self.beside("}:redsync:line", ":redsync:tagged:line")
     }
 
     /// A number: the counter of the lock's fences.
-    pub(super) fn fence(&self) -> &str {
-        &self.all[self.waiters..]
+    pub(super) const fn fence(self) -> Key<'a> {
+        self.beside("}:redsync:fence", ":redsync:tagged:fence")
+    }
+
+    /// Names that have a hash tag of their own keep it; all others become one. The two kinds end differently, or a lock
+    /// named `{a}` would share its line with one named `a`.
+    ///
+    /// A name with a `}` and without a tag, such as `a}b`, cannot be made one; see [`is_split`].
+    const fn beside(self, after_name: &'static str, after_tagged: &'static str) -> Key<'a> {
+        match self.is_tagged {
+            true => ["", self.name, after_tagged],
+            false => ["{", self.name, after_name],
+        }
     }
 }
 
@@ -56,7 +52,7 @@ pub(super) fn channel(client: &ClientId) -> String {
 
 /// The same in a cluster, where messages of scripts stay within a slot: one for each lock.
 pub(super) fn channel_in_slot(client: &ClientId, name: &LockName) -> String {
-    let (before, after) = around(name);
+    let [before, name, after] = Keys::of(name).beside("}:redsync:", ":redsync:tagged:");
     format!("{before}{name}{after}{CHANNELS}{client}")
 }
 
@@ -65,39 +61,28 @@ pub(super) fn client_of(channel: &str) -> Option<&str> {
     channel.rsplit_once(CHANNELS).map(|(_, client)| client)
 }
 
-const FENCE: &str = "fence";
-
 const CHANNELS: &str = "redsync:grants:";
-
-/// Names that have a hash tag of their own keep it; all others become one. The two kinds end differently, or a lock named
-/// `{a}` would share its line with one named `a`.
-///
-/// A name with a `}` and without a tag, such as `a}b`, cannot be made one; see [`is_split`].
-fn around(name: &LockName) -> (&'static str, &'static str) {
-    match has_tag(name.as_str()) {
-        true => ("", ":redsync:tagged:"),
-        false => ("{", "}:redsync:"),
-    }
-}
 
 /// Whether a cluster would have what is kept beside the lease in another slot.
 pub(super) fn is_split(name: &LockName) -> bool {
-    name.as_str().contains('}') && !has_tag(name.as_str())
+    name.as_str().as_bytes().contains(&b'}') && !has_tag(name.as_str())
 }
 
 /// Whether only a part of the key decides on its slot: what stands between the first `{` and the next `}`, if anything
 /// does. Redis Cluster specification, "Hash tags".
 fn has_tag(key: &str) -> bool {
-    let Some((_, rest)) = key.split_once('{') else { return false };
-    rest.find('}').is_some_and(|length| length > 0)
+    // Names are short, and this is asked for each request.
+    let mut rest = key.bytes().skip_while(|byte| *byte != b'{').skip(1);
+    let is_empty = rest.next().is_none_or(|first| first == b'}');
+    !is_empty && rest.any(|byte| byte == b'}')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn keys(name: &str) -> Keys {
-        Keys::of(&LockName::new(name).unwrap())
+    fn line(name: &str) -> String {
+        Keys::of(&LockName::new(name).unwrap()).line().concat()
     }
 
     /// What a cluster hashes of a key.
@@ -109,12 +94,13 @@ mod tests {
     #[test]
     fn all_keys_of_a_lock_are_in_one_slot() {
         for name in ["orders", "{orders}", "a{b}c", "{", "a{b", "{x}{y}", "{a}{}"] {
-            let keys = keys(name);
-            assert_eq!(hashed(keys.line()), hashed(name), "{name}");
-            assert_eq!(hashed(keys.waiters()), hashed(name), "{name}");
-            assert_eq!(hashed(keys.fence()), hashed(name), "{name}");
-            assert_eq!(Keys::fence_of(&LockName::new(name).unwrap()), keys.fence());
-            let channel = channel_in_slot(&ClientId::random(), &LockName::new(name).unwrap());
+            let named = LockName::new(name).unwrap();
+            let keys = Keys::of(&named);
+            assert_eq!(keys.lease().concat(), name);
+            for key in [keys.line(), keys.fence()] {
+                assert_eq!(hashed(&key.concat()), hashed(name), "{name}");
+            }
+            let channel = channel_in_slot(&ClientId::random(), &named);
             assert_eq!(hashed(&channel), hashed(name), "{name}");
         }
     }
@@ -125,16 +111,21 @@ mod tests {
         {
             let name = LockName::new(name).unwrap();
             assert_eq!(is_split(&name), split, "{name:?}");
-            assert_eq!(hashed(Keys::of(&name).line()) != hashed(name.as_str()), split, "{name:?}");
+            assert_eq!(hashed(&line(name.as_str())) != hashed(name.as_str()), split, "{name:?}");
         }
     }
 
     #[test]
     fn no_two_locks_share_a_line() {
-        assert_ne!(keys("a").line(), keys("{a}").line());
-        assert_eq!(keys("orders:42").line(), "{orders:42}:redsync:line");
-        assert_eq!(keys("{orders}:42").waiters(), "{orders}:42:redsync:tagged:waiters");
-        assert_eq!(keys("orders:42").fence(), "{orders:42}:redsync:fence");
+        assert_ne!(line("a"), line("{a}"));
+    }
+
+    #[test]
+    fn keys_are_called_after_their_lock() {
+        let (plain, tagged) = (LockName::new("orders:42").unwrap(), LockName::new("{orders}:42").unwrap());
+        assert_eq!(Keys::of(&plain).line().concat(), "{orders:42}:redsync:line");
+        assert_eq!(Keys::of(&plain).fence().concat(), "{orders:42}:redsync:fence");
+        assert_eq!(Keys::of(&tagged).line().concat(), "{orders}:42:redsync:tagged:line");
     }
 
     #[test]

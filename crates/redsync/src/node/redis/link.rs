@@ -6,8 +6,11 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -15,15 +18,15 @@ use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, PushKind, RedisError, Value};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_util::sync::ReusableBoxFuture;
 
 use super::address::Address;
 use super::client::{Command, Reply};
+use super::courier::Courier;
 use super::facts::{Facts, Seen};
 use super::pushes::{Channels, Pushes};
 use super::scripts;
-use crate::node::{FaultKind, NodeFault};
-use crate::telling;
+use crate::node::{Answer, FaultKind, NodeFault};
+use crate::{clock, protocol, telling};
 
 /// How long connecting may take before it is given up and tried anew. Callers have shorter deadlines of their own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -43,8 +46,8 @@ const BACKOFF_MOST: Duration = Duration::from_millis(500);
 /// How many requests may be queued for the connection before the next has to wait for its turn to be queued.
 const QUEUE: usize = 1024;
 
-/// How many boxes of requests are kept, of some 1.3 kB each.
-const BOXES: usize = 128;
+/// How many couriers of a connection are kept, of some 1.5 kB each.
+const COURIERS: usize = 128;
 
 /// A request that is given up unanswered after this long counts as a sign of a dead connection.
 const SILENCE: Duration = Duration::from_millis(40);
@@ -65,16 +68,13 @@ struct Shared {
     pushes: Arc<Pushes>,
     /// How many times connecting was begun.
     connects: AtomicU64,
-    boxes: Mutex<Vec<Sending>>,
 }
-
-/// A request's way through the redis crate. Its future is over a kilobyte large, which allocators do not hand out as
-/// quickly as small ones, so the boxes are kept and used again.
-type Sending = ReusableBoxFuture<'static, redis::RedisResult<Value>>;
 
 /// A connection that stands, as far as is known.
 struct Live {
     connection: MultiplexedConnection,
+    /// Those that have nothing to carry.
+    couriers: Mutex<Vec<Courier>>,
     /// Requests in a row that were given up unanswered.
     silent_requests: AtomicU32,
     channels: Channels,
@@ -109,9 +109,8 @@ enum State {
 
 impl Link {
     pub(super) fn new(address: Address, pushes: Arc<Pushes>) -> Self {
-        let (state, seen, boxes) = (Mutex::new(State::Idle), Seen::default(), Mutex::default());
-        let connects = AtomicU64::new(0);
-        Self { shared: Arc::new(Shared { address, state, seen, pushes, connects, boxes }) }
+        let (state, seen, connects) = (Mutex::new(State::Idle), Seen::default(), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { address, state, seen, pushes, connects }) }
     }
 
     /// The connection, if there is one.
@@ -170,6 +169,24 @@ impl Link {
                 },
             }
         }
+    }
+}
+
+impl Live {
+    fn courier(&self) -> Courier {
+        let kept = self.couriers().pop();
+        kept.unwrap_or_else(|| Courier::new(self.connection.clone()))
+    }
+
+    fn keep(&self, courier: Courier) {
+        let mut couriers = self.couriers();
+        if couriers.len() < COURIERS {
+            couriers.push(courier);
+        }
+    }
+
+    fn couriers(&self) -> MutexGuard<'_, Vec<Courier>> {
+        self.couriers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -269,8 +286,9 @@ impl Shared {
         let answers = [text(server)?, text(replication)?, text(memory)?];
         // Where the server refuses to speak of itself, nothing is known of this incarnation.
         let facts = Facts::read(&answers, Instant::now());
-        let (silent_requests, channels) = (AtomicU32::new(0), Channels::default());
-        let live = Arc::new(Live { connection, silent_requests, channels });
+        let (couriers, silent_requests, channels) =
+            (Mutex::default(), AtomicU32::new(0), Channels::default());
+        let live = Arc::new(Live { connection, couriers, silent_requests, channels });
         Ok(Dialled { live, is_gone, facts })
     }
 
@@ -297,24 +315,6 @@ impl Shared {
             self.seen.note_end();
         }
         self.pushes.interrupted();
-    }
-
-    fn boxed(&self, request: impl Future<Output = redis::RedisResult<Value>> + Send + 'static) -> Sending {
-        let kept = self.boxes.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match kept {
-            Some(mut sending) => {
-                sending.set(request);
-                sending
-            }
-            None => Sending::new(request),
-        }
-    }
-
-    fn keep(&self, sending: Sending) {
-        let mut boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
-        if boxes.len() < BOXES {
-            boxes.push(sending);
-        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -351,7 +351,8 @@ impl Link {
             None => Box::pin(self.connection()).await?,
         };
         let subscribing = || async {
-            match self.exchange(&live, Command::new(verb).arg(channel)).await? {
+            let subscribe = Command::new(verb).arg(channel);
+            match Exchange::begin(&self.shared, Arc::clone(&live), subscribe).await? {
                 Value::ServerError(_) => Ok(false),
                 _ => Ok(true),
             }
@@ -360,37 +361,89 @@ impl Link {
     }
 
     /// Sends `command` once; see [`Client::execute`](super::client::Client::execute).
-    pub(super) async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
-        // Boxed, since it is rare: a request's future is moved about, and stays small.
-        let live = match self.live() {
-            Some(live) => live,
-            None => Box::pin(self.connection()).await?,
-        };
-        reply_from(self.exchange(&live, command).await?)
+    pub(super) fn execute(&self, command: Command) -> Executing<'_> {
+        match self.live() {
+            Some(live) => Executing::Link(Exchange::begin(&self.shared, live, command)),
+            None => Executing::Boxed(Box::pin(async move {
+                let live = self.connection().await?;
+                reply_from(Exchange::begin(&self.shared, live, command).await?)
+            })),
+        }
     }
+}
 
-    /// One command, and what the server says to it.
-    async fn exchange(&self, live: &Arc<Live>, command: Command) -> Result<Value, NodeFault> {
-        let connection = live.connection.clone();
-        let mut unanswered = Unanswered { shared: &self.shared, live, since: Some(Instant::now()) };
-        let mut sending = self.shared.boxed(async move {
-            // Moved in, so that a box that is kept keeps no connection.
-            let (mut connection, command) = (connection, command);
-            connection.send_packed_command(command.as_redis()).await
-        });
-        let reply = sending.get_pin().await;
-        self.shared.keep(sending);
-        unanswered.since = None;
-        match reply {
+/// A command under way.
+pub(super) enum Executing<'a> {
+    /// By a connection that stands. Written out, and no async function: there are some for each lock, and each is polled
+    /// through all that stands around it.
+    Link(Exchange<'a>),
+    /// By a connection that has to be made first, or by another client.
+    Boxed(Answer<'a, Reply>),
+}
+
+impl Future for Executing<'_> {
+    type Output = Result<Reply, NodeFault>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Link(exchange) => Pin::new(exchange).poll(context).map(|value| reply_from(value?)),
+            Self::Boxed(answer) => answer.as_mut().poll(context),
+        }
+    }
+}
+
+/// One command, and what the server says to it.
+///
+/// Dropped before its answer, and not at once, it bears witness against its connection: a half-open one would otherwise
+/// time out for ever and never be replaced.
+pub(super) struct Exchange<'a> {
+    shared: &'a Shared,
+    live: Arc<Live>,
+    since: protocol::Instant,
+    /// Until the answer is there.
+    courier: Option<Courier>,
+}
+
+impl<'a> Exchange<'a> {
+    fn begin(shared: &'a Shared, live: Arc<Live>, command: Command) -> Self {
+        let courier = live.courier();
+        courier.give(command);
+        Self { shared, live, since: clock::coarse_now(), courier: Some(courier) }
+    }
+}
+
+impl Future for Exchange<'_> {
+    type Output = Result<Value, NodeFault>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(courier) = &mut self.courier else {
+            unreachable!("a future is not polled any more after it has completed");
+        };
+        let Poll::Ready(reply) = courier.poll_reply(context) else { return Poll::Pending };
+        if let Some(courier) = self.courier.take() {
+            self.live.keep(courier);
+        }
+        Poll::Ready(match reply {
             Ok(value) => {
-                if live.silent_requests.load(Ordering::Relaxed) > 0 {
-                    live.silent_requests.store(0, Ordering::Relaxed);
+                if self.live.silent_requests.load(Ordering::Relaxed) > 0 {
+                    self.live.silent_requests.store(0, Ordering::Relaxed);
                 }
                 Ok(value)
             }
             Err(error) => {
-                self.shared.replace(live);
+                self.shared.replace(&self.live);
                 Err(disconnect_fault(error))
+            }
+        })
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        if self.courier.is_some() && clock::coarse_now().saturating_since(self.since) >= SILENCE {
+            let silent = self.live.silent_requests.fetch_add(1, Ordering::Relaxed) + 1;
+            if silent >= SILENT_REQUESTS {
+                self.shared.replace(&self.live);
             }
         }
     }
@@ -413,25 +466,6 @@ impl Drop for GivenUp {
     fn drop(&mut self) {
         if let (Some(shared), Some(live)) = (self.shared.upgrade(), self.live.upgrade()) {
             shared.replace(&live);
-        }
-    }
-}
-
-/// A request on its way. Dropped before its answer, and not at once, it bears witness against its connection: a
-/// half-open one would otherwise time out for ever and never be replaced.
-struct Unanswered<'a> {
-    shared: &'a Shared,
-    live: &'a Arc<Live>,
-    since: Option<Instant>,
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        if self.since.is_some_and(|since| since.elapsed() >= SILENCE) {
-            let silent = self.live.silent_requests.fetch_add(1, Ordering::Relaxed) + 1;
-            if silent >= SILENT_REQUESTS {
-                self.shared.replace(self.live);
-            }
         }
     }
 }
@@ -565,7 +599,7 @@ impl fmt::Debug for Link {
 mod tests {
     use std::pin::pin;
     use std::sync::mpsc;
-    use std::task::{Context, Poll, Waker};
+    use std::task::Waker;
 
     use super::*;
     use crate::node::redis::address;

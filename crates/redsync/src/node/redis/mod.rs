@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod client;
+mod courier;
 mod facts;
 mod keys;
 mod link;
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use self::client::{Client, Command, Messages, Reply};
 use self::facts::{Facts, Seen};
-use self::keys::Keys;
-use self::link::Link;
+use self::keys::{Key, Keys};
+use self::link::{Executing, Link};
 use self::pushes::{Channels, Pushes};
 use self::scripts::Script;
 use super::place::no_places;
@@ -39,6 +40,9 @@ pub struct RedisNode {
     pushes: Arc<Pushes>,
     /// `SET` takes `NX` and `GET` together from Redis 7.0 on. Found out by trying.
     set_takes_nx_and_get: AtomicBool,
+    /// Somebody has asked for fences: then their counters are named in each release, so that it can hand over to whoever
+    /// wants one. As long as nobody has, most releases are the quicker for it.
+    has_fences: AtomicBool,
 }
 
 /// How the server is spoken to.
@@ -79,13 +83,14 @@ impl RedisNode {
     }
 
     const fn on(server: Server, pushes: Arc<Pushes>) -> Self {
-        Self { server, pushes, set_takes_nx_and_get: AtomicBool::new(true) }
+        let (set_takes_nx_and_get, has_fences) = (AtomicBool::new(true), AtomicBool::new(false));
+        Self { server, pushes, set_takes_nx_and_get, has_fences }
     }
 
-    async fn execute(&self, command: Command) -> Result<Reply, NodeFault> {
+    fn execute(&self, command: Command) -> Executing<'_> {
         match &self.server {
-            Server::Link(link) => link.execute(command).await,
-            Server::Client { client, .. } => client.execute(command).await,
+            Server::Link(link) => link.execute(command),
+            Server::Client { client, .. } => Executing::Boxed(client.execute(command)),
         }
     }
 
@@ -108,23 +113,24 @@ impl RedisNode {
     }
 
     /// EVALSHA; and where the server does not know the script, one plain EVAL, which also teaches it.
-    async fn run<const KEYS: usize>(
+    async fn run(
         &self,
         script: &'static Script,
-        keys: [&str; KEYS],
+        keys: &[Key<'_>],
         with_arguments: impl Fn(Command) -> Command,
     ) -> Result<Reply, NodeFault> {
-        match self.execute(with_arguments(script.by_hash(&keys))).await {
+        match self.execute(with_arguments(script.by_hash(keys))).await {
             // Not a replay: a server that does not know the script has run nothing.
             Err(fault) if fault.code() == Some("NOSCRIPT") => {
-                Box::pin(self.execute(with_arguments(script.by_source(&keys)))).await
+                self.execute(with_arguments(script.by_source(keys))).await
             }
             other => other,
         }
     }
 
     async fn acquire_by_script(&self, claim: &Claim) -> Result<Acquired, NodeFault> {
-        let reply = self.run(&scripts::ACQUIRE, [claim.name.as_str()], |command| {
+        let keys = [Keys::of(&claim.name).lease()];
+        let reply = self.run(&scripts::ACQUIRE, &keys, |command| {
             command.arg(claim.token.as_str()).number(claim.expiry.as_millis())
         });
         match reply.await? {
@@ -135,8 +141,10 @@ impl RedisNode {
     }
 
     async fn acquire_fenced(&self, claim: &Claim, proposal: Proposal) -> Result<Acquired, NodeFault> {
-        let counter = Keys::fence_of(&claim.name);
-        let reply = self.run(&scripts::ACQUIRE_FENCED, [claim.name.as_str(), &counter], |command| {
+        self.note_fences();
+        let keys = Keys::of(&claim.name);
+        let keys = [keys.lease(), keys.fence()];
+        let reply = self.run(&scripts::ACQUIRE_FENCED, &keys, |command| {
             let command = command.arg(claim.token.as_str()).number(claim.expiry.as_millis());
             command.number(proposal.fence.as_u64()).number(millis(proposal.retention))
         });
@@ -147,6 +155,12 @@ impl RedisNode {
             },
             Reply::Array(holder) => Ok(Acquired::Taken(holder_with_time(&holder)?)),
             reply => Err(unexpected("the fenced acquire script", &reply)),
+        }
+    }
+
+    fn note_fences(&self) {
+        if !self.has_fences.load(Ordering::Relaxed) {
+            self.has_fences.store(true, Ordering::Relaxed);
         }
     }
 
@@ -177,8 +191,11 @@ impl RedisNode {
         }
         let contact = self.contact(client, name).await?;
         let keys = Keys::of(name);
-        let keys = [name.as_str(), keys.line(), keys.waiters(), keys.fence()];
-        let reply = self.run(&scripts::ENTER, keys, |command| {
+        let keys = [keys.lease(), keys.line(), keys.fence()];
+        if places.iter().any(|place| place.claim.fence.is_some()) {
+            self.note_fences();
+        }
+        let reply = self.run(&scripts::ENTER, &keys, |command| {
             let command = command.arg(&contact).number(is_yielding.into());
             places.iter().fold(command, |command, place| {
                 let (fence, retention) = numbers(place.claim.fence);
@@ -319,12 +336,14 @@ impl Node for RedisNode {
                 command.number((if_free == IfFree::Retake).into()).number(fence).number(retention)
             };
             // Whoever has no fence need not be permitted to use the counter.
+            let keys = Keys::of(&claim.name);
+            let keys = [keys.lease(), keys.fence()];
             let reply = match claim.fence {
                 Some(_) => {
-                    let counter = Keys::fence_of(&claim.name);
-                    self.run(&scripts::EXTEND, [claim.name.as_str(), &counter], arguments).await?
+                    self.note_fences();
+                    self.run(&scripts::EXTEND, &keys, arguments).await?
                 }
-                None => self.run(&scripts::EXTEND, [claim.name.as_str()], arguments).await?,
+                None => self.run(&scripts::EXTEND, &keys[..1], arguments).await?,
             };
             match reply {
                 Reply::Int(2) => Ok(Extended::Retaken),
@@ -355,11 +374,28 @@ impl Node for RedisNode {
     ) -> Answer<'a, Released> {
         Box::pin(async move {
             let keys = Keys::of(name);
-            let keys = [name.as_str(), keys.line(), keys.waiters(), keys.fence()];
-            let reply = self.run(&scripts::RELEASE, keys, |command| {
-                command.arg(token.as_str()).number((succession == Succession::Barging).into())
-            });
-            match reply.await? {
+            let keys = [keys.lease(), keys.line(), keys.fence()];
+            let arguments = |command: Command| {
+                let command = command.arg(token.as_str());
+                match succession {
+                    Succession::HandOver => command,
+                    Succession::Barging => command.arg("barging"),
+                }
+            };
+            let given = if self.has_fences.load(Ordering::Relaxed) { 3 } else { 2 };
+            let reply = match self.run(&scripts::RELEASE, &keys[..given], arguments).await? {
+                // It has released nothing: the first in line wants what nobody here had asked for until now.
+                Reply::Int(wanting @ 3..=4) => {
+                    self.note_fences();
+                    let reply = Box::pin(self.run(&scripts::RELEASE, &keys, arguments)).await?;
+                    match (wanting, reply) {
+                        (4, Reply::Int(0)) => Reply::Int(2),
+                        (_, reply) => reply,
+                    }
+                }
+                reply => reply,
+            };
+            match reply {
                 Reply::Int(2) => Ok(Released::Left),
                 Reply::Int(1) => Ok(Released::Released),
                 Reply::Int(0) => Ok(Released::NotHeld),
@@ -372,9 +408,8 @@ impl Node for RedisNode {
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         Box::pin(async move {
             let keys = Keys::of(name);
-            let reply = self.run(&scripts::INSPECT, [name.as_str(), keys.line(), keys.fence()], |command| {
-                command.number(Look::SHOWN as u64)
-            });
+            let keys = [keys.lease(), keys.line(), keys.fence()];
+            let reply = self.run(&scripts::INSPECT, &keys, |command| command.number(Look::SHOWN as u64));
             let reply = reply.await?;
             looked(&reply).ok_or_else(|| unexpected("the inspect script", &reply))
         })

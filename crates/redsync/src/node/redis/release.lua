@@ -3,44 +3,42 @@
 --
 -- KEYS     as in line.lua
 -- ARGV[1]  token
--- ARGV[2]  '0': the lease is handed over; '1': it is let go of, and the first in line is told that it may ask
+-- ARGV[2]  nothing: the lease is handed over; 'barging': it is let go of, and the first in line is told that it may ask
 -- Reply    1: released; 2: it had a place in line, and has left; 0: nobody has the lease;
---          {holder's token, milliseconds left or -1}: another has it
+--          {holder's token, milliseconds left or -1}: another has it;
+--          3: the counter has to be given for it to be handed over; 4: so it has, and the token had a place and has left
 -- Called by RedisNode::release.
 local token = ARGV[1]
 local reply = 1 -- holder: as release_alone.lua found it
 if holder ~= token then
-  reply = 0
-  if redis.call('ZREM', LINE, token) == 1 then
-    redis.call('HDEL', WAITERS, token)
-    reply = 2
-  end
+  reply = leave(token) and 2 or 0
   if holder then
     return reply == 2 and 2 or {holder, redis.call('PTTL', LEASE)}
   end
 end
-if ARGV[2] == '0' then
-  hand_over({}, token)
+if not ARGV[2] then
+  if hand_over({}, token) == nil then
+    return reply == 2 and 4 or 3
+  end
   return reply
 end
 redis.call('DEL', LEASE)
-if redis.call('ZREM', LINE, token) == 1 then
-  redis.call('HDEL', WAITERS, token)
-end
+leave(token)
 local now = false
 while true do
-  local first = redis.call('ZRANGE', LINE, 0, 0)[1]
-  if not first then
+  local members = redis.call('ZRANGE', LINE, 0, 1)
+  local waiting, place = members[1], members[2]
+  if not waiting then
     return reply
   end
-  local waiter = redis.call('HGET', WAITERS, first)
+  local waiter = said_of(waiting, place)
   if waiter then
     now = now or now_micros()
     local deadline, contact = string.match(waiter, '^(%d+):%d+:%d+:%d+:%d+:(.*)$')
     if deadline and tonumber(deadline) > now and (contact == '' or tell(contact, 'freed:' .. LEASE)) then
       return reply
     end
+    redis.call('ZREM', LINE, place)
   end
-  redis.call('ZREM', LINE, first)
-  redis.call('HDEL', WAITERS, first)
+  redis.call('ZREM', LINE, waiting)
 end

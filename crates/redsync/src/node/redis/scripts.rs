@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use super::client::Command;
+use super::keys::Key;
 
 /// A script: its source, and the hash that the server knows it by.
 pub(super) struct Script {
@@ -45,17 +46,22 @@ impl Script {
     }
 
     /// Runs the script that the server has learnt, on `keys`. Arguments are to be added.
-    pub(super) fn by_hash(&self, keys: &[&str]) -> Command {
+    pub(super) fn by_hash(&self, keys: &[Key<'_>]) -> Command {
         called("EVALSHA", &self.hash, keys)
     }
 
     /// Runs the script, and teaches it by that. Arguments are to be added.
-    pub(super) fn by_source(&self, keys: &[&str]) -> Command {
+    pub(super) fn by_source(&self, keys: &[Key<'_>]) -> Command {
         called("EVAL", self.source, keys)
     }
 }
 
-fn called(verb: &str, script: &str, keys: &[&str]) -> Command {
-    let command = Command::new(verb).arg(script).number(keys.len() as u64);
-    keys.iter().fold(command, |command, key| command.arg(key))
+fn called(verb: &str, script: &str, keys: &[Key<'_>]) -> Command {
+    // With room for a token and a few numbers.
+    const ARGUMENTS: (usize, usize) = (5, 120);
+    let bytes: usize = keys.iter().flatten().map(|part| part.len()).sum();
+    let command =
+        Command::with_room(verb, 2 + keys.len() + ARGUMENTS.0, script.len() + 1 + bytes + ARGUMENTS.1);
+    let command = command.arg(script).number(keys.len() as u64);
+    keys.iter().fold(command, |command, key| command.joined(key))
 }

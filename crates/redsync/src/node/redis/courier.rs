@@ -1,0 +1,83 @@
+//! Carries requests through the redis crate, one at a time.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Value};
+
+use super::client::Command;
+
+/// Carries one request at a time, and is used again for the next.
+///
+/// The redis crate's future for a request is over a kilobyte large. To box one for each request means to copy it around and
+/// to ask the allocator for so much; this makes one, which takes request after request. Dropped, it gives up what is under
+/// way.
+pub(super) struct Courier {
+    errand: Arc<Mutex<Errand>>,
+    /// Never completes.
+    under_way: Pin<Box<dyn Future<Output = Infallible> + Send>>,
+}
+
+enum Errand {
+    None,
+    Request(Command),
+    Reply(RedisResult<Value>),
+}
+
+impl Courier {
+    pub(super) fn new(mut connection: MultiplexedConnection) -> Self {
+        let errand = Arc::new(Mutex::new(Errand::None));
+        let given = Arc::clone(&errand);
+        let under_way = Box::pin(async move {
+            loop {
+                let request =
+                    poll_fn(|_| lock(&given).take_request().map_or(Poll::Pending, Poll::Ready)).await;
+                let reply = connection.send_packed_command(request.as_redis()).await;
+                *lock(&given) = Errand::Reply(reply);
+            }
+        });
+        Self { errand, under_way }
+    }
+
+    /// Gives it something to carry, in place of whatever it had.
+    pub(super) fn give(&self, request: Command) {
+        *lock(&self.errand) = Errand::Request(request);
+    }
+
+    /// Sends what it was given once, and completes with the reply.
+    pub(super) fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<RedisResult<Value>> {
+        match self.under_way.as_mut().poll(context) {
+            Poll::Pending => lock(&self.errand).take_reply().map_or(Poll::Pending, Poll::Ready),
+        }
+    }
+}
+
+impl Errand {
+    fn take_request(&mut self) -> Option<Command> {
+        match self {
+            Self::Request(_) => match std::mem::replace(self, Self::None) {
+                Self::Request(request) => Some(request),
+                Self::None | Self::Reply(_) => None,
+            },
+            Self::None | Self::Reply(_) => None,
+        }
+    }
+
+    fn take_reply(&mut self) -> Option<RedisResult<Value>> {
+        match self {
+            Self::Reply(_) => match std::mem::replace(self, Self::None) {
+                Self::Reply(reply) => Some(reply),
+                Self::None | Self::Request(_) => None,
+            },
+            Self::None | Self::Request(_) => None,
+        }
+    }
+}
+
+fn lock(errand: &Mutex<Errand>) -> MutexGuard<'_, Errand> {
+    errand.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,133 @@
+//! How a line is kept on a Redis server, seen from the server.
+
+use std::time::Duration;
+
+use redsync::{
+    Acquired, Claim, ClientId, Expiry, Fence, LockName, Node, Place, Placed, Proposal, RedisNode, Released,
+    Round, Succession, Ticket, Token,
+};
+use redsync_testkit::RedisServer;
+
+const LINE: &str = "{name}:redsync:line";
+const COUNTER: &str = "{name}:redsync:fence";
+
+fn claim(token: &str) -> Claim {
+    let (name, token) = (LockName::new("name").unwrap(), Token::from_text(token).unwrap());
+    Claim::new(name, token, Expiry::new(Duration::from_secs(60)).unwrap())
+}
+
+fn fenced(token: &str) -> Claim {
+    let mut claim = claim(token);
+    let fence = Fence::new(1_700_000_000_000_000).unwrap();
+    claim.fence = Some(Proposal::new(fence, Duration::from_secs(60)));
+    claim
+}
+
+fn node(server: &RedisServer) -> RedisNode {
+    RedisNode::open(&server.url()).unwrap()
+}
+
+/// Takes a place in line with a client of its own, that nobody tells anything.
+async fn enter(node: &RedisNode, claim: Claim, ticket: u64) {
+    let place = Place::new(claim, Ticket::from_micros(ticket), Round::new(1));
+    let entered = node.enter(&ClientId::random(), &[place]).await.unwrap();
+    assert!(matches!(entered.places[..], [Placed::Queued(_)]), "{entered:?}");
+}
+
+async fn take(node: &RedisNode, token: &str) {
+    let acquired = node.acquire(&claim(token)).await.unwrap();
+    assert!(matches!(acquired, Acquired::Granted(None)), "{acquired:?}");
+}
+
+async fn release(node: &RedisNode, token: &str) -> Released {
+    let claim = claim(token);
+    node.release(&claim.name, &claim.token, Succession::HandOver).await.unwrap()
+}
+
+#[tokio::test]
+async fn whoever_has_nothing_to_do_with_fences_hands_over_to_one_who_wants_one() {
+    let server = RedisServer::start();
+    let (plain, other) = (node(&server), node(&server));
+    take(&plain, "holder").await;
+    enter(&other, fenced("waiter"), 1).await;
+
+    assert_eq!(release(&plain, "holder").await, Released::Released);
+
+    assert_eq!(server.get("name").as_deref(), Some("waiter"));
+    assert!(server.get(COUNTER).is_some_and(|counter| counter.len() == 16), "it was counted");
+    assert_eq!(server.command_count("evalsha"), 3, "a place, and a release that had to be sent again");
+    assert_eq!(release(&plain, "waiter").await, Released::Released);
+    assert_eq!(server.command_count("evalsha"), 4, "from then on it is sent once");
+}
+
+#[tokio::test]
+async fn whoever_leaves_a_lock_that_nobody_has_leaves_it_to_one_who_wants_a_fence() {
+    let server = RedisServer::start();
+    let (plain, other) = (node(&server), node(&server));
+    take(&plain, "holder").await;
+    enter(&plain, claim("leaving"), 1).await;
+    enter(&other, fenced("waiter"), 2).await;
+    server.command(&["DEL", "name"]);
+
+    assert_eq!(release(&plain, "leaving").await, Released::Left);
+
+    assert_eq!(server.get("name").as_deref(), Some("waiter"));
+    assert!(server.get(COUNTER).is_some());
+    assert_eq!(server.command(&["ZCARD", LINE]).int(), 0);
+}
+
+#[tokio::test]
+async fn what_others_wrote_into_a_line_keeps_nobody_waiting() {
+    let server = RedisServer::start();
+    let node = node(&server);
+    take(&node, "holder").await;
+    enter(&node, claim("first"), 10).await;
+    enter(&node, claim("second"), 20).await;
+    for (ticket, member) in [("5", "junk"), ("10", "firsu"), ("10", "g"), ("15", "a\0b"), ("19", "junk")] {
+        server.command(&["ZADD", LINE, ticket, member]);
+    }
+
+    assert_eq!(release(&node, "holder").await, Released::Released);
+    assert_eq!(server.get("name").as_deref(), Some("first"));
+    assert_eq!(release(&node, "first").await, Released::Released);
+    assert_eq!(server.get("name").as_deref(), Some("second"));
+    assert_eq!(release(&node, "second").await, Released::Released);
+    assert_eq!(server.keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn those_who_came_at_the_same_time_are_served_by_their_tokens() {
+    let server = RedisServer::start();
+    let node = node(&server);
+    take(&node, "holder").await;
+    let tokens = ["a", "a\0b", "a ", "aa", "b"];
+    for token in tokens.iter().rev() {
+        enter(&node, claim(token), 7).await;
+        // Its place is renewed, and stays one.
+        enter(&node, claim(token), 7).await;
+    }
+    assert_eq!(server.command(&["ZCARD", LINE]).int(), 2 * 5);
+
+    let mut holder = "holder";
+    for token in tokens {
+        assert_eq!(release(&node, holder).await, Released::Released);
+        assert_eq!(server.get("name").as_deref(), Some(token));
+        holder = token;
+    }
+}
+
+#[tokio::test]
+async fn a_place_at_another_ticket_takes_that_of_the_former() {
+    let server = RedisServer::start();
+    let node = node(&server);
+    take(&node, "holder").await;
+    enter(&node, claim("first"), 10).await;
+    enter(&node, claim("second"), 20).await;
+    enter(&node, claim("first"), 30).await;
+    assert_eq!(server.command(&["ZCARD", LINE]).int(), 4);
+
+    assert_eq!(release(&node, "holder").await, Released::Released);
+
+    assert_eq!(server.get("name").as_deref(), Some("second"));
+    assert_eq!(server.command(&["ZCARD", LINE]).int(), 2);
+}
