@@ -63,7 +63,7 @@ pub(crate) async fn ask(holding: &Arc<Holding>, at_most: Duration, shuffle: bool
             Ok((acquired, uptime))
         })
     };
-    let ballot = Ballot::open(core, Asked::Acquire, voters, timeout, question);
+    let ballot = Ballot::open(core, Asked::Acquire, sent, voters, timeout, question);
     let mut asking =
         Asking { holding: Arc::clone(holding), number, sent, ballot: Some(ballot), is_reached: false };
     while !count.is_decided(asking.outstanding(), terms.wait_for_all) {
@@ -71,6 +71,7 @@ pub(crate) async fn ask(holding: &Arc<Holding>, at_most: Duration, shuffle: bool
         count.add(answer);
     }
     asking.is_reached = count.verdict() == Verdict::Reached;
+    asking.hear_the_returned();
     drop(asking);
 
     let name = || terms.claim.name.clone();
@@ -136,6 +137,13 @@ impl Asking {
     async fn next(&mut self) -> Option<Result<(), NodeError>> {
         let (index, returned) = self.ballot.as_mut()?.next().await?;
         Some(heard(&self.holding, index, (self.number, self.sent), returned))
+    }
+
+    /// Answers that are there already need nobody in the background.
+    fn hear_the_returned(&mut self) {
+        while let Some((index, returned)) = self.ballot.as_mut().and_then(Ballot::next_returned) {
+            heard(&self.holding, index, (self.number, self.sent), returned).ok();
+        }
     }
 }
 

@@ -37,17 +37,17 @@ pub(crate) struct Ballot<T> {
 }
 
 impl<T> Ballot<T> {
-    /// Puts the question to the nodes numbered `voters`; each may take `timeout` to answer. Nothing is sent until
-    /// [`next`](Self::next) is polled.
+    /// Puts the question to the nodes numbered `voters`; each may take `timeout` from `opened` on, which is now, to answer.
+    /// Nothing is sent until [`next`](Self::next) is polled.
     pub(crate) fn open(
         core: &Core,
         what: Asked,
+        opened: Instant,
         voters: impl IntoIterator<Item = usize>,
         timeout: Duration,
         question: impl Fn(Arc<dyn Node>) -> Question<T>,
     ) -> Self {
         let ask = |index: usize| (index, question(Arc::clone(&core.nodes[index])));
-        let opened = core.clock.now();
         Self {
             nodes: Arc::clone(&core.nodes),
             asked: voters.into_iter().map(ask).collect(),
@@ -102,6 +102,11 @@ impl<T> Ballot<T> {
             self.returned.extend(silent.map(timeout));
         }
         Poll::Ready(self.returned.pop_front())
+    }
+
+    /// The next answer that is there already.
+    pub(crate) fn next_returned(&mut self) -> Option<(usize, Returned<T>)> {
+        self.returned.pop_front()
     }
 
     /// How many nodes have not been heard yet.

@@ -101,8 +101,8 @@ impl Future for LostSignal {
         // Before it is looked at, so that a loss in between is heard.
         signal.place = Some(signal.holding.signals.listen(signal.place, context.waker()));
         // Where the runtime of the one that kept the guard has ended or stands still, this one's takes over.
-        signal.holding.core.attend();
         let clock = &signal.holding.core.clock;
+        signal.holding.core.attend(clock.now());
         let sleeping = signal.sleeping.get_mut().unwrap_or_else(PoisonError::into_inner);
         while signal.holding.standing() == Standing::Held {
             let look = signal.holding.next_look(clock.now());
@@ -116,7 +116,7 @@ impl Future for LostSignal {
                 return Poll::Pending;
             }
             *sleeping = None;
-            signal.holding.core.attend();
+            signal.holding.core.attend(clock.now());
         }
         *sleeping = None;
         Poll::Ready(signal.holding.lost())

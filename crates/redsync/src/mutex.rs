@@ -100,8 +100,8 @@ impl Mutex {
     /// released, in the background.
     pub async fn lock(&self) -> Result<Guard, Error> {
         let settings = self.settings()?;
-        self.core.enter()?;
-        let mut acquiring = Acquiring::begin(&self.core, &settings.name);
+        let began = self.core.enter()?;
+        let mut acquiring = Acquiring::begin(&self.core, &settings.name, began);
         let span = tracing::debug_span!("lock", lock = %settings.name);
         let locked = self.lock_as(&settings, &mut acquiring).instrument(span).await;
         acquiring.end(locked)
@@ -113,7 +113,9 @@ impl Mutex {
             Patience::Tries(_) | Patience::Unbounded => None,
         };
         match &settings.waiting {
-            Waiting::InLine => wait_in_line(&self.core, settings, end, &mut acquiring.tries).await,
+            Waiting::InLine => {
+                wait_in_line(&self.core, settings, acquiring.began, end, &mut acquiring.tries).await
+            }
             Waiting::Polling(delay) => self.poll(settings, delay, end, acquiring).await,
         }
     }
@@ -205,7 +207,7 @@ impl Mutex {
     /// As [`lock`](Mutex::lock).
     pub async fn try_lock(&self) -> Result<Option<Guard>, Error> {
         let settings = self.settings()?;
-        let mut acquiring = Acquiring::begin(&self.core, &settings.name);
+        let mut acquiring = Acquiring::begin(&self.core, &settings.name, self.core.clock.now());
         acquiring.tries = 1;
         let span = tracing::debug_span!("lock", lock = %settings.name);
         let attempt = attempt(&self.core, self.terms(&settings)?, Duration::MAX, settings.shuffle_nodes);
@@ -310,7 +312,7 @@ impl Mutex {
     }
 
     fn terms(&self, settings: &Settings) -> Result<Terms, Error> {
-        settings.terms(|| self.core.waiters.tickets.draw(&self.core.clock))
+        settings.terms(|| self.core.waiters.tickets.draw(&self.core.clock, self.core.clock.now()))
     }
 }
 
@@ -326,15 +328,14 @@ struct Acquiring {
 }
 
 impl Acquiring {
-    fn begin(core: &Arc<Core>, name: &LockName) -> Self {
-        let began = core.clock.now();
+    fn begin(core: &Arc<Core>, name: &LockName, began: Instant) -> Self {
         Self { core: Arc::clone(core), name: name.clone(), began, tries: 0, has_told: false, is_over: false }
     }
 
     fn end(mut self, locked: Result<Guard, Error>) -> Result<Guard, Error> {
         self.is_over = true;
         match &locked {
-            Ok(guard) => telling::acquired(&self.name, self.tries, self.waited(), guard.remaining()),
+            Ok(guard) => telling::acquired(&self.name, self.tries, || self.waited(), || guard.remaining()),
             Err(error) => telling::not_acquired(&self.name, self.tries, self.waited(), error),
         }
         locked

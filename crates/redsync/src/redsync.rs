@@ -285,7 +285,7 @@ impl Redsync {
 
     fn ballot<T>(&self, question: impl Fn(Arc<dyn Node>) -> Question<T>) -> Ballot<T> {
         let everyone = 0..self.core.quorum.nodes();
-        Ballot::open(&self.core, Asked::Look, everyone, Self::LOOK, question)
+        Ballot::open(&self.core, Asked::Look, self.core.clock.now(), everyone, Self::LOOK, question)
     }
 }
 

@@ -13,9 +13,17 @@ use crate::node::NodeFault;
 use crate::protocol::{Fence, LockName};
 
 /// The end of waiting for a lock.
-pub(crate) fn acquired(lock: &LockName, tries: u32, waited: Duration, remaining: Duration) {
-    let (waited_ms, remaining_ms) = (millis(waited), millis(remaining));
-    tracing::debug!(%lock, outcome = "acquired", tries, waited = waited_ms, remaining = remaining_ms, "lock acquired");
+///
+/// The times are only looked at if somebody listens: most locks are free, and a look at the clock costs as much as a step of
+/// the protocol.
+pub(crate) fn acquired(
+    lock: &LockName,
+    tries: u32,
+    waited: impl Fn() -> Duration,
+    remaining: impl Fn() -> Duration,
+) {
+    let (waited_ms, remaining_ms) = (|| millis(waited()), || millis(remaining()));
+    tracing::debug!(%lock, outcome = "acquired", tries, waited = waited_ms(), remaining = remaining_ms(), "lock acquired");
     number::acquisition("acquired", waited);
 }
 
@@ -23,13 +31,13 @@ pub(crate) fn acquired(lock: &LockName, tries: u32, waited: Duration, remaining:
 pub(crate) fn not_acquired(lock: &LockName, tries: u32, waited: Duration, error: &Error) {
     let outcome = outcome(error);
     tracing::debug!(%lock, outcome, tries, waited = millis(waited), %error, "lock not acquired");
-    number::acquisition(outcome, waited);
+    number::acquisition(outcome, || waited);
 }
 
 /// Waiting was given up by its caller.
 pub(crate) fn cancelled(lock: &LockName, tries: u32, waited: Duration) {
     tracing::debug!(%lock, outcome = "cancelled", tries, waited = millis(waited), "lock not acquired");
-    number::acquisition("cancelled", waited);
+    number::acquisition("cancelled", || waited);
 }
 
 /// A caller waits because nodes restarted.
@@ -79,11 +87,11 @@ pub(crate) fn lost(lost: &Lost, held: Duration) {
     let cause = lost.cause().map(tracing::field::display);
     tracing::error!(lock = %lost.name(), held = millis(held), remaining = 0, error = cause, "lock lost");
     number::loss();
-    number::held(held);
+    number::held(|| held);
 }
 
 /// A guard was given back or handed on, after it was held for so long.
-pub(crate) fn held(held: Duration) {
+pub(crate) fn held(held: impl FnOnce() -> Duration) {
     number::held(held);
 }
 
@@ -190,9 +198,9 @@ mod number {
     use std::fmt;
     use std::time::Duration;
 
-    pub(super) fn acquisition(outcome: &'static str, waited: Duration) {
+    pub(super) fn acquisition(outcome: &'static str, waited: impl FnOnce() -> Duration) {
         metrics::counter!("redsync_acquisitions_total", "outcome" => outcome).increment(1);
-        metrics::histogram!("redsync_wait_seconds", "outcome" => outcome).record(waited);
+        metrics::histogram!("redsync_wait_seconds", "outcome" => outcome).record(waited());
     }
 
     pub(super) fn renewal(outcome: &'static str) {
@@ -207,8 +215,8 @@ mod number {
         metrics::counter!("redsync_losses_total").increment(1);
     }
 
-    pub(super) fn held(held: Duration) {
-        metrics::histogram!("redsync_hold_seconds").record(held);
+    pub(super) fn held(held: impl FnOnce() -> Duration) {
+        metrics::histogram!("redsync_hold_seconds").record(held());
     }
 
     pub(super) fn withheld(node: &dyn fmt::Display) {
@@ -236,11 +244,11 @@ mod number {
     use std::fmt;
     use std::time::Duration;
 
-    pub(super) const fn acquisition(_: &'static str, _: Duration) {}
+    pub(super) fn acquisition(_: &'static str, _: impl FnOnce() -> Duration) {}
     pub(super) const fn renewal(_: &'static str) {}
     pub(super) const fn fences_differ() {}
     pub(super) const fn loss() {}
-    pub(super) const fn held(_: Duration) {}
+    pub(super) fn held(_: impl FnOnce() -> Duration) {}
     pub(super) fn withheld(_: &dyn fmt::Display) {}
     pub(super) fn answered(_: &dyn fmt::Display, _: &'static str, _: Duration, _: Option<&'static str>) {}
 }

@@ -15,17 +15,17 @@ use crate::protocol::{Instant, Ticket};
 use crate::service::{Member, Outlook};
 use crate::telling;
 
-/// Takes the lock in its turn; until `end`, if there is one.
+/// Takes the lock in its turn, for one who came at `began`, which is now; until `end`, if there is one.
 ///
 /// Cancel safe: dropped at any point, the place in line is left, and what may have been granted is passed on.
 pub(crate) async fn wait_in_line(
     core: &Arc<Core>,
     settings: &Settings,
+    began: Instant,
     end: Option<Instant>,
     tries: &mut u32,
 ) -> Result<Guard, Error> {
-    let began = core.clock.now();
-    let ticket = core.waiters.tickets.draw(&core.clock);
+    let ticket = core.waiters.tickets.draw(&core.clock, began);
     let (exhausted, pause, has_told) = (None, Duration::ZERO, false);
     let mut wait = Wait { core, settings, ticket, began, end, tries, exhausted, pause, has_told };
     loop {
@@ -60,10 +60,18 @@ impl Wait<'_> {
         if core.keeper.is_shut() {
             return Err(Error::ShutDown);
         }
-        core.enter()?;
         // The first time, it is its place in line. Later on, nodes may have forgotten what they had counted.
         let (ticket, is_first) = (self.ticket, *self.tries == 1);
-        let proposed = || if is_first { ticket } else { core.waiters.tickets.draw(&core.clock).max(ticket) };
+        if !is_first {
+            core.enter()?;
+        }
+        let proposed = || {
+            if is_first {
+                ticket
+            } else {
+                core.waiters.tickets.draw(&core.clock, core.clock.now()).max(ticket)
+            }
+        };
         let terms = self.settings.terms(proposed)?;
         // The undo is armed before the first byte is sent: from here on, dropping this future releases.
         let proposal = terms.claim.fence;
@@ -73,7 +81,7 @@ impl Wait<'_> {
         }
         let guard = Guard::new(Arc::clone(&holding));
         let mut refusal = None;
-        if !core.waiters.is_contended(&self.settings.name, core.clock.now()) {
+        if !core.waiters.is_contended(&self.settings.name, || core.clock.now()) {
             match ask(&holding, self.time_left(), self.settings.shuffle_nodes).await {
                 Ok(()) => {
                     return match acquired(guard, &holding, self.time_left()).await {

@@ -110,10 +110,11 @@ impl Holding {
         let timeout = terms.request_timeout.as_duration();
         let wait_for_all = terms.wait_for_all;
         let claim = self.with_fence(&terms.claim);
-        let mut ballot = Ballot::open(&self.core, Asked::Extend, voters, timeout, move |node| {
-            let claim = claim.clone();
-            Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
-        });
+        let mut ballot =
+            Ballot::open(&self.core, Asked::Extend, self.core.clock.now(), voters, timeout, move |node| {
+                let claim = claim.clone();
+                Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
+            });
         // Where it turns out to be over, somebody waits to hear why: no longer than until that is certain.
         loop {
             let outstanding = ballot.outstanding();
@@ -161,10 +162,11 @@ impl Holding {
         }
         let (number, voters) = self.ask_to_extend(&terms, IfFree::Retake);
         let (timeout, claim) = (terms.request_timeout.as_duration(), self.with_fence(&terms.claim));
-        let mut ballot = Ballot::open(&self.core, Asked::Extend, voters, timeout, move |node| {
-            let claim = claim.clone();
-            Box::pin(async move { node.extend(&claim, IfFree::Retake).await })
-        });
+        let mut ballot =
+            Ballot::open(&self.core, Asked::Extend, self.core.clock.now(), voters, timeout, move |node| {
+                let claim = claim.clone();
+                Box::pin(async move { node.extend(&claim, IfFree::Retake).await })
+            });
         while let Some((index, returned)) = ballot.next().await {
             // What a node says that has not got it again changes nothing.
             let _ = self.extended(index, number, IfFree::Retake, returned);

@@ -67,7 +67,7 @@ impl Holding {
             self.plan(&mut keep, now);
         }
         self.core.keeper.enter(self);
-        self.core.attend();
+        self.core.attend(now);
     }
 
     /// Ends what [`begin_keeping`](Self::begin_keeping) began: the guard is given back, or handed on.
@@ -79,7 +79,7 @@ impl Holding {
             return;
         }
         if self.standing() != Standing::Lost {
-            telling::held(self.held_for());
+            telling::held(|| self.held_for());
             return;
         }
         // Its time was over before, and nobody has told yet. Not here, where a hook might meet its caller's locks.
@@ -189,7 +189,7 @@ impl Holding {
                 }
             }
             // It was given back in time, at the last moment.
-            Standing::Held | Standing::Released => telling::held(self.held_for()),
+            Standing::Held | Standing::Released => telling::held(|| self.held_for()),
         }));
         // A listener of the program's that panics has told what there is to tell.
         drop(told);

@@ -398,6 +398,11 @@ impl Ledger {
         self.nodes.iter().any(Entry::is_open)
     }
 
+    /// Whether some node may have the token, and nobody is asking it to release.
+    pub(super) fn is_to_be_released(&self) -> bool {
+        self.nodes.iter().any(|entry| entry.is_open() && !entry.is_releasing)
+    }
+
     /// Whether all that was asked of those nodes is answered that may have the token.
     pub(super) fn has_heard_all(&self) -> bool {
         self.nodes.iter().filter(|entry| entry.is_open()).all(|entry| entry.unanswered == 0)
@@ -423,6 +428,11 @@ impl Ledger {
         let stands = self.ends.valid_until().is_some_and(|end| now < end);
         self.is_over = self.is_over || (self.was_held && self.is_kept() && !stands);
         self.is_over
+    }
+
+    /// Whether the token's time was over before it was given back or handed on, if it was: no clock changes that any more.
+    pub(super) fn was_lost(&self) -> Option<bool> {
+        (!self.is_kept()).then_some(self.is_over)
     }
 
     /// Whether the token has no end: it has not been given back or handed on.

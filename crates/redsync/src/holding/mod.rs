@@ -42,12 +42,13 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Makes sure that there is a runtime to work in.
-    pub(crate) fn enter(&self) -> Result<(), Error> {
+    /// Makes sure that there is a runtime to work in, and gives the time.
+    pub(crate) fn enter(&self) -> Result<Instant, Error> {
         match self.reaper.settle() {
             true => {
-                self.attend();
-                Ok(())
+                let now = self.clock.now();
+                self.attend(now);
+                Ok(now)
             }
             false => Err(Error::Runtime {
                 reason: "redsync works inside a tokio runtime; without one, use redsync::blocking".into(),
@@ -56,8 +57,8 @@ impl Core {
     }
 
     /// Makes sure that somebody sees to the guards' deadlines, as long as there is a runtime.
-    pub(crate) fn attend(&self) {
-        self.keeper.attend(|| self.reaper.runtime(), &self.clock);
+    pub(crate) fn attend(&self, now: Instant) {
+        self.keeper.attend(|| self.reaper.runtime(), now, &self.clock);
     }
 }
 
@@ -119,11 +120,6 @@ impl Holding {
         self.ask(&self.terms, |ledger| ledger.presume(last_word.map(Expiry::as_duration)));
     }
 
-    /// Records that node `index`, whose counter is at `fence`, granted what request `number` asked for.
-    pub(crate) fn granted(&self, index: usize, number: RequestNumber, fence: Option<Fence>) {
-        self.ledger().granted(index, number, fence, self.core.clock.now());
-    }
-
     /// Records that node `index` granted what request `number` asked for, though it may have forgotten another's lease.
     pub(crate) fn granted_in_doubt(&self, index: usize, number: RequestNumber) {
         self.ledger().granted_in_doubt(index, number);
@@ -156,11 +152,14 @@ impl Holding {
 
     /// How it stands now, by this side's clock alone.
     pub(crate) fn standing(&self) -> Standing {
-        let now = self.core.clock.now();
         let mut ledger = self.ledger();
+        if let Some(was_lost) = ledger.was_lost() {
+            return if was_lost { Standing::Lost } else { Standing::Released };
+        }
+        let now = self.core.clock.now();
         match ledger.valid_until() {
             _ if ledger.is_past(now) => Standing::Lost,
-            Some(end) if ledger.is_kept() && now < end => Standing::Held,
+            Some(end) if now < end => Standing::Held,
             _ => Standing::Released,
         }
     }

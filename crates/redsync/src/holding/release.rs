@@ -5,23 +5,24 @@ use std::time::Duration;
 
 use super::Holding;
 use super::ledger::Mark;
-use crate::ballot::{Ballot, Count, Question};
+use crate::ballot::{Ballot, Count, Question, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::Released;
-use crate::protocol::Verdict;
+use crate::protocol::{Instant, Verdict};
 use crate::telling::{self, Asked};
 
 impl Holding {
     /// Releases the token wherever it may be, and says whether a majority had it until now. What is not answered goes
     /// on in the background.
     pub(crate) async fn release(self: &Arc<Self>) -> Result<(), Error> {
-        self.core.enter()?;
-        let mut release = Release::begin(self, false);
+        let now = self.core.enter()?;
+        let mut release = Release::begin(self, false, now);
         let mut count = Count::new(Operation::Unlock, &self.core.nodes, self.core.quorum, &release.voters());
         while !count.is_decided(release.outstanding(), self.terms.wait_for_all) {
             let Some(released) = release.next().await else { break };
             count.add(released);
         }
+        release.hear_the_returned();
         if self.ledger().is_open() {
             let holding = Arc::clone(self);
             let rest = async move {
@@ -39,7 +40,7 @@ impl Holding {
     /// Takes back what an attempt that failed was granted: a refusal must not leave leases behind that block others.
     /// Where the answer is not known, that goes on in the background.
     pub(crate) async fn undo(self: &Arc<Self>) {
-        Release::begin(self, true).finish().await;
+        Release::begin(self, true, self.core.clock.now()).finish().await;
         self.abandon();
     }
 
@@ -57,7 +58,8 @@ impl Holding {
         let mut unsent = Unsent { holding: Arc::clone(self), was_sent: false };
         // Where it cannot be done, it is dropped, and says so.
         self.core.reaper.run(async move {
-            Release::begin(&unsent.holding, false).finish().await;
+            let now = unsent.holding.core.clock.now();
+            Release::begin(&unsent.holding, false, now).finish().await;
             unsent.was_sent = true;
             unsent.holding.chase().await;
         });
@@ -66,6 +68,10 @@ impl Holding {
     /// Asks again where it is not certain that the token is gone, until its last lease would be over anyway: a node
     /// may have been out of reach, or a request of ours may arrive late.
     pub(crate) async fn chase(self: &Arc<Self>) {
+        // Others who are asking will go on.
+        if !self.ledger().is_to_be_released() {
+            return;
+        }
         // With so many under way, a node has been out of reach for long; what is not chased expires.
         let Some(_place) = self.core.reaper.begin_chase() else { return };
         let mut pause = Duration::ZERO;
@@ -82,7 +88,7 @@ impl Holding {
                 let horizon = self.ledger().horizon();
                 self.core.clock.sleep_until((self.core.clock.now() + pause).min(horizon)).await;
             }
-            let mut release = Release::begin(self, false);
+            let mut release = Release::begin(self, false, self.core.clock.now());
             if release.outstanding() == 0 {
                 // Nothing is left, or others are asking, who will go on.
                 return;
@@ -108,17 +114,17 @@ struct Release {
 impl Release {
     /// Asks the nodes that may have the token, or a place for it, or only those known to. The token is given back from here
     /// on.
-    fn begin(holding: &Arc<Holding>, only_known: bool) -> Self {
+    fn begin(holding: &Arc<Holding>, only_known: bool, now: Instant) -> Self {
         let asked = {
             let mut ledger = holding.ledger();
-            ledger.give_back(holding.core.clock.now());
+            ledger.give_back(now);
             ledger.take(only_known)
         };
         holding.end_keeping();
         let core = &holding.core;
         let timeout = holding.terms.request_timeout.as_duration();
         let voters = asked.iter().map(|(index, _)| *index);
-        let ballot = Ballot::open(core, Asked::Release, voters, timeout, |node| -> Question<Released> {
+        let ballot = Ballot::open(core, Asked::Release, now, voters, timeout, |node| -> Question<Released> {
             let holding = Arc::clone(holding);
             Box::pin(async move {
                 let claim = &holding.terms.claim;
@@ -139,6 +145,17 @@ impl Release {
     /// The next node's answer, recorded.
     async fn next(&mut self) -> Option<Result<(), NodeError>> {
         let (index, returned) = self.ballot.next().await?;
+        self.heard(index, returned)
+    }
+
+    /// Answers that are there already need nobody in the background.
+    fn hear_the_returned(&mut self) {
+        while let Some((index, returned)) = self.ballot.next_returned() {
+            let _ = self.heard(index, returned);
+        }
+    }
+
+    fn heard(&mut self, index: usize, returned: Returned<Released>) -> Option<Result<(), NodeError>> {
         let at = self.asked.iter().position(|(asked, _)| *asked == index)?;
         let (_, before) = self.asked.swap_remove(at);
         let node = || self.holding.node_name(index);

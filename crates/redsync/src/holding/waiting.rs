@@ -77,8 +77,9 @@ impl Holding {
         fence: Option<Fence>,
         uptime: Uptime,
     ) -> Result<(), NodeError> {
-        let Some(wait) = self.withheld(uptime, sent) else {
-            self.granted(index, number, fence);
+        let now = self.core.clock.now();
+        let Some(wait) = self.withheld(uptime, sent, now) else {
+            self.ledger().granted(index, number, fence, now);
             return Ok(());
         };
         self.granted_in_doubt(index, number);
@@ -92,7 +93,7 @@ impl Holding {
         let (number, now) = (RequestNumber::from(grant.round), self.core.clock.now());
         let mut ledger = self.ledger();
         let sent = ledger.sent(number);
-        let counts = sent.is_some_and(|sent| self.withheld(uptime, sent).is_none());
+        let counts = sent.is_some_and(|sent| self.withheld(uptime, sent, now).is_none());
         match ledger.told(index, number, grant.fence, counts, now) {
             false => Told::Stale,
             true if counts && ledger.end_on(index).is_some_and(|end| now < end) => Told::Counts,
@@ -100,11 +101,11 @@ impl Holding {
         }
     }
 
-    /// Whether the vote of a node that has been up for `uptime` is withheld from a request sent at `sent`; and for how much
-    /// longer, if that is known.
+    /// Whether the vote of a node that had been up for `uptime` a moment before `now` is withheld from a request sent at
+    /// `sent`; and for how much longer, if that is known.
     #[expect(clippy::option_option, reason = "whether, and for how long")]
-    fn withheld(&self, uptime: Uptime, sent: Instant) -> Option<Option<Duration>> {
-        let ago = self.core.clock.now().saturating_since(sent);
+    fn withheld(&self, uptime: Uptime, sent: Instant, now: Instant) -> Option<Option<Duration>> {
+        let ago = now.saturating_since(sent);
         match uptime {
             _ if !self.terms.restart_guard => None,
             Uptime::Unbroken => None,

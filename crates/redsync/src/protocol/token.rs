@@ -26,11 +26,14 @@ impl Token {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut random = [0_u8; Self::RANDOM_BYTES];
         rand::rng().fill_bytes(&mut random);
-        let mut text = String::with_capacity(2 * Self::RANDOM_BYTES + 1 + owner.0.len());
-        for byte in random {
-            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        let mut digits = [[0_u8; 2]; Self::RANDOM_BYTES];
+        for (pair, byte) in digits.iter_mut().zip(random) {
+            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
         }
+        let digits =
+            std::str::from_utf8(digits.as_flattened()).unwrap_or_else(|_| unreachable!("digits are text"));
+        let mut text = String::with_capacity(digits.len() + 1 + owner.0.len());
+        text.push_str(digits);
         text.push('@');
         text.push_str(&owner.0);
         Self(text.into())

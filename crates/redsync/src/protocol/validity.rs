@@ -71,12 +71,14 @@ impl Drift {
 pub(crate) struct LeaseEnds {
     quorum: Quorum,
     ends: Box<[Option<Instant>]>,
+    /// What follows from them: it is asked for more often than they change.
+    valid_until: Option<Instant>,
 }
 
 impl LeaseEnds {
     /// No lease on any node.
     pub(crate) fn none(quorum: Quorum) -> Self {
-        Self { quorum, ends: vec![None; quorum.nodes()].into() }
+        Self { quorum, ends: vec![None; quorum.nodes()].into(), valid_until: None }
     }
 
     /// How long after it was asked for a lease is certain to stand.
@@ -87,6 +89,7 @@ impl LeaseEnds {
     /// Records that node number `node` granted a lease that ends at `end`.
     pub(crate) fn grant(&mut self, node: usize, end: Instant) {
         self.ends[node] = Some(end);
+        self.valid_until = self.majority_end();
     }
 
     /// Until when the lease on node number `node` stands, if there is one.
@@ -96,7 +99,9 @@ impl LeaseEnds {
 
     /// Records that node number `node` has no lease of ours.
     pub(crate) fn lose(&mut self, node: usize) {
-        self.ends[node] = None;
+        if self.ends[node].take().is_some() {
+            self.valid_until = self.majority_end();
+        }
     }
 
     /// Records that no lease may be trusted beyond `end`: a request is about to be sent that may shorten them all,
@@ -105,13 +110,21 @@ impl LeaseEnds {
         for lease in self.ends.iter_mut().flatten() {
             *lease = (*lease).min(end);
         }
+        self.valid_until = self.valid_until.map(|until| until.min(end));
     }
 
     /// SAFETY RULE (design §4): the M-th largest lease end. Until then, and no longer, a majority of leases stands.
     ///
     /// `None` when fewer than M nodes granted. Acquiring, extending and losing are all this one rule.
-    pub(crate) fn valid_until(&self) -> Option<Instant> {
+    pub(crate) const fn valid_until(&self) -> Option<Instant> {
+        self.valid_until
+    }
+
+    fn majority_end(&self) -> Option<Instant> {
         let majority = self.quorum.majority();
+        if self.ends.iter().flatten().count() < majority {
+            return None;
+        }
         // N is small: count, for each end, how many stand at least as long.
         let standing = |end: Instant| self.ends.iter().flatten().filter(|other| **other >= end).count();
         self.ends.iter().flatten().copied().filter(|end| standing(*end) >= majority).max()
@@ -268,6 +281,22 @@ mod tests {
             sorted.sort_unstable_by(|a, b| b.cmp(a));
             let expected = sorted.get(quorum.majority() - 1).copied().map(at);
             prop_assert_eq!(leases.valid_until(), expected);
+        }
+
+        #[test]
+        fn valid_until_follows_whatever_happens_to_the_ends(
+            nodes in 1_usize..6,
+            happening in prop::collection::vec((0_usize..5, 0_u64..20, 0_u8..3), 0..40),
+        ) {
+            let mut leases = LeaseEnds::none(Quorum::of(nodes).unwrap());
+            for (node, end, what) in happening {
+                match what {
+                    0 => leases.grant(node % nodes, at(end)),
+                    1 => leases.lose(node % nodes),
+                    _ => leases.cap(at(end)),
+                }
+                prop_assert_eq!(leases.valid_until(), leases.majority_end());
+            }
         }
     }
 }

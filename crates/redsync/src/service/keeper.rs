@@ -128,12 +128,16 @@ impl Keeper {
 
     /// Makes sure that somebody waits for the deadlines, in `runtime` if nobody does yet, or one who has stood still for
     /// long.
-    pub(crate) fn attend(&self, runtime: impl FnOnce() -> Option<Handle>, clock: &Arc<dyn Clock>) {
+    pub(crate) fn attend(
+        &self,
+        runtime: impl FnOnce() -> Option<Handle>,
+        now: Instant,
+        clock: &Arc<dyn Clock>,
+    ) {
         let mut deadlines = self.0.lock();
         if deadlines.guards.is_empty() {
             return;
         }
-        let now = clock.now();
         let present = deadlines.attendant.as_ref();
         if present.is_some_and(|attendant| now <= attendant.looks_at + Self::OVERDUE) {
             return;

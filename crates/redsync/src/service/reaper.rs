@@ -1,6 +1,5 @@
 //! Finishes what callers left: releases of dropped guards, undo of abandoned attempts, answers of slow nodes.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -132,7 +131,8 @@ impl UnderWay {
 /// waiting.
 #[derive(Default)]
 struct Batches {
-    errands: Mutex<HashMap<runtime::Id, Vec<Errand>>>,
+    /// There is one runtime, as a rule.
+    errands: Mutex<Vec<(runtime::Id, Vec<Errand>)>>,
     is_urgent: Notify,
 }
 
@@ -140,14 +140,20 @@ impl Batches {
     /// Adds an errand, and says whether it is its runtime's first, so that somebody has to see to the batch.
     fn add(&self, runtime: runtime::Id, errand: Errand) -> bool {
         let mut batches = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
-        let batch = batches.entry(runtime).or_default();
-        batch.push(errand);
-        batch.len() == 1
+        match batches.iter_mut().find(|(other, _)| *other == runtime) {
+            Some((_, batch)) => batch.push(errand),
+            None => {
+                batches.push((runtime, vec![errand]));
+                return true;
+            }
+        }
+        false
     }
 
     fn take(&self, runtime: runtime::Id) -> Vec<Errand> {
         let mut batches = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
-        batches.remove(&runtime).unwrap_or_default()
+        let at = batches.iter().position(|(other, _)| *other == runtime);
+        at.map(|at| batches.swap_remove(at).1).unwrap_or_default()
     }
 }
 

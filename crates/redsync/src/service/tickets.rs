@@ -36,8 +36,8 @@ impl Tickets {
 
     /// The ticket of one who comes now: by the wall clock, as far as the nodes' clocks agree with it, and after all that
     /// this process drew before.
-    pub(crate) fn draw(&self, clock: &Arc<dyn Clock>) -> Ticket {
-        let micros = self.corrected(clock.wall_micros(), clock.now(), Duration::ZERO);
+    pub(crate) fn draw(&self, clock: &Arc<dyn Clock>, now: Instant) -> Ticket {
+        let micros = self.corrected(clock.wall_micros(), now, Duration::ZERO);
         let drawn = |last: u64| micros.max(last.saturating_add(1));
         let last = self
             .last
@@ -63,26 +63,32 @@ impl Tickets {
     ///
     /// One caller's wrong clock must not put it before those who came earlier, nor behind those who come later.
     fn corrected(&self, micros: u64, at: Instant, tolerated: Duration) -> u64 {
-        let mut least = Vec::with_capacity(self.nodes.len());
-        let mut most = Vec::with_capacity(self.nodes.len());
-        for index in 0..self.nodes.len() {
-            if let Some(sight) = self.node(index).clock {
-                least.push(sight.at(at, sight.received));
-                most.push(sight.at(at, sight.sent));
-            }
+        let tolerated = u64::try_from(tolerated.as_micros()).unwrap_or(u64::MAX);
+        // Most are right: then it is enough to count those clocks that cannot have shown less, and those that cannot have
+        // shown more.
+        let (mut known, mut not_behind, mut not_ahead) = (0, 0, 0);
+        for (least, most) in self.shown(at) {
+            known += 1;
+            not_behind += usize::from(least.saturating_sub(tolerated) <= micros);
+            not_ahead += usize::from(micros <= most.saturating_add(tolerated));
         }
         // Fewer than a majority may all be wrong.
-        if least.len() <= self.nodes.len() / 2 {
+        let is_unknown = known <= self.nodes.len() / 2;
+        if is_unknown || (not_behind > known / 2 && not_ahead >= known - known / 2) {
             return micros;
         }
+        let (mut least, mut most): (Vec<u64>, Vec<u64>) = self.shown(at).unzip();
         least.sort_unstable();
         most.sort_unstable();
         let (least, most) = (least[least.len() / 2], most[most.len() / 2]);
-        let tolerated = u64::try_from(tolerated.as_micros()).unwrap_or(u64::MAX);
-        if (least.saturating_sub(tolerated)..=most.saturating_add(tolerated)).contains(&micros) {
-            return micros;
-        }
         micros.clamp(least.min(most), most.max(least))
+    }
+
+    /// The least and the most that each of those nodes' clocks can have shown at `at` that have been seen.
+    fn shown(&self, at: Instant) -> impl Iterator<Item = (u64, u64)> {
+        let sight = |node: &Mutex<Acquaintance>| node.lock().unwrap_or_else(PoisonError::into_inner).clock;
+        let seen = self.nodes.iter().filter_map(sight);
+        seen.map(move |sight| (sight.at(at, sight.received), sight.at(at, sight.sent)))
     }
 
     /// Takes down that node `index` answered a request sent at `sent`, and what its clock showed.
@@ -151,7 +157,7 @@ mod tests {
     #[test]
     fn tickets_only_grow() {
         let (drawing, clock) = (Tickets::new(1), Arc::new(DrivenClock::new()) as Arc<dyn Clock>);
-        let tickets: Vec<Ticket> = (0..100).map(|_| drawing.draw(&clock)).collect();
+        let tickets: Vec<Ticket> = (0..100).map(|_| drawing.draw(&clock, clock.now())).collect();
         assert!(tickets.is_sorted_by(|a, b| a < b));
     }
 

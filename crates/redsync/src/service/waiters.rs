@@ -38,8 +38,8 @@ impl Waiters {
 
     /// Whether somebody of this process waits for `name`, or did a moment ago: then there is a line to be asked for a place
     /// in, and no lease.
-    pub(crate) fn is_contended(&self, name: &LockName, now: Instant) -> bool {
-        self.has_lines.load(Ordering::Relaxed) && self.line(name).is_some_and(|line| line.is_contended(now))
+    pub(crate) fn is_contended(&self, name: &LockName, now: impl FnOnce() -> Instant) -> bool {
+        self.has_lines.load(Ordering::Relaxed) && self.line(name).is_some_and(|line| line.is_contended(now()))
     }
 
     /// Makes `holding` one of those who wait, with a ticket that was drawn at `drawn`.
@@ -157,7 +157,8 @@ impl Listener for Ear {
         if lines.is_empty() {
             return;
         }
-        let (now, later) = (core.clock.now(), core.waiters.tickets.draw(&core.clock));
+        let now = core.clock.now();
+        let later = core.waiters.tickets.draw(&core.clock, now);
         lines.iter().for_each(|line| line.interrupted(self.index, now, later));
     }
 }
