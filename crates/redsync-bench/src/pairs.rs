@@ -137,9 +137,9 @@ async fn contest(
     let bare = Bare::connect(servers).await?;
     let (mut ours, mut beside) = (Contestant::new(), Contestant::new());
     let unfenced = |task: usize, end: Instant| {
-        let mutex = redsync.mutex(format!("pairs:{task}"));
+        let mutex = Arc::new(redsync.mutex(format!("pairs:{task}")));
         record(end, move || {
-            let mutex = mutex.clone();
+            let mutex = Arc::clone(&mutex);
             async move {
                 let guard = mutex.lock().await.unwrap_or_else(|error| panic!("lock: {error}"));
                 guard.unlock().await.unwrap_or_else(|error| panic!("unlock: {error}"));
@@ -147,9 +147,9 @@ async fn contest(
         })
     };
     let fenced = |task: usize, end: Instant| {
-        let mutex = redsync.mutex(format!("fenced:{task}")).fenced();
+        let mutex = Arc::new(redsync.mutex(format!("fenced:{task}")).fenced());
         record(end, move || {
-            let mutex = mutex.clone();
+            let mutex = Arc::clone(&mutex);
             async move {
                 let guard = mutex.lock().await.unwrap_or_else(|error| panic!("lock: {error}"));
                 guard.unlock().await.unwrap_or_else(|error| panic!("unlock: {error}"));
