@@ -26,12 +26,15 @@ pub(crate) async fn attempt(
     if core.keeper.is_shut() {
         return Err(Error::ShutDown);
     }
-    core.enter()?;
+    let began = core.enter()?;
     // The undo is armed before the first byte is sent: from here on, dropping this future releases.
     let holding = Holding::new(Arc::clone(core), terms);
     let guard = Guard::new(Arc::clone(&holding));
     match ask(&holding, at_most, shuffle).await {
-        Ok(()) => acquired(guard, &holding, at_most).await.map_err(|unfinished| unfinished.error),
+        Ok(()) => {
+            let left = at_most.saturating_sub(core.clock.now().saturating_since(began));
+            acquired(guard, &holding, left).await.map_err(|unfinished| unfinished.error)
+        }
         Err(error) => {
             guard.give_back().await;
             Err(error)

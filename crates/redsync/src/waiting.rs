@@ -1,6 +1,6 @@
 //! Waiting in line for one lock, from taking a place to holding.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -126,21 +126,29 @@ impl Wait<'_> {
                 Outlook::Held => {
                     self.ticket = member.ticket().unwrap_or(self.ticket);
                     member.acquired();
+                    self.has_waited_since(joined, now);
                     let guard = match acquired(guard, holding, self.time_left()).await {
                         Ok(guard) => guard,
                         Err(unfinished) => return self.unfinished(unfinished).await,
                     };
-                    holding.top_up().await;
+                    let time_is_up = async {
+                        match self.end {
+                            Some(end) => core.clock.sleep_until(end).await,
+                            None => pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        () = holding.top_up() => {}
+                        () = time_is_up => {}
+                    }
                     return Ok(Some(guard));
                 }
                 Outlook::Over => {
                     self.ticket = member.ticket().unwrap_or(self.ticket);
                     drop(member);
                     guard.give_back().await;
-                    if now.saturating_since(joined) > Duration::from_secs(1).max(self.settings.expiry()) {
-                        // It waited as it should until then.
-                        self.exhausted = None;
-                    }
+                    self.has_waited_since(joined, now);
                     let name = self.settings.name.clone();
                     let took = core.clock.now().saturating_since(self.began);
                     return self.once_more(Error::ValidityExhausted { name, took });
@@ -200,6 +208,13 @@ impl Wait<'_> {
         match is_over || now.saturating_since(since) > self.settings.expiry() {
             true => Err(error),
             false => Ok(None),
+        }
+    }
+
+    /// Where it waited for its turn as it should, what failed before that is over.
+    fn has_waited_since(&mut self, joined: Instant, now: Instant) {
+        if now.saturating_since(joined) > Duration::from_secs(1).max(self.settings.expiry()) {
+            (self.exhausted, self.pause) = (None, Duration::ZERO);
         }
     }
 

@@ -234,6 +234,26 @@ async fn a_lock_that_is_handed_over_has_a_fence_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_knows_of_no_fences_keeps_nobody_waiting_who_wants_one() {
+    for nodes in [1, 3] {
+        let servers = servers(nodes);
+        let (plain, other) = (connect(&servers).await, connect(&servers).await);
+        for _ in 0..3 {
+            let holder = plain.mutex("name").lock().await.unwrap();
+            let mutex = other.mutex("name").fenced();
+            let waiting = tokio::spawn(async move { mutex.lock().await.unwrap() });
+            redsync_testkit::wait_until("it is in line", DEADLINE, || {
+                servers.iter().all(|server| server.waiting("name") == 1)
+            });
+            holder.unlock().await.unwrap();
+            // Far less than the expiry.
+            let next = timeout(Duration::from_secs(2), waiting).await.expect("it is its turn").unwrap();
+            next.unlock().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_lets_a_lock_expire_has_a_smaller_fence_than_the_next() {
     let servers = servers(3);
     let redsync = connect(&servers).await;

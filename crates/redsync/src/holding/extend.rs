@@ -1,5 +1,6 @@
 //! Making leases last longer, and taking over those of another process.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use super::{Holding, RequestNumber, Standing};
@@ -115,14 +116,31 @@ impl Holding {
                 let claim = claim.clone();
                 Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
             });
-        // Where it turns out to be over, somebody waits to hear why: no longer than until that is certain.
+        // Where it turns out to be over, somebody waits to hear why: no longer than until that is certain. And once a majority
+        // has answered, those who have more to say for a few round trips, and no longer.
+        let mut patience = None;
         loop {
             let outstanding = ballot.outstanding();
             let is_decided = count.is_decided(outstanding, wait_for_all && self.standing() != Standing::Lost);
             if is_decided && (outstanding == 0 || count.verdict() != Verdict::Reached || is_enough()) {
                 break;
             }
-            let Some((index, returned)) = ballot.next().await else { break };
+            let (clock, window) = (&self.core.clock, self.core.waiters.tickets.claim_window());
+            if is_decided && patience.is_none() {
+                patience = Some(clock.sleep_until(clock.now() + window));
+            }
+            let over = async {
+                match &mut patience {
+                    Some(patience) => patience.await,
+                    None => pending().await,
+                }
+            };
+            let next = tokio::select! {
+                biased;
+                next = ballot.next() => next,
+                () = over => None,
+            };
+            let Some((index, returned)) = next else { break };
             count.add(self.extended(index, number, IfFree::Leave, returned));
         }
         if ballot.outstanding() > 0 {

@@ -59,8 +59,7 @@ impl Holding {
     pub(crate) async fn agree_on_fence(self: &Arc<Self>, at_most: Duration) -> Result<(), Unfinished> {
         let Some(proposal) = self.terms.claim.fence else { return Ok(()) };
         let began = self.core.clock.now();
-        // A round that settles nothing has heard of a node that the one before had not: there are no more rounds than nodes.
-        for _ in 0..=self.core.quorum.nodes() {
+        for round in 0..=self.core.quorum.nodes() {
             let number = match self.counted() {
                 // SAFETY RULE (design §10): agreed on while the lock is held, or not at all.
                 Fenced::Agreed(fence) if self.is_valid() => {
@@ -69,7 +68,9 @@ impl Holding {
                 }
                 _ if !self.is_valid() => break,
                 Fenced::Agreed(_) => break,
-                Fenced::Diverged(number) => number,
+                // What a majority can be raised to without the highest; unless one of those is silent that would have to be.
+                Fenced::Diverged(number) if round == 0 => number,
+                Fenced::Diverged(number) => self.highest().map_or(number, |highest| highest.max(number)),
                 Fenced::Uncounted => return Err(self.uncounted()),
             };
             telling::fences_differ(&self.terms.claim.name, number);
@@ -80,11 +81,13 @@ impl Holding {
             match self.extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_))).await {
                 Ok(()) => {}
                 // It was the lock that was asked for, and not to extend it.
-                Err(Error::NoQuorum { name, total, nodes, .. }) => {
+                Err(Error::NoQuorum { nodes, .. } | Error::AlreadyExpired { nodes, .. }) => {
+                    let (name, total) = (Some(self.name()), self.core.quorum.nodes());
                     let error = Error::NoQuorum { name, operation: Operation::Lock, total, nodes };
                     return Err(Unfinished { error, is_final: false });
                 }
-                Err(error @ (Error::Taken { .. } | Error::AlreadyExpired { .. })) => {
+                Err(Error::Taken { name, nodes, .. }) => {
+                    let error = Error::Taken { name, operation: Operation::Lock, nodes };
                     return Err(Unfinished { error, is_final: false });
                 }
                 Err(_) => break,
@@ -98,9 +101,15 @@ impl Holding {
         self.core.clock.now().saturating_since(began)
     }
 
-    /// Whether some node has the lease, and this for its counter: as a majority had it when it was agreed on.
+    /// Whether this can have been agreed on: some node that has the lease has counted so far, and not many times as far. What
+    /// was counted for others since is little more; a number that was cut off is a tenth or less.
     pub(super) fn has_counted(&self, fence: Fence) -> bool {
-        self.ledger().fences(self.core.clock.now()).any(|counter| counter == fence)
+        let is_near = |counter: Fence| fence <= counter && fence.as_u64() > counter.as_u64() / 10;
+        self.ledger().fences(self.core.clock.now()).any(is_near)
+    }
+
+    fn highest(&self) -> Option<Fence> {
+        self.ledger().fences(self.core.clock.now()).max()
     }
 
     fn counted(&self) -> Fenced {

@@ -158,9 +158,20 @@ impl Ledger {
         self.hear(node, number);
         if self.nodes[node].mark != Mark::Released {
             self.nodes[node].mark = Mark::Granted;
-            self.nodes[node].is_doubtful = true;
+            self.nodes[node].doubt(number);
             self.is_news(node, number);
         }
+    }
+
+    /// When the request was sent that `node` granted though it may have forgotten others, if that stands in doubt and is
+    /// remembered.
+    pub(super) fn doubted_since(&self, node: usize) -> Option<Instant> {
+        self.sent(self.nodes[node].doubted?)
+    }
+
+    /// Records that `node` had forgotten nothing when it granted what stood in doubt.
+    pub(super) fn believe(&mut self, node: usize) {
+        self.nodes[node].doubted = None;
     }
 
     /// Records that `node` refused what request `number` asked for: another has the lease, or nothing was applied.
@@ -254,9 +265,11 @@ impl Ledger {
 
     /// Records that request `number` to yield will not be applied by `node`: the lease is there as it was.
     pub(super) fn not_yielded(&mut self, node: usize, number: RequestNumber) {
+        let doubted = self.nodes[node].doubted;
         self.nodes[node].hear();
         self.yielded(node, number);
-        self.nodes[node].mark = Mark::Granted;
+        let entry = &mut self.nodes[node];
+        (entry.mark, entry.doubted) = (Mark::Granted, doubted);
     }
 
     /// Records that `node` tells of a grant to the place that request `number` took or renewed. False if that is no longer
@@ -279,7 +292,9 @@ impl Ledger {
         let shortest = entry.shortest_unanswered;
         entry.told = entry.told.max(number);
         entry.mark = Mark::Granted;
-        entry.is_doubtful |= !counts;
+        if !counts {
+            entry.doubt(number);
+        }
         if counts && self.stands(node, number, shortest, now) {
             self.counts(node, fence);
         }
@@ -324,9 +339,11 @@ impl Ledger {
     /// SAFETY RULE (design §8): what it granted before is no news any more; and as long as such a request is unanswered, it
     /// may be applied after any other, and a lease that the node grants counts for nothing.
     pub(super) fn ask_to_yield(&mut self, node: usize, number: RequestNumber, trusted: Duration) {
+        // What stands in doubt does so until it is certain that it was given back.
+        let doubted = self.nodes[node].doubted;
         self.lose(node);
         let entry = &mut self.nodes[node];
-        entry.mark = Mark::Asked;
+        (entry.mark, entry.doubted) = (Mark::Asked, doubted);
         entry.heard = entry.heard.max(number);
         entry.yielding += 1;
         entry.ask(trusted);
@@ -341,6 +358,7 @@ impl Ledger {
         let entry = &mut self.nodes[node];
         entry.yielding = entry.yielding.saturating_sub(1);
         entry.yielded = Some((number, newest));
+        entry.doubted = None;
     }
 
     /// Records that nothing is heard any more of any request to yield.
@@ -544,7 +562,7 @@ impl Ledger {
     /// counted by that. It comes to count as a lease when it is renewed later, and never for a fence.
     fn counts(&mut self, node: usize, fence: Option<Fence>) {
         let entry = &mut self.nodes[node];
-        if !entry.is_doubtful {
+        if entry.doubted.is_none() {
             (entry.is_vote, entry.fence) = (true, fence);
         }
     }
@@ -552,7 +570,7 @@ impl Ledger {
     fn lose(&mut self, node: usize) {
         self.ends.lose(node);
         let entry = &mut self.nodes[node];
-        (entry.is_vote, entry.is_doubtful, entry.fence) = (false, false, None);
+        (entry.is_vote, entry.doubted, entry.fence) = (false, None, None);
     }
 
     /// Whether `node` has answered no later request yet; from here on it has answered this one.

@@ -79,7 +79,13 @@ impl Holding {
     ) -> Result<(), NodeError> {
         let now = self.core.clock.now();
         let Some(wait) = self.withheld(uptime, sent, now) else {
-            self.ledger().granted(index, number, fence, now);
+            let mut ledger = self.ledger();
+            // What it told of before its uptime was known was granted to an earlier request.
+            let doubted = ledger.doubted_since(index);
+            if doubted.is_some_and(|sent| self.withheld(uptime, sent, now).is_none()) {
+                ledger.believe(index);
+            }
+            ledger.granted(index, number, fence, now);
             return Ok(());
         };
         self.granted_in_doubt(index, number);

@@ -106,7 +106,7 @@ impl Tickets {
     }
 
     /// How long one who has too few leases waits for more before it yields them: a few of the slowest node's round trips.
-    pub(super) fn claim_window(&self) -> Duration {
+    pub(crate) fn claim_window(&self) -> Duration {
         let round_trip =
             |node: &Mutex<Acquaintance>| node.lock().unwrap_or_else(PoisonError::into_inner).round_trip;
         let slowest = self.nodes.iter().map(round_trip).max().unwrap_or_default();

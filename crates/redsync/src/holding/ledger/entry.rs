@@ -15,8 +15,8 @@ pub(super) struct Entry {
     pub(super) told: RequestNumber,
     /// It has the lease by a grant that counts.
     pub(super) is_vote: bool,
-    /// The lease was first granted when the node may have forgotten others, and what it had counted.
-    pub(super) is_doubtful: bool,
+    /// The first request that was granted when the node may have forgotten others, and what it had counted.
+    pub(super) doubted: Option<RequestNumber>,
     /// Where its counter was then, or when the lease was last extended.
     pub(super) fence: Option<Fence>,
     /// How many requests the node has not answered, and the shortest that any of them lets a lease last, counted from when
@@ -53,7 +53,7 @@ impl Entry {
             heard: RequestNumber(0),
             told: RequestNumber(0),
             is_vote: false,
-            is_doubtful: false,
+            doubted: None,
             fence: None,
             unanswered: 0,
             shortest_unanswered: Duration::MAX,
@@ -67,6 +67,11 @@ impl Entry {
             is_releasing: false,
             pending_at_release: 0,
         }
+    }
+
+    /// Takes down that what request `number` was granted may be by a node that had forgotten others.
+    pub(super) fn doubt(&mut self, number: RequestNumber) {
+        self.doubted = Some(self.doubted.map_or(number, |first| first.min(number)));
     }
 
     pub(super) fn ask(&mut self, trusted: Duration) {

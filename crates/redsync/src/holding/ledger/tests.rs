@@ -500,3 +500,36 @@ fn where_a_lease_has_run_out_its_counter_is_no_vote_for_a_fence() {
     // Another may have it there by now, with a larger one.
     assert_eq!(fences(&ledger, 100), [5]);
 }
+
+#[test]
+fn doubt_survives_a_yield_that_was_never_sent_and_not_one_that_was_answered() {
+    let mut ledger = over(3);
+    let early = enter(&mut ledger, 0, 0, 8000);
+    ledger.granted_in_doubt(0, early);
+    let yielded = yields(&mut ledger, 0, 100, 8000);
+    ledger.not_yielded(0, yielded);
+    let renewed = enter(&mut ledger, 0, 9000, 8000);
+    ledger.granted(0, renewed, Some(fence(5)), at(9001));
+    assert_eq!(fences(&ledger, 9001), [], "what it had counted then, it may have forgotten");
+
+    let yielded = yields(&mut ledger, 0, 9100, 8000);
+    ledger.yielded(0, yielded);
+    ledger.granted(0, yielded, Some(fence(6)), at(9101));
+    assert_eq!(fences(&ledger, 9101), [6], "it was granted anew");
+}
+
+#[test]
+fn doubt_is_over_when_the_node_turns_out_to_have_forgotten_nothing() {
+    let mut ledger = over(3);
+    let place = enter(&mut ledger, 0, 10, 8000);
+    ledger.queued(0, place, at(11));
+    assert!(ledger.told(0, place, Some(fence(5)), false, at(20)));
+    assert_eq!(ledger.doubted_since(0), Some(at(10)));
+
+    ledger.believe(0);
+    let asked = enter(&mut ledger, 0, 21, 8000);
+    ledger.granted(0, asked, Some(fence(5)), at(22));
+
+    assert_eq!(ledger.doubted_since(0), None);
+    assert_eq!(fences(&ledger, 22), [5]);
+}

@@ -1,17 +1,19 @@
 -- Says who has the lease and for how long, and who waits for it. Changes nothing.
 --
--- KEYS[1]  the lease: the lock's name
--- KEYS[2]  the line, as in line.lua
--- KEYS[3]  the fence: the lock's counter
+-- KEYS     as in line.lua
 -- ARGV[1]  how many of those who wait are told of
 -- Reply    {holder's token or nil, milliseconds left or -1, how many wait, where the counter stands, or 0, token, ticket,
 --          token, ticket, …}
--- Called by RedisNode::inspect, after fence.lua.
-local reply = {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), math.ceil(redis.call('ZCARD', KEYS[2]) / 2)}
-reply[#reply + 1] = counter_at(KEYS[3]) or 0
-local line = redis.call('ZRANGE', KEYS[2], 0, ARGV[1] * 2 - 1, 'WITHSCORES')
-for i = 1, #line, 4 do
-  reply[#reply + 1] = line[i]
-  reply[#reply + 1] = line[i + 1]
+-- Called by RedisNode::inspect.
+local reply = {redis.call('GET', LEASE), redis.call('PTTL', LEASE), math.ceil(redis.call('ZCARD', LINE) / 2)}
+reply[#reply + 1] = counter_at(FENCE) or 0
+local members = redis.call('ZRANGE', LINE, 0, ARGV[1] * 2 - 1, 'WITHSCORES')
+local token = false
+for i = 1, #members, 2 do
+  if not token or not said_of(token, members[i]) then
+    token = members[i]
+    reply[#reply + 1] = token
+    reply[#reply + 1] = members[i + 1]
+  end
 end
 return reply

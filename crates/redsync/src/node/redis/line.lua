@@ -43,7 +43,11 @@ end
 -- deadline pass, or whose connection is gone, are dropped, and so is who is `leaving`. Gives who has it, or false: then it
 -- is free; or nothing where the first in line asks for a fence whose counter was not given: it stays where it is.
 local function hand_over(asking, leaving)
-  local now = false
+  -- First of all what may not be permitted: a script that fails leaves what it has done until then.
+  local now = now_micros()
+  if leaving then
+    leave(leaving)
+  end
   while true do
     local taken = redis.call('ZPOPMIN', LINE, 2)
     local token, place, ticket = taken[1], taken[3], taken[4]
@@ -56,19 +60,15 @@ local function hand_over(asking, leaving)
       -- Somebody else has written here, or taken something away.
       redis.call('ZADD', LINE, ticket, place)
     end
-    if not now then
-      -- Not before it is known that there is a line: most releases have none.
-      now = now_micros()
-      if leaving then
-        leave(leaving)
-      end
-    end
-    if waiter and token ~= leaving then
+    if waiter then
       local deadline, round, expiry, proposal, retention, contact =
         string.match(waiter, '^(%d+):(%d+):(%d+):(%d+):(%d+):(.*)$')
       if deadline and (asking[token] or tonumber(deadline) > now) then
         if proposal ~= '0' and not FENCE then
           redis.call('ZADD', LINE, ticket, token, ticket, place)
+          if redis.call('PTTL', LINE) < 0 then
+            redis.call('PEXPIRE', LINE, expiry)
+          end
           return nil
         end
         local fence = proposal ~= '0' and next_fence(FENCE, proposal, now)

@@ -40,9 +40,11 @@ pub struct RedisNode {
     pushes: Arc<Pushes>,
     /// `SET` takes `NX` and `GET` together from Redis 7.0 on. Found out by trying.
     set_takes_nx_and_get: AtomicBool,
-    /// Somebody has asked for fences: then their counters are named in each release, so that it can hand over to whoever
-    /// wants one. As long as nobody has, most releases are the quicker for it.
+    /// Somebody has asked for fences, here or where a lock was released: then their counters are named in each release, so
+    /// that it can hand over to whoever wants one. Where locks are taken, and always without, all releases are the quicker
+    /// for it.
     has_fences: AtomicBool,
+    has_plain: AtomicBool,
 }
 
 /// How the server is spoken to.
@@ -83,8 +85,8 @@ impl RedisNode {
     }
 
     const fn on(server: Server, pushes: Arc<Pushes>) -> Self {
-        let (set_takes_nx_and_get, has_fences) = (AtomicBool::new(true), AtomicBool::new(false));
-        Self { server, pushes, set_takes_nx_and_get, has_fences }
+        let (has_fences, has_plain) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { server, pushes, set_takes_nx_and_get: AtomicBool::new(true), has_fences, has_plain }
     }
 
     fn execute(&self, command: Command) -> Executing<'_> {
@@ -162,6 +164,16 @@ impl RedisNode {
         if !self.has_fences.load(Ordering::Relaxed) {
             self.has_fences.store(true, Ordering::Relaxed);
         }
+    }
+
+    fn note_plain(&self) {
+        if !self.has_plain.load(Ordering::Relaxed) {
+            self.has_plain.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn knows_of_fences(&self) -> bool {
+        self.has_fences.load(Ordering::Relaxed) || !self.has_plain.load(Ordering::Relaxed)
     }
 
     /// A cluster would take the lock, and refuse to let go of it.
@@ -310,6 +322,7 @@ impl Node for RedisNode {
         if let Some(proposal) = claim.fence {
             return Box::pin(self.acquire_fenced(claim, proposal));
         }
+        self.note_plain();
         if !self.set_takes_nx_and_get.load(Ordering::Relaxed) {
             return Box::pin(self.acquire_by_script(claim));
         }
@@ -382,20 +395,13 @@ impl Node for RedisNode {
                     Succession::Barging => command.arg("barging"),
                 }
             };
-            let given = if self.has_fences.load(Ordering::Relaxed) { 3 } else { 2 };
-            let reply = match self.run(&scripts::RELEASE, &keys[..given], arguments).await? {
-                // It has released nothing: the first in line wants what nobody here had asked for until now.
-                Reply::Int(wanting @ 3..=4) => {
+            let given = if self.knows_of_fences() { 3 } else { 2 };
+            match self.run(&scripts::RELEASE, &keys[..given], arguments).await? {
+                // Whoever waits has to ask for it, this once.
+                Reply::Int(3) => {
                     self.note_fences();
-                    let reply = Box::pin(self.run(&scripts::RELEASE, &keys, arguments)).await?;
-                    match (wanting, reply) {
-                        (4, Reply::Int(0)) => Reply::Int(2),
-                        (_, reply) => reply,
-                    }
+                    Ok(Released::Released)
                 }
-                reply => reply,
-            };
-            match reply {
                 Reply::Int(2) => Ok(Released::Left),
                 Reply::Int(1) => Ok(Released::Released),
                 Reply::Int(0) => Ok(Released::NotHeld),

@@ -6,7 +6,7 @@
 -- ARGV[2]  nothing: the lease is handed over; 'barging': it is let go of, and the first in line is told that it may ask
 -- Reply    1: released; 2: it had a place in line, and has left; 0: nobody has the lease;
 --          {holder's token, milliseconds left or -1}: another has it;
---          3: the counter has to be given for it to be handed over; 4: so it has, and the token had a place and has left
+--          3: released, and let go of, since the first in line wants a fence and its counter was not given
 -- Called by RedisNode::release.
 local token = ARGV[1]
 local reply = 1 -- holder: as release_alone.lua found it
@@ -17,14 +17,14 @@ if holder ~= token then
   end
 end
 if not ARGV[2] then
-  if hand_over({}, token) == nil then
-    return reply == 2 and 4 or 3
+  if hand_over({}, token) ~= nil then
+    return reply
   end
-  return reply
+  reply = reply == 1 and 3 or reply
 end
-redis.call('DEL', LEASE)
+local now = now_micros()
 leave(token)
-local now = false
+redis.call('DEL', LEASE)
 while true do
   local members = redis.call('ZRANGE', LINE, 0, 1)
   local waiting, place = members[1], members[2]
@@ -33,7 +33,6 @@ while true do
   end
   local waiter = said_of(waiting, place)
   if waiter then
-    now = now or now_micros()
     local deadline, contact = string.match(waiter, '^(%d+):%d+:%d+:%d+:%d+:(.*)$')
     if deadline and tonumber(deadline) > now and (contact == '' or tell(contact, 'freed:' .. LEASE)) then
       return reply

@@ -32,8 +32,9 @@ pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
         include_str!("release.lua")
     ))
 });
-pub(super) static INSPECT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!(include_str!("fence.lua"), include_str!("inspect.lua"))));
+pub(super) static INSPECT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("fence.lua"), include_str!("line.lua"), include_str!("inspect.lua")))
+});
 
 impl Script {
     fn new(source: &'static str) -> Self {
