@@ -125,8 +125,8 @@ impl Holding {
             if is_decided && (outstanding == 0 || count.verdict() != Verdict::Reached || is_enough()) {
                 break;
             }
-            let (clock, window) = (&self.core.clock, self.core.waiters.tickets.claim_window());
             if is_decided && patience.is_none() {
+                let (clock, window) = (&self.core.clock, self.core.waiters.tickets.claim_window());
                 patience = Some(clock.sleep_until(clock.now() + window));
             }
             let over = async {

@@ -22,58 +22,37 @@ pub(super) struct Courier {
     under_way: Pin<Box<dyn Future<Output = Infallible> + Send>>,
 }
 
-enum Errand {
-    None,
-    Request(Command),
-    Reply(RedisResult<Value>),
+/// What it was given, and what it brought back.
+#[derive(Default)]
+struct Errand {
+    request: Option<Command>,
+    reply: Option<RedisResult<Value>>,
 }
 
 impl Courier {
     pub(super) fn new(mut connection: MultiplexedConnection) -> Self {
-        let errand = Arc::new(Mutex::new(Errand::None));
+        let errand = Arc::<Mutex<Errand>>::default();
         let given = Arc::clone(&errand);
         let under_way = Box::pin(async move {
             loop {
                 let request =
-                    poll_fn(|_| lock(&given).take_request().map_or(Poll::Pending, Poll::Ready)).await;
+                    poll_fn(|_| lock(&given).request.take().map_or(Poll::Pending, Poll::Ready)).await;
                 let reply = connection.send_packed_command(request.as_redis()).await;
-                *lock(&given) = Errand::Reply(reply);
+                lock(&given).reply = Some(reply);
             }
         });
         Self { errand, under_way }
     }
 
-    /// Gives it something to carry, in place of whatever it had.
+    /// Gives it something to carry. It must have nothing under way.
     pub(super) fn give(&self, request: Command) {
-        *lock(&self.errand) = Errand::Request(request);
+        lock(&self.errand).request = Some(request);
     }
 
     /// Sends what it was given once, and completes with the reply.
     pub(super) fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         match self.under_way.as_mut().poll(context) {
-            Poll::Pending => lock(&self.errand).take_reply().map_or(Poll::Pending, Poll::Ready),
-        }
-    }
-}
-
-impl Errand {
-    fn take_request(&mut self) -> Option<Command> {
-        match self {
-            Self::Request(_) => match std::mem::replace(self, Self::None) {
-                Self::Request(request) => Some(request),
-                Self::None | Self::Reply(_) => None,
-            },
-            Self::None | Self::Reply(_) => None,
-        }
-    }
-
-    fn take_reply(&mut self) -> Option<RedisResult<Value>> {
-        match self {
-            Self::Reply(_) => match std::mem::replace(self, Self::None) {
-                Self::Reply(reply) => Some(reply),
-                Self::None | Self::Request(_) => None,
-            },
-            Self::None | Self::Request(_) => None,
+            Poll::Pending => lock(&self.errand).reply.take().map_or(Poll::Pending, Poll::Ready),
         }
     }
 }

@@ -7,6 +7,7 @@ mod facts;
 mod keys;
 mod link;
 mod pushes;
+mod replies;
 mod scripts;
 
 use std::fmt;
@@ -40,10 +41,9 @@ pub struct RedisNode {
     pushes: Arc<Pushes>,
     /// `SET` takes `NX` and `GET` together from Redis 7.0 on. Found out by trying.
     set_takes_nx_and_get: AtomicBool,
-    /// Somebody has asked for fences, here or where a lock was released: then their counters are named in each release, so
-    /// that it can hand over to whoever wants one. Where locks are taken, and always without, all releases are the quicker
-    /// for it.
+    /// Somebody has asked for a fence: here, or where a lock was released from here.
     has_fences: AtomicBool,
+    /// Somebody has asked for a lock without a fence here.
     has_plain: AtomicBool,
 }
 
@@ -172,6 +172,8 @@ impl RedisNode {
         }
     }
 
+    /// Whether releases name the fence's counter, so that they can hand over to whoever wants one. As long as all here do
+    /// without fences, their releases are the quicker for it.
     fn knows_of_fences(&self) -> bool {
         self.has_fences.load(Ordering::Relaxed) || !self.has_plain.load(Ordering::Relaxed)
     }
