@@ -64,8 +64,7 @@ impl Tickets {
     /// One caller's wrong clock must not put it before those who came earlier, nor behind those who come later.
     fn corrected(&self, micros: u64, at: Instant, tolerated: Duration) -> u64 {
         let tolerated = u64::try_from(tolerated.as_micros()).unwrap_or(u64::MAX);
-        // Most are right: then it is enough to count those clocks that cannot have shown less, and those that cannot have
-        // shown more.
+        // Most are right: then it is enough to count the clocks that it is not behind, and those that it is not ahead of.
         let (mut known, mut not_behind, mut not_ahead) = (0, 0, 0);
         for (least, most) in self.shown(at) {
             known += 1;
