@@ -119,7 +119,7 @@ impl Attending {
                 let next = match state.order.is_empty() && !requests.sent.is_empty() {
                     // Nobody waits any more; what is under way is waited for.
                     true => now + IDLE,
-                    false => state.next_look(now, core.waiters.tickets.claim_window()),
+                    false => state.next_look(now),
                 };
                 if let Some(present) = &mut state.attendant {
                     present.looks_at = next;

@@ -143,7 +143,6 @@ impl Line {
                 let key = (at, key.1);
                 entry.claim = Some(key);
                 state.claims.insert(key, token.clone());
-                state.claims_until = now + window * 32;
                 let is_earlier = state.is_earlier(at);
                 drop(state);
                 tell(is_earlier);
@@ -298,7 +297,7 @@ impl Line {
             view.look_at = Some(view.look_at.map_or(soon, |at| at.min(soon)));
         }
         view.holder = Some(entered.holder.clone());
-        let next = state.next_look(now, core.waiters.tickets.claim_window());
+        let next = state.next_look(now);
         let is_earlier = state.is_earlier(next);
         drop(state);
         tell(is_earlier);

@@ -21,8 +21,6 @@ pub(super) struct State {
     pub(super) views: Box<[View]>,
     /// Who has too few leases, and when they are given back.
     pub(super) claims: BTreeMap<Key, Token>,
-    /// Until then, claims are so frequent that the attendant looks for them without being told.
-    pub(super) claims_until: Instant,
     /// When somebody had to wait, the last time.
     pub(super) queued_at: Instant,
     /// Since when nobody waits.
@@ -91,7 +89,6 @@ impl State {
             order: BTreeSet::new(),
             views: (0..nodes).map(|_| View::default()).collect(),
             claims: BTreeMap::new(),
-            claims_until: Instant::default(),
             queued_at: Instant::default(),
             empty_since: Instant::default(),
             attendant: None,
@@ -227,7 +224,7 @@ impl State {
     }
 
     /// When the attendant has something to do.
-    pub(super) fn next_look(&self, now: Instant, window: Duration) -> Instant {
+    pub(super) fn next_look(&self, now: Instant) -> Instant {
         if self.order.is_empty() {
             return self.empty_since + LINGER;
         }
@@ -238,8 +235,7 @@ impl State {
             next.map(|next| next.max(view.retry_at))
         });
         let claim = self.claims.keys().next().map(|key| key.0);
-        let tick = (now < self.claims_until).then(|| now + window);
-        let next = due.chain(claim).chain(tick).min();
+        let next = due.chain(claim).min();
         next.unwrap_or(now + IDLE)
     }
 
