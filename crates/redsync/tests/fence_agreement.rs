@@ -5,7 +5,7 @@ mod delegate;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use redsync::{
@@ -21,7 +21,16 @@ struct Odd {
     node: MemoryNode,
     /// It has to ask before it says since when it is up.
     asks_for_its_uptime: bool,
-    never_extends: bool,
+    never_extends: AtomicBool,
+    /// How many times it was asked to.
+    extensions: AtomicUsize,
+}
+
+impl Odd {
+    fn new(asks_for_its_uptime: bool, never_extends: bool) -> Arc<Self> {
+        let (never_extends, extensions) = (AtomicBool::new(never_extends), AtomicUsize::new(0));
+        Arc::new(Self { node: MemoryNode::new(), asks_for_its_uptime, never_extends, extensions })
+    }
 }
 
 impl Node for Odd {
@@ -37,7 +46,8 @@ impl Node for Odd {
     }
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
-        match self.never_extends {
+        self.extensions.fetch_add(1, Ordering::SeqCst);
+        match self.never_extends.load(Ordering::SeqCst) {
             true => Box::pin(std::future::pending()),
             false => self.node.extend(claim, if_free),
         }
@@ -58,8 +68,7 @@ fn over(nodes: &[Arc<Odd>]) -> Redsync {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_have_to_ask_for_their_uptime_hand_over_with_a_fence() {
-    let odd = || Arc::new(Odd { node: MemoryNode::new(), asks_for_its_uptime: true, never_extends: false });
-    let nodes = [odd(), odd(), odd()];
+    let nodes = [0; 3].map(|_| Odd::new(true, false));
     let (until, last) = (Instant::now() + Duration::from_secs(2), Arc::new(AtomicUsize::new(0)));
     let callers: Vec<_> = (0..8)
         .map(|_| {
@@ -93,11 +102,7 @@ async fn count(node: &Odd, ahead: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_lowest_counter_is_a_silent_nodes_the_others_agree_without_it() {
-    let nodes: Vec<Arc<Odd>> = (0..3)
-        .map(|index| {
-            Arc::new(Odd { node: MemoryNode::new(), asks_for_its_uptime: false, never_extends: index == 0 })
-        })
-        .collect();
+    let nodes = [true, false, false].map(|is_silent| Odd::new(false, is_silent));
     count(&nodes[1], Duration::from_millis(500)).await;
     count(&nodes[2], Duration::from_millis(900)).await;
     let began = Instant::now();
@@ -108,4 +113,75 @@ async fn where_the_lowest_counter_is_a_silent_nodes_the_others_agree_without_it(
     assert!(began.elapsed() < Duration::from_millis(350), "{:?}", began.elapsed());
     let highest = nodes[2].inspect(guard.name()).await.unwrap().fence;
     assert_eq!(Some(guard.fence()), highest);
+}
+
+/// Three nodes that counted differently; of these, two do not answer when they are to agree.
+async fn that_cannot_agree() -> [Arc<Odd>; 3] {
+    let nodes = [true, true, false].map(|is_silent| Odd::new(false, is_silent));
+    count(&nodes[1], Duration::from_millis(500)).await;
+    count(&nodes[2], Duration::from_millis(900)).await;
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_cannot_agree_keep_nobody_for_longer_than_it_would_wait() {
+    // Each node may take two seconds for each answer.
+    let mutex = |nodes: &[Arc<Odd>]| over(nodes).mutex("name").expiry(Duration::from_secs(60)).fenced();
+    let (ends, most) = (Duration::from_millis(300), Duration::from_millis(1_500));
+
+    for polling in [true, false] {
+        let mutex = mutex(&that_cannot_agree().await).wait_up_to(ends);
+        let mutex = if polling { mutex.retry_delay(Duration::from_millis(10)) } else { mutex };
+        let began = Instant::now();
+
+        let error = mutex.lock().await.unwrap_err();
+
+        assert!(began.elapsed() >= ends, "polling: {polling}, {:?}: {error}", began.elapsed());
+        assert!(began.elapsed() < most, "polling: {polling}, {:?}: {error}", began.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_could_not_agree_before_a_long_wait_begins_anew_after_it() {
+    let nodes = that_cannot_agree().await;
+    let until_asked = async |more: usize| {
+        let least = nodes[0].extensions.load(Ordering::SeqCst) + more;
+        while nodes[0].extensions.load(Ordering::SeqCst) < least {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let mutex = over(&nodes).mutex("name").expiry(Duration::from_millis(600)).fenced();
+    let caller = tokio::spawn(async move { mutex.lock().await });
+    until_asked(1).await;
+    let holder = over(&nodes).mutex("name").lock().await.unwrap();
+    // Longer than the caller would go on trying.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+
+    holder.unlock().await.unwrap();
+
+    // It could not agree for a second time, and has a third.
+    until_asked(2).await;
+    for node in &nodes {
+        node.never_extends.store(false, Ordering::SeqCst);
+    }
+    caller.await.unwrap().unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_adopted_though_others_were_counted_since() {
+    let node = Odd::new(false, false);
+    let mutex = over(std::slice::from_ref(&node)).mutex("name").fenced();
+    let guard = mutex.lock().await.unwrap();
+    let (fence, lease) = (guard.fence(), guard.into_lease());
+    // The node loses the lease, another is granted one and gives it back, and the first is taken again.
+    node.release(lease.name(), lease.token(), Succession::HandOver).await.unwrap();
+    count(&node, Duration::from_millis(1)).await;
+    let expiry = Expiry::new(Duration::from_secs(8)).unwrap();
+    let again = Claim::new(lease.name().clone(), lease.token().clone(), expiry);
+    node.acquire(&again).await.unwrap();
+    assert!(node.inspect(lease.name()).await.unwrap().fence > Some(fence));
+
+    let adopted = mutex.adopt(&lease).await.unwrap();
+
+    assert_eq!(adopted.fence(), fence);
 }

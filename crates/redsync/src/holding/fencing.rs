@@ -71,7 +71,7 @@ impl Holding {
                 // What a majority can be raised to without the highest; unless one of those is silent that would have to be.
                 Fenced::Diverged(number) if round == 0 => number,
                 Fenced::Diverged(number) => self.highest().map_or(number, |highest| highest.max(number)),
-                Fenced::Uncounted => return Err(self.uncounted()),
+                Fenced::Uncounted => return Err(self.uncounted(began)),
             };
             telling::fences_differ(&self.terms.claim.name, number);
             let mut terms = self.terms.clone();
@@ -118,11 +118,11 @@ impl Holding {
 
     /// Where nodes granted the lock without a fence, though one was asked for. Others may count in their stead, unless these
     /// are too many.
-    fn uncounted(&self) -> Unfinished {
+    fn uncounted(&self, began: Instant) -> Unfinished {
         let uncounted = self.ledger().uncounted();
         if uncounted.is_empty() {
             // By leases of nodes that may have forgotten what they had counted: those are given back, and granted anew.
-            let error = Error::ValidityExhausted { name: self.name(), took: Duration::ZERO };
+            let error = Error::ValidityExhausted { name: self.name(), took: self.since(began) };
             return Unfinished { error, is_final: false };
         }
         let quorum = self.core.quorum;
