@@ -30,13 +30,12 @@ pub(crate) async fn attempt(
     // The undo is armed before the first byte is sent: from here on, dropping this future releases.
     let holding = Holding::new(Arc::clone(core), terms);
     let guard = Guard::new(Arc::clone(&holding));
-    match ask(&holding, at_most, shuffle).await {
-        Ok(()) => {
-            let left = at_most.saturating_sub(core.clock.now().saturating_since(began));
-            acquired(guard, &holding, left).await.map_err(|unfinished| unfinished.error)
-        }
+    let asked = ask(&holding, at_most, shuffle).await;
+    let left = at_most.saturating_sub(core.clock.now().saturating_since(began));
+    match asked {
+        Ok(()) => acquired(guard, &holding, left).await.map_err(|unfinished| unfinished.error),
         Err(error) => {
-            guard.give_back().await;
+            guard.give_back(left).await;
             Err(error)
         }
     }
@@ -102,16 +101,18 @@ pub(crate) async fn acquired(
     holding: &Arc<Holding>,
     at_most: Duration,
 ) -> Result<Guard, Unfinished> {
-    if holding.is_to_be_fenced()
-        && let Err(unfinished) = Box::pin(holding.agree_on_fence(at_most)).await
-    {
-        guard.give_back().await;
-        return Err(unfinished);
+    if holding.is_to_be_fenced() {
+        let began = holding.core.clock.now();
+        if let Err(unfinished) = Box::pin(holding.agree_on_fence(at_most)).await {
+            let took = holding.core.clock.now().saturating_since(began);
+            guard.give_back(at_most.saturating_sub(took)).await;
+            return Err(unfinished);
+        }
     }
     holding.begin_keeping();
     // Asked again now that it has its place: a shutdown that was told before the lock was taken takes none.
     if holding.core.keeper.is_shut() {
-        guard.give_back().await;
+        guard.give_back(at_most).await;
         return Err(Unfinished { error: Error::ShutDown, is_final: true });
     }
     Ok(guard)

@@ -230,12 +230,26 @@ impl Guard {
         Arc::clone(&self.holding)
     }
 
-    /// Takes back what a failed attempt was granted.
-    pub(crate) async fn give_back(mut self) {
-        self.holding.undo().await;
+    /// Takes back what a failed attempt was granted, and returns when that is done; or in the time that is left and a moment, which
+    /// is what nodes that do not hang need. It then goes on in the background.
+    pub(crate) async fn give_back(mut self, at_most: Duration) {
+        let clock = Arc::clone(&self.holding.core.clock);
+        if at_most == Duration::MAX {
+            self.holding.undo().await;
+        } else {
+            let end = clock.now() + at_most.max(MOMENT);
+            tokio::select! {
+                biased;
+                () = self.holding.undo() => {}
+                // Dropped, it goes on in the background.
+                () = clock.sleep_until(end) => return,
+            }
+        }
         self.releases_on_drop = false;
     }
 }
+
+const MOMENT: Duration = Duration::from_millis(20);
 
 impl Drop for Guard {
     fn drop(&mut self) {

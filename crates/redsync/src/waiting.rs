@@ -26,8 +26,9 @@ pub(crate) async fn wait_in_line(
     tries: &mut u32,
 ) -> Result<Guard, Error> {
     let ticket = core.waiters.tickets.draw(&core.clock, began);
-    let (exhausted, pause, has_told) = (None, Duration::ZERO, false);
-    let mut wait = Wait { core, settings, ticket, began, end, tries, exhausted, pause, has_told };
+    let (exhausted, fresh_starts, pause, has_told) = (None, 0, Duration::ZERO, false);
+    let mut wait =
+        Wait { core, settings, ticket, began, end, tries, exhausted, fresh_starts, pause, has_told };
     loop {
         *wait.tries = wait.tries.saturating_add(1);
         if let Some(guard) = wait.with_a_token().await? {
@@ -50,6 +51,8 @@ struct Wait<'a> {
     pause: Duration,
     /// Since when leases are granted only when their time is all but over.
     exhausted: Option<Instant>,
+    /// How many times that was forgotten, since it had waited for its turn meanwhile.
+    fresh_starts: u32,
     has_told: bool,
 }
 
@@ -90,7 +93,7 @@ impl Wait<'_> {
                     };
                 }
                 Err(error) if error.kind() == ErrorKind::ValidityExhausted => {
-                    guard.give_back().await;
+                    guard.give_back(self.time_left()).await;
                     return self.once_more(error);
                 }
                 Err(error) => {
@@ -147,7 +150,7 @@ impl Wait<'_> {
                 Outlook::Over => {
                     self.ticket = member.ticket().unwrap_or(self.ticket);
                     drop(member);
-                    guard.give_back().await;
+                    guard.give_back(self.time_left()).await;
                     self.has_waited_since(joined, now);
                     let name = self.settings.name.clone();
                     let took = core.clock.now().saturating_since(self.began);
@@ -156,12 +159,13 @@ impl Wait<'_> {
                 Outlook::Spoilt => {
                     self.ticket = member.ticket().unwrap_or(self.ticket);
                     drop(member);
-                    guard.give_back().await;
+                    guard.give_back(self.time_left()).await;
+                    self.has_waited_since(joined, now);
                     return Ok(None);
                 }
                 Outlook::Unreachable(error) => {
                     drop(member);
-                    guard.give_back().await;
+                    guard.give_back(self.time_left()).await;
                     return Err(error);
                 }
                 Outlook::Waiting(look_at) => look_at,
@@ -172,7 +176,7 @@ impl Wait<'_> {
             if self.end.is_some_and(|end| end <= now) {
                 let error = member.error(self.began, now);
                 drop(member);
-                guard.give_back().await;
+                guard.give_back(self.time_left()).await;
                 return Err(error);
             }
             let look_at = self.end.map_or(look_at, |end| end.min(look_at));
@@ -211,10 +215,12 @@ impl Wait<'_> {
         }
     }
 
-    /// Where it waited for its turn as it should, what failed before that is over.
+    /// Where it waited for its turn as it should, what failed before that is over; unless that has been so again and again.
     fn has_waited_since(&mut self, joined: Instant, now: Instant) {
-        if now.saturating_since(joined) > Duration::from_secs(1).max(self.settings.expiry()) {
+        let is_long = now.saturating_since(joined) > Duration::from_secs(1).max(self.settings.expiry());
+        if is_long && self.exhausted.is_some() && self.fresh_starts < FRESH_STARTS {
             (self.exhausted, self.pause) = (None, Duration::ZERO);
+            self.fresh_starts += 1;
         }
     }
 
@@ -232,6 +238,7 @@ impl Wait<'_> {
     }
 }
 
+const FRESH_STARTS: u32 = 3;
 const PAUSE_LEAST: Duration = Duration::from_millis(2);
 const PAUSE_MOST: Duration = Duration::from_millis(250);
 

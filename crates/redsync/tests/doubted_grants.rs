@@ -53,8 +53,16 @@ async fn settle() {
     }
 }
 
-/// A waiter of three nodes that are handed over to it, of which so many have just restarted.
-async fn handed_over(restarted: usize) -> (DrivenClock, JoinHandle<Guard>, Instant) {
+/// What a waiter got: the token of a guard that is valid.
+type Held = Option<String>;
+
+/// A waiter of three nodes that are handed over to it, of which so many restarted so long before; when that was; and the token
+/// that they were handed over to.
+async fn handed_over(
+    restarted: usize,
+    before: Duration,
+    is_fenced: bool,
+) -> (DrivenClock, JoinHandle<Held>, Instant, String) {
     let clock = DrivenClock::new();
     clock.advance(Duration::from_secs(100));
     let nodes: Vec<Arc<Dated>> = (0..3)
@@ -72,13 +80,27 @@ async fn handed_over(restarted: usize) -> (DrivenClock, JoinHandle<Guard>, Insta
     let (first, second) = (redsync(), redsync());
     let holder = first.mutex("name").expiry(EXPIRY).lock().await.unwrap();
     settle().await;
-    let waiter = tokio::spawn(async move { second.mutex("name").expiry(EXPIRY).lock().await.unwrap() });
+    let waiter = tokio::spawn(async move {
+        let mutex = second.mutex("name").expiry(EXPIRY);
+        let held = |guard: &Guard| guard.is_valid().then(|| guard.token().to_string());
+        match is_fenced {
+            true => held(&mutex.fenced().lock().await.unwrap()),
+            false => held(&mutex.lock().await.unwrap()),
+        }
+    });
     settle().await;
     nodes[..restarted].iter().for_each(|node| node.restart());
     let at = clock.now();
+    while clock.now() < at + before {
+        let next = clock.next_wake().map_or(at + before, |next| next.min(at + before));
+        clock.advance(next.saturating_since(clock.now()));
+        settle().await;
+    }
+    let name = holder.name().clone();
     holder.unlock().await.unwrap();
+    let look = nodes[0].inspect(&name).await.unwrap();
     settle().await;
-    (clock, waiter, at)
+    (clock, waiter, at, look.holder.expect("it was handed over").token().to_owned())
 }
 
 /// Moves time on until `task` has ended, and says when that was.
@@ -93,19 +115,34 @@ async fn drive<T>(clock: &DrivenClock, task: JoinHandle<T>) -> (T, Instant) {
 
 #[tokio::test]
 async fn a_minority_of_restarted_nodes_does_not_hold_a_hand_over_up() {
-    let (_, waiter, _) = handed_over(1).await;
+    let (_, waiter, _, token) = handed_over(1, Duration::ZERO, false).await;
     assert!(waiter.is_finished());
-    assert!(waiter.await.unwrap().is_valid());
+    assert_eq!(waiter.await.unwrap(), Some(token));
 }
 
 #[tokio::test]
 async fn grants_that_a_restarted_majority_tells_of_do_not_count_before_its_quarantine_is_over() {
-    let (clock, waiter, restarted) = handed_over(2).await;
+    let (clock, waiter, restarted, token) = handed_over(2, Duration::ZERO, false).await;
     assert!(!waiter.is_finished(), "two of three may have forgotten another");
 
-    let (guard, had) = drive(&clock, waiter).await;
+    let (held, had) = drive(&clock, waiter).await;
 
     assert!(had >= restarted + QUARANTINE, "{:?} after the restart", had.saturating_since(restarted));
     assert!(had < restarted + QUARANTINE + Duration::from_millis(200), "and not long after it");
-    assert!(guard.is_valid());
+    assert_eq!(held, Some(token), "the lease has stood since then");
+}
+
+#[tokio::test]
+async fn leases_of_a_restarted_majority_are_no_votes_for_a_fence_though_they_outlast_its_quarantine() {
+    for before in [Duration::ZERO, QUARANTINE - Duration::from_millis(40)] {
+        let (clock, waiter, restarted, token) = handed_over(2, before, true).await;
+        assert!(!waiter.is_finished(), "two of three may have forgotten another");
+
+        let (held, had) = drive(&clock, waiter).await;
+
+        assert!(had >= restarted + QUARANTINE, "{:?} after the restart", had.saturating_since(restarted));
+        // What they counted for those leases, they may have counted for another before: others are asked for.
+        let held = held.expect("it is valid");
+        assert_ne!(held, token, "handed over {before:?} after the restart");
+    }
 }

@@ -5,12 +5,12 @@ mod delegate;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use redsync::{
-    Answer, Claim, Clock, Expiry, Extended, Fence, IfFree, LockName, MemoryNode, Node, Proposal, Redsync,
-    Succession, SystemClock, Token, Uptime,
+    Acquired, Answer, Claim, Clock, Expiry, Extended, Fence, IfFree, LockName, MemoryNode, Node, Proposal,
+    Redsync, Released, Succession, SystemClock, Token, Uptime,
 };
 
 use self::delegate::delegate;
@@ -24,17 +24,33 @@ struct Odd {
     never_extends: AtomicBool,
     /// How many times it was asked to.
     extensions: AtomicUsize,
+    never_releases: AtomicBool,
+    /// How long it takes to acquire and to extend, in milliseconds.
+    takes: [AtomicU64; 2],
 }
 
 impl Odd {
     fn new(asks_for_its_uptime: bool, never_extends: bool) -> Arc<Self> {
-        let (never_extends, extensions) = (AtomicBool::new(never_extends), AtomicUsize::new(0));
-        Arc::new(Self { node: MemoryNode::new(), asks_for_its_uptime, never_extends, extensions })
+        Arc::new(Self {
+            node: MemoryNode::new(),
+            asks_for_its_uptime,
+            never_extends: AtomicBool::new(never_extends),
+            extensions: AtomicUsize::new(0),
+            never_releases: AtomicBool::new(false),
+            takes: Default::default(),
+        })
+    }
+
+    async fn pause(&self, of: usize) {
+        let millis = self.takes[of].load(Ordering::SeqCst);
+        if millis > 0 {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+        }
     }
 }
 
 impl Node for Odd {
-    delegate!(node: identity, concerns, acquire, enter, yield_lease, release, inspect, listen);
+    delegate!(node: identity, concerns, enter, yield_lease, inspect, listen);
 
     fn uptime(&self) -> Answer<'_, Uptime> {
         Box::pin(async move {
@@ -49,7 +65,29 @@ impl Node for Odd {
         self.extensions.fetch_add(1, Ordering::SeqCst);
         match self.never_extends.load(Ordering::SeqCst) {
             true => Box::pin(std::future::pending()),
-            false => self.node.extend(claim, if_free),
+            false => Box::pin(async move {
+                self.pause(1).await;
+                self.node.extend(claim, if_free).await
+            }),
+        }
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
+        Box::pin(async move {
+            self.pause(0).await;
+            self.node.acquire(claim).await
+        })
+    }
+
+    fn release<'a>(
+        &'a self,
+        name: &'a LockName,
+        token: &'a Token,
+        succession: Succession,
+    ) -> Answer<'a, Released> {
+        match self.never_releases.load(Ordering::SeqCst) {
+            true => Box::pin(std::future::pending()),
+            false => self.node.release(name, token, succession),
         }
     }
 }
@@ -130,7 +168,10 @@ async fn nodes_that_cannot_agree_keep_nobody_for_longer_than_it_would_wait() {
     let (ends, most) = (Duration::from_millis(300), Duration::from_millis(1_500));
 
     for polling in [true, false] {
-        let mutex = mutex(&that_cannot_agree().await).wait_up_to(ends);
+        let nodes = that_cannot_agree().await;
+        // Nor do they answer when what they granted is given back.
+        nodes[..2].iter().for_each(|node| node.never_releases.store(true, Ordering::SeqCst));
+        let mutex = mutex(&nodes).wait_up_to(ends);
         let mutex = if polling { mutex.retry_delay(Duration::from_millis(10)) } else { mutex };
         let began = Instant::now();
 
@@ -164,7 +205,7 @@ async fn who_could_not_agree_before_a_long_wait_begins_anew_after_it() {
     for node in &nodes {
         node.never_extends.store(false, Ordering::SeqCst);
     }
-    caller.await.unwrap().unwrap_or_else(|error| panic!("{error}"));
+    let _guard = caller.await.unwrap().unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,4 +225,49 @@ async fn a_lease_is_adopted_though_others_were_counted_since() {
     let adopted = mutex.adopt(&lease).await.unwrap();
 
     assert_eq!(adopted.fence(), fence);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_far_ahead_takes_nobody_along_where_another_is_only_slow() {
+    // Slow to grant the lock, or slow to be raised.
+    for slow in [0, 1] {
+        let nodes = [0; 3].map(|_| Odd::new(false, false));
+        count(&nodes[1], Duration::from_millis(500)).await;
+        raise(&nodes[2], Fence::MAX.as_u64() - 1).await;
+        nodes[0].takes[slow].store(60, Ordering::SeqCst);
+        let mutex = over(&nodes).mutex("name").fenced();
+
+        let guard = mutex.lock().await.unwrap();
+
+        let ahead = guard.fence().as_u64().saturating_sub(SystemClock.wall_micros());
+        assert!(ahead < 2_000_000, "slow {slow}: the fence is {ahead} us ahead");
+        guard.unlock().await.unwrap();
+        let _guard = mutex.lock().await.unwrap_or_else(|error| panic!("slow {slow}: {error}"));
+    }
+}
+
+/// Has `node` count up to `fence`, which no clock allows.
+async fn raise(node: &Odd, fence: u64) {
+    let (name, token) = (LockName::new("name").unwrap(), Token::from_text("before").unwrap());
+    let mut claim = Claim::new(name, token, Expiry::new(Duration::from_secs(8)).unwrap());
+    claim.fence = Some(Proposal::new(Fence::MIN, Duration::from_secs(60)));
+    node.acquire(&claim).await.unwrap();
+    claim.fence = Some(Proposal::new(Fence::new(fence).unwrap(), Duration::from_secs(60)));
+    node.extend(&claim, IfFree::Leave).await.unwrap();
+    node.release(&claim.name, &claim.token, Succession::HandOver).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hangs_when_a_place_is_left_keeps_nobody_for_longer_than_it_would_wait() {
+    let nodes = [0; 3].map(|_| Odd::new(false, false));
+    let expiry = Duration::from_secs(60);
+    let _held = over(&nodes).mutex("name").expiry(expiry).lock().await.unwrap();
+    nodes[0].never_releases.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+
+    let waiting = over(&nodes).mutex("name").expiry(expiry).wait_up_to(Duration::from_millis(300));
+    waiting.lock().await.unwrap_err();
+
+    // It may take two seconds to answer.
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }

@@ -266,6 +266,22 @@ async fn a_node_that_said_taken_is_never_sent_a_release() {
 }
 
 #[tokio::test]
+async fn a_node_that_said_released_is_not_asked_again() {
+    let (clock, nodes, redsync) = over(3);
+    let guard = redsync.mutex("name").lock().await.unwrap();
+    settle().await;
+
+    guard.unlock().await.unwrap();
+
+    for _ in 0..20 {
+        clock.advance(100 * MILLIS);
+        settle().await;
+    }
+    let releases: Vec<usize> = nodes.iter().map(|node| node.releases.load(Ordering::SeqCst)).collect();
+    assert_eq!(releases, [1, 1, 1]);
+}
+
+#[tokio::test]
 async fn a_refused_attempt_is_undone_wherever_it_was_granted() {
     let (_, nodes, redsync) = over(3);
     for node in &nodes[..2] {

@@ -1,5 +1,6 @@
 //! A node of the library, as several clients have it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub(crate) struct Library {
     heard: Arc<Heard>,
     /// The server, where each client has a connection of its own.
     server: Option<Arc<RedisServer>>,
+    /// Which of these connections are new.
+    are_new: [AtomicBool; CLIENTS],
 }
 
 struct Party {
@@ -80,7 +83,8 @@ impl Library {
         let heard = Arc::<Heard>::default();
         let parties = nodes.iter().enumerate().map(|(client, node)| Party::of(client, node, &heard));
         let parties = parties.collect();
-        Self { nodes, parties, names: Vec::new(), heard, server }
+        let are_new = [const { AtomicBool::new(true) }; CLIENTS];
+        Self { nodes, parties, names: Vec::new(), heard, server, are_new }
     }
 
     pub(crate) fn set_clock(&self, micros: u64) {
@@ -96,7 +100,24 @@ impl Library {
         self.told();
     }
 
+    /// A connection that has not heard of fences lets go of the lock where the others hand it over, the first time that it meets
+    /// one who wants one: so they all hear of them.
+    async fn tell_of_fences(&self) {
+        for (node, is_new) in self.nodes.iter().zip(&self.are_new) {
+            if self.server.is_some() && is_new.swap(false, Ordering::Relaxed) {
+                let name = LockName::new("nobody's").expect("it is a name");
+                let token = Token::from_text("nobody").expect("it is a token");
+                let expiry = Expiry::new(Duration::from_millis(10)).expect("it is an expiry");
+                let proposal = Proposal::new(Fence::MIN, Duration::from_millis(10));
+                let claim = redsync::Claim::new(name, token, expiry).fenced(proposal);
+                let extended = node.extend(&claim, IfFree::Leave).await;
+                assert!(matches!(extended, Ok(Extended::NotHeld)), "{extended:?}");
+            }
+        }
+    }
+
     pub(crate) async fn ask(&self, name: usize, request: &Request) -> Reply {
+        self.tell_of_fences().await;
         let reply = self.asked(&self.names[name], request).await;
         reply.unwrap_or_else(|fault| match fault.code() {
             Some(code) => Reply::Refused(code.into()),
@@ -193,6 +214,7 @@ impl Library {
     pub(crate) async fn die(&mut self, client: usize) {
         if let Some(server) = &self.server {
             self.nodes[client] = connected(server);
+            self.are_new[client].store(true, Ordering::Relaxed);
         }
         let gone =
             std::mem::replace(&mut self.parties[client], Party::of(client, &self.nodes[client], &self.heard));

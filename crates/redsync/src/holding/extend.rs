@@ -2,9 +2,11 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Holding, RequestNumber, Standing};
 use crate::ballot::{Ballot, Count, Returned};
+use crate::clock::Sleep;
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Extended, IfFree};
 use crate::options::Terms;
@@ -45,7 +47,7 @@ impl Holding {
             proposal.fence = Fence::MIN;
         }
         let is_counted = || self.has_counted(fence);
-        let extended = self.extend_until(terms, is_counted).await;
+        let extended = self.extend_until(terms, is_counted, None).await;
         self.note(&extended);
         extended?;
         if !is_counted() {
@@ -62,14 +64,16 @@ impl Holding {
         self.extended_by(asked, terms).await
     }
 
-    /// As [`extend_on`](Self::extend_on), until `is_enough` has come about, or all have answered.
+    /// As [`extend_on`](Self::extend_on), until `is_enough` has come about, or all have answered; or, once a majority has, for so
+    /// long as `patience` says.
     pub(super) async fn extend_until(
         self: &Arc<Self>,
         terms: Terms,
         is_enough: impl Fn() -> bool,
+        patience: Option<Duration>,
     ) -> Result<(), Error> {
         let asked = self.ask_to_extend(&terms, IfFree::Leave);
-        self.heard_by(asked, terms, is_enough).await
+        self.heard_by(asked, terms, is_enough, patience).await
     }
 
     /// Records that nodes are about to be asked: those that may have the token, or, to take the lease again, those that
@@ -96,7 +100,7 @@ impl Holding {
         asked: (RequestNumber, Vec<usize>),
         terms: Terms,
     ) -> Result<(), Error> {
-        let extended = self.heard_by(asked, terms, || true).await;
+        let extended = self.heard_by(asked, terms, || true, None).await;
         self.note(&extended);
         extended
     }
@@ -106,6 +110,7 @@ impl Holding {
         (number, voters): (RequestNumber, Vec<usize>),
         terms: Terms,
         is_enough: impl Fn() -> bool,
+        patience: Option<Duration>,
     ) -> Result<(), Error> {
         let mut count = Count::new(Operation::Extend, &self.core.nodes, self.core.quorum, &voters);
         let timeout = terms.request_timeout.as_duration();
@@ -117,21 +122,20 @@ impl Holding {
                 Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
             });
         // Where it turns out to be over, somebody waits to hear why: no longer than until that is certain. And once a majority
-        // has answered, those who have more to say for a few round trips, and no longer.
-        let mut patience = None;
+        // has answered, for those who have more to say.
+        let mut over: Option<Sleep> = None;
         loop {
             let outstanding = ballot.outstanding();
             let is_decided = count.is_decided(outstanding, wait_for_all && self.standing() != Standing::Lost);
             if is_decided && (outstanding == 0 || count.verdict() != Verdict::Reached || is_enough()) {
                 break;
             }
-            if is_decided && patience.is_none() {
-                let (clock, window) = (&self.core.clock, self.core.waiters.tickets.claim_window());
-                patience = Some(clock.sleep_until(clock.now() + window));
+            if let Some(patience) = patience.filter(|_| is_decided && over.is_none()) {
+                over = Some(self.core.clock.sleep_until(self.core.clock.now() + patience));
             }
             let over = async {
-                match &mut patience {
-                    Some(patience) => patience.await,
+                match &mut over {
+                    Some(over) => over.await,
                     None => pending().await,
                 }
             };

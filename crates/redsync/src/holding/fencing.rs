@@ -59,6 +59,8 @@ impl Holding {
     pub(crate) async fn agree_on_fence(self: &Arc<Self>, at_most: Duration) -> Result<(), Unfinished> {
         let Some(proposal) = self.terms.claim.fence else { return Ok(()) };
         let began = self.core.clock.now();
+        let timeout = self.terms.request_timeout.at_most(at_most).as_duration();
+        self.hear_of_nearer(began + timeout).await;
         for round in 0..=self.core.quorum.nodes() {
             let number = match self.counted() {
                 // SAFETY RULE (design §10): agreed on while the lock is held, or not at all.
@@ -68,17 +70,19 @@ impl Holding {
                 }
                 _ if !self.is_valid() => break,
                 Fenced::Agreed(_) => break,
-                // What a majority can be raised to without the highest; unless one of those is silent that would have to be.
-                Fenced::Diverged(number) if round == 0 => number,
-                Fenced::Diverged(number) => self.highest().map_or(number, |highest| highest.max(number)),
+                // What a majority can be raised to without those that are ahead; unless one of the others is silent.
+                Fenced::Diverged(number) => self.reachable(round).unwrap_or(number),
                 Fenced::Uncounted => return Err(self.uncounted(began)),
             };
             telling::fences_differ(&self.terms.claim.name, number);
             let mut terms = self.terms.clone();
             terms.claim.fence = Some(Proposal { fence: number, ..proposal });
             terms.request_timeout = terms.request_timeout.at_most(at_most.saturating_sub(self.since(began)));
+            // Whoever is silent is not waited for, unless it could spare the others to follow one that is far ahead.
+            let window = self.core.waiters.tickets.claim_window();
+            let patience = (!self.is_far_ahead(self.reachable(usize::MAX))).then_some(window);
             // SAFETY RULE (design §10): by extending, which a node does for the holder of the lease alone.
-            match self.extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_))).await {
+            match self.extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_)), patience).await {
                 Ok(()) => {}
                 // It was the lock that was asked for, and not to extend it.
                 Err(Error::NoQuorum { nodes, .. } | Error::AlreadyExpired { nodes, .. }) => {
@@ -108,8 +112,32 @@ impl Holding {
         self.ledger().fences(self.core.clock.now()).any(is_near)
     }
 
-    fn highest(&self) -> Option<Fence> {
-        self.ledger().fences(self.core.clock.now()).max()
+    /// What a majority can be raised to if so many of those that would have to be are silent.
+    fn reachable(&self, silent: usize) -> Option<Fence> {
+        let mut fences: Vec<Fence> = self.ledger().fences(self.core.clock.now()).collect();
+        fences.sort_unstable();
+        let needed = (self.core.quorum.majority() - 1).saturating_add(silent);
+        fences.get(needed).or(fences.last()).copied()
+    }
+
+    fn is_far_ahead(&self, number: Option<Fence>) -> bool {
+        let lowest = self.ledger().fences(self.core.clock.now()).min();
+        number.zip(lowest).is_some_and(|(number, lowest)| number.is_far_ahead_of(lowest))
+    }
+
+    /// Where the majority that was first to answer would have to follow one of them that is far ahead, waits until `end` for the
+    /// others.
+    async fn hear_of_nearer(&self, end: Instant) {
+        let clock = &self.core.clock;
+        let mut pause = Duration::from_millis(1);
+        while matches!(self.counted(), Fenced::Diverged(number) if self.is_far_ahead(Some(number)))
+            && self.ledger().is_to_be_counted()
+            && self.is_valid()
+            && clock.now() < end
+        {
+            clock.sleep_until((clock.now() + pause).min(end)).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
     }
 
     fn counted(&self) -> Fenced {

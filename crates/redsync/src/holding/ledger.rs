@@ -248,8 +248,11 @@ impl Ledger {
         // A grant to the place that this request took came after it, and may be heard of before.
         let is_overtaken = entry.told == number && entry.mark == Mark::Granted;
         if !is_overtaken && self.is_news(node, number) {
+            // A later one may have been told of a grant that stands in doubt, and still does.
+            let doubted = self.nodes[node].doubted.filter(|_| self.nodes[node].told > number);
             self.nodes[node].mark = Mark::Queued;
             self.lose(node);
+            self.nodes[node].doubted = doubted;
             self.is_past(now);
         }
     }
@@ -358,7 +361,10 @@ impl Ledger {
         let entry = &mut self.nodes[node];
         entry.yielding = entry.yielding.saturating_sub(1);
         entry.yielded = Some((number, newest));
-        entry.doubted = None;
+        // What was granted since to the place that it took, and heard of before, may stand in doubt, and still does.
+        if entry.told < number {
+            entry.doubted = None;
+        }
     }
 
     /// Records that nothing is heard any more of any request to yield.
@@ -399,6 +405,11 @@ impl Ledger {
     /// Whether every node is known to have the token.
     pub(super) fn is_granted_everywhere(&self) -> bool {
         self.nodes.iter().all(|entry| entry.mark == Mark::Granted)
+    }
+
+    /// Whether a node has not said yet where it counted to, and may still.
+    pub(super) fn is_to_be_counted(&self) -> bool {
+        self.nodes.iter().any(|entry| entry.is_open() && !entry.is_vote && entry.doubted.is_none())
     }
 
     /// Which nodes may have a lease for the token.

@@ -66,6 +66,11 @@ impl Fence {
         };
         (counted <= Self::MAX.0).then_some(Self(counted))
     }
+
+    /// Whether it is further ahead of `other` than counters are by which clocks that are right were counted.
+    pub(crate) fn is_far_ahead_of(self, other: Self) -> bool {
+        u128::from(self.0.saturating_sub(other.0)) > Self::LEEWAY.as_micros()
+    }
 }
 
 /// The ticket of who waits is the fence that is proposed for it.

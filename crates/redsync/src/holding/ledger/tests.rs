@@ -533,3 +533,23 @@ fn doubt_is_over_when_the_node_turns_out_to_have_forgotten_nothing() {
     assert_eq!(ledger.doubted_since(0), None);
     assert_eq!(fences(&ledger, 22), [5]);
 }
+
+#[test]
+fn doubt_about_what_was_granted_after_a_yield_survives_its_answer() {
+    for is_later in [false, true] {
+        let mut ledger = over(3);
+        let early = enter(&mut ledger, 0, 0, 8000);
+        ledger.granted(0, early, Some(fence(5)), at(1));
+        let yielded = yields(&mut ledger, 0, 100, 8000);
+        let place = if is_later { enter(&mut ledger, 0, 101, 8000) } else { yielded };
+        // The node took the lease back, and handed it over to that place while nobody could trust it: that is heard first.
+        assert!(ledger.told(0, place, Some(fence(6)), false, at(102)));
+
+        ledger.yielded(0, yielded);
+        ledger.queued(0, yielded, at(103));
+
+        let renewed = enter(&mut ledger, 0, 9000, 8000);
+        ledger.granted(0, renewed, Some(fence(6)), at(9001));
+        assert_eq!(fences(&ledger, 9001), [], "what it had counted then, it may have forgotten");
+    }
+}
