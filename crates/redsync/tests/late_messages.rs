@@ -155,6 +155,25 @@ async fn nobody_holds_by_a_token_of_which_a_yield_was_lost() {
 }
 
 #[tokio::test]
+async fn who_has_too_few_leases_yields_them_long_before_its_place_is_renewed() {
+    let nodes = [Late::new(), Late::new(), Late::new()];
+    let waiter = over_nodes(nodes.iter().map(|node| Arc::clone(node) as Arc<dyn Node>));
+    let others = over_nodes(nodes.iter().map(|node| node.punctual()));
+    let held = others.mutex("name").fail_fast(false).lock().await.unwrap();
+    // Places are renewed every twenty seconds.
+    let _wait = wait_for(waiter.mutex("name").expiry(Duration::from_secs(60)));
+    for node in &nodes {
+        until("it is in line", async || node.waiting("name").await == 1).await;
+    }
+    settle().await;
+
+    nodes[0].punctual().release(held.name(), held.token(), Succession::HandOver).await.unwrap();
+
+    let yields = until("it yields", async || !nodes[0].yielded().is_empty());
+    timeout(SOON, yields).await.expect("it yields soon");
+}
+
+#[tokio::test]
 async fn nobody_holds_before_it_is_known_what_has_become_of_a_yield() {
     let nodes = [Late::new(), Late::new(), Late::new()];
     let waiter = over_nodes(nodes.iter().map(|node| Arc::clone(node) as Arc<dyn Node>));
