@@ -101,18 +101,20 @@ pub(crate) async fn acquired(
     holding: &Arc<Holding>,
     at_most: Duration,
 ) -> Result<Guard, Unfinished> {
+    let mut left = at_most;
     if holding.is_to_be_fenced() {
         let began = holding.core.clock.now();
-        if let Err(unfinished) = Box::pin(holding.agree_on_fence(at_most)).await {
-            let took = holding.core.clock.now().saturating_since(began);
-            guard.give_back(at_most.saturating_sub(took)).await;
+        let agreed = Box::pin(holding.agree_on_fence(at_most)).await;
+        left = at_most.saturating_sub(holding.core.clock.now().saturating_since(began));
+        if let Err(unfinished) = agreed {
+            guard.give_back(left).await;
             return Err(unfinished);
         }
     }
     holding.begin_keeping();
     // Asked again now that it has its place: a shutdown that was told before the lock was taken takes none.
     if holding.core.keeper.is_shut() {
-        guard.give_back(at_most).await;
+        guard.give_back(left).await;
         return Err(Unfinished { error: Error::ShutDown, is_final: true });
     }
     Ok(guard)

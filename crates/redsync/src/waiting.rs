@@ -129,6 +129,8 @@ impl Wait<'_> {
                 Outlook::Held => {
                     self.ticket = member.ticket().unwrap_or(self.ticket);
                     member.acquired();
+                    // Heard in the background from here on, while nodes are to agree.
+                    drop(first);
                     self.has_waited_since(joined, now);
                     let guard = match acquired(guard, holding, self.time_left()).await {
                         Ok(guard) => guard,
@@ -285,11 +287,21 @@ impl Drop for FirstRequests {
         }
         if !asked.is_empty() {
             let core = &self.holding.core;
-            core.reaper.run_soon(&core.clock, async move {
-                for (_, asked) in asked {
-                    asked.await;
-                }
-            });
+            let rest = join_all(asked);
+            // Those that may be needed to agree on a fence cannot wait.
+            match self.holding.is_to_be_fenced() {
+                true => core.reaper.run(rest),
+                false => core.reaper.run_soon(&core.clock, rest),
+            }
         }
     }
+}
+
+/// Polls all of them, since one that is slow is not to keep the others from being heard.
+async fn join_all(mut asked: Vec<(usize, Asked)>) {
+    poll_fn(|context| {
+        asked.retain_mut(|(_, asked)| asked.as_mut().poll(context).is_pending());
+        if asked.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use redsync::{
-    Acquired, Answer, Claim, Clock, Expiry, Extended, Fence, IfFree, LockName, MemoryNode, Node, Proposal,
-    Redsync, Released, Succession, SystemClock, Token, Uptime,
+    Acquired, Answer, Claim, ClientId, Clock, Entered, Expiry, Extended, Fence, IfFree, LockName, MemoryNode,
+    Node, Place, Proposal, Redsync, Released, Succession, SystemClock, Token, Uptime,
 };
 
 use self::delegate::delegate;
@@ -25,8 +25,8 @@ struct Odd {
     /// How many times it was asked to.
     extensions: AtomicUsize,
     never_releases: AtomicBool,
-    /// How long it takes to acquire and to extend, in milliseconds.
-    takes: [AtomicU64; 2],
+    /// How long it takes to acquire, to extend, and to enter, in milliseconds.
+    takes: [AtomicU64; 3],
 }
 
 impl Odd {
@@ -50,7 +50,7 @@ impl Odd {
 }
 
 impl Node for Odd {
-    delegate!(node: identity, concerns, enter, yield_lease, inspect, listen);
+    delegate!(node: identity, concerns, yield_lease, inspect, listen);
 
     fn uptime(&self) -> Answer<'_, Uptime> {
         Box::pin(async move {
@@ -76,6 +76,13 @@ impl Node for Odd {
         Box::pin(async move {
             self.pause(0).await;
             self.node.acquire(claim).await
+        })
+    }
+
+    fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered> {
+        Box::pin(async move {
+            self.pause(2).await;
+            self.node.enter(client, places).await
         })
     }
 
@@ -229,18 +236,30 @@ async fn a_lease_is_adopted_though_others_were_counted_since() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_far_ahead_takes_nobody_along_where_another_is_only_slow() {
-    // Slow to grant the lock, or slow to be raised.
-    for slow in [0, 1] {
+    // Slow to grant the lock, to be raised, or to give a place to one who asks for that since others waited a moment ago.
+    for slow in [0, 1, 2] {
         let nodes = [0; 3].map(|_| Odd::new(false, false));
         count(&nodes[1], Duration::from_millis(500)).await;
         raise(&nodes[2], Fence::MAX.as_u64() - 1).await;
+        let redsync = over(&nodes);
+        if slow == 2 {
+            let held = redsync.mutex("name").lock().await.unwrap();
+            let second = redsync.mutex("name");
+            let waits = tokio::spawn(async move { second.lock().await.unwrap().unlock().await });
+            while nodes[0].inspect(held.name()).await.unwrap().waiting == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            held.unlock().await.unwrap();
+            waits.await.unwrap().unwrap();
+        }
         nodes[0].takes[slow].store(60, Ordering::SeqCst);
-        let mutex = over(&nodes).mutex("name").fenced();
+        let (mutex, began) = (redsync.mutex("name").fenced(), Instant::now());
 
         let guard = mutex.lock().await.unwrap();
 
         let ahead = guard.fence().as_u64().saturating_sub(SystemClock.wall_micros());
         assert!(ahead < 2_000_000, "slow {slow}: the fence is {ahead} us ahead");
+        assert!(began.elapsed() < Duration::from_millis(350), "slow {slow}: {:?}", began.elapsed());
         guard.unlock().await.unwrap();
         let _guard = mutex.lock().await.unwrap_or_else(|error| panic!("slow {slow}: {error}"));
     }

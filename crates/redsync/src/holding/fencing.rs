@@ -60,8 +60,10 @@ impl Holding {
         let Some(proposal) = self.terms.claim.fence else { return Ok(()) };
         let began = self.core.clock.now();
         let timeout = self.terms.request_timeout.at_most(at_most).as_duration();
-        self.hear_of_nearer(began + timeout).await;
-        for round in 0..=self.core.quorum.nodes() {
+        self.hear_of_nearer(began + timeout.min(self.remaining() / 2)).await;
+        // How many of those that would have to be raised to the lowest number have turned out to be silent.
+        let mut silent = 0;
+        for _ in 0..=2 * self.core.quorum.nodes() {
             let number = match self.counted() {
                 // SAFETY RULE (design §10): agreed on while the lock is held, or not at all.
                 Fenced::Agreed(fence) if self.is_valid() => {
@@ -71,7 +73,7 @@ impl Holding {
                 _ if !self.is_valid() => break,
                 Fenced::Agreed(_) => break,
                 // What a majority can be raised to without those that are ahead; unless one of the others is silent.
-                Fenced::Diverged(number) => self.reachable(round).unwrap_or(number),
+                Fenced::Diverged(number) => self.reachable(silent).unwrap_or(number),
                 Fenced::Uncounted => return Err(self.uncounted(began)),
             };
             telling::fences_differ(&self.terms.claim.name, number);
@@ -80,10 +82,12 @@ impl Holding {
             terms.request_timeout = terms.request_timeout.at_most(at_most.saturating_sub(self.since(began)));
             // Whoever is silent is not waited for, unless it could spare the others to follow one that is far ahead.
             let window = self.core.waiters.tickets.claim_window();
-            let patience = (!self.is_far_ahead(self.reachable(usize::MAX))).then_some(window);
+            let patience = (!self.is_far_ahead(self.reachable(silent + 1))).then_some(window);
             // SAFETY RULE (design §10): by extending, which a node does for the holder of the lease alone.
             match self.extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_)), patience).await {
-                Ok(()) => {}
+                // One that is far ahead may have been heard of meanwhile.
+                Ok(()) if patience.is_some() && self.is_far_ahead(self.reachable(silent + 1)) => {}
+                Ok(()) => silent += 1,
                 // It was the lock that was asked for, and not to extend it.
                 Err(Error::NoQuorum { nodes, .. } | Error::AlreadyExpired { nodes, .. }) => {
                     let (name, total) = (Some(self.name()), self.core.quorum.nodes());
@@ -120,9 +124,12 @@ impl Holding {
         fences.get(needed).or(fences.last()).copied()
     }
 
+    /// Whether nobody should be taken along to `number` who need not be: it is ahead of what others counted, and of the time.
     fn is_far_ahead(&self, number: Option<Fence>) -> bool {
-        let lowest = self.ledger().fences(self.core.clock.now()).min();
-        number.zip(lowest).is_some_and(|(number, lowest)| number.is_far_ahead_of(lowest))
+        let (clock, now) = (&self.core.clock, self.core.clock.now());
+        let Some((number, lowest)) = number.zip(self.ledger().fences(now).min()) else { return false };
+        let time = || Fence::from(self.core.waiters.tickets.time(clock, now));
+        number.is_far_ahead_of(lowest) && number.is_far_ahead_of(time())
     }
 
     /// Where the majority that was first to answer would have to follow one of them that is far ahead, waits until `end` for the

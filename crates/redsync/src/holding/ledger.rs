@@ -181,7 +181,7 @@ impl Ledger {
             let entry = &mut self.nodes[node];
             // Another request may have brought a place in line meanwhile, or a lease.
             entry.mark = if entry.pending() > 0 { Mark::Asked } else { Mark::None };
-            self.lose(node);
+            self.lose_as_of(node, number);
             self.is_past(now);
         }
     }
@@ -248,11 +248,8 @@ impl Ledger {
         // A grant to the place that this request took came after it, and may be heard of before.
         let is_overtaken = entry.told == number && entry.mark == Mark::Granted;
         if !is_overtaken && self.is_news(node, number) {
-            // A later one may have been told of a grant that stands in doubt, and still does.
-            let doubted = self.nodes[node].doubted.filter(|_| self.nodes[node].told > number);
             self.nodes[node].mark = Mark::Queued;
-            self.lose(node);
-            self.nodes[node].doubted = doubted;
+            self.lose_as_of(node, number);
             self.is_past(now);
         }
     }
@@ -361,10 +358,10 @@ impl Ledger {
         let entry = &mut self.nodes[node];
         entry.yielding = entry.yielding.saturating_sub(1);
         entry.yielded = Some((number, newest));
-        // What was granted since to the place that it took, and heard of before, may stand in doubt, and still does.
-        if entry.told < number {
-            entry.doubted = None;
-        }
+        // What was granted since to the place that it took, or to a later one, may have been heard of before: it stands in doubt
+        // still.
+        let may_be_later = entry.told >= number || entry.heard > number;
+        entry.doubted = entry.doubted.filter(|_| may_be_later).map(|doubted| doubted.max(number));
     }
 
     /// Records that nothing is heard any more of any request to yield.
@@ -409,7 +406,7 @@ impl Ledger {
 
     /// Whether a node has not said yet where it counted to, and may still.
     pub(super) fn is_to_be_counted(&self) -> bool {
-        self.nodes.iter().any(|entry| entry.is_open() && !entry.is_vote && entry.doubted.is_none())
+        self.nodes.iter().any(|entry| matches!(entry.mark, Mark::Asked | Mark::Queued))
     }
 
     /// Which nodes may have a lease for the token.
@@ -576,6 +573,13 @@ impl Ledger {
         if entry.doubted.is_none() {
             (entry.is_vote, entry.fence) = (true, fence);
         }
+    }
+
+    /// Records that `node` had no lease when it answered request `number`. What it told of since is another matter.
+    fn lose_as_of(&mut self, node: usize, number: RequestNumber) {
+        let doubted = self.nodes[node].doubted.filter(|_| self.nodes[node].told >= number);
+        self.lose(node);
+        self.nodes[node].doubted = doubted;
     }
 
     fn lose(&mut self, node: usize) {

@@ -46,6 +46,11 @@ impl Tickets {
         Ticket::from_micros(drawn(last))
     }
 
+    /// What a ticket would be that is drawn now, if no other had been drawn before.
+    pub(crate) fn time(&self, clock: &Arc<dyn Clock>, now: Instant) -> Ticket {
+        Ticket::from_micros(self.corrected(clock.wall_micros(), now, Duration::ZERO))
+    }
+
     /// The ticket to take in place of one that was drawn by a clock that turns out to be wrong.
     pub(super) fn correction(&self, ticket: Ticket, drawn: Instant) -> Option<Ticket> {
         let micros = ticket.as_micros();

@@ -547,9 +547,35 @@ fn doubt_about_what_was_granted_after_a_yield_survives_its_answer() {
 
         ledger.yielded(0, yielded);
         ledger.queued(0, yielded, at(103));
+        if is_later {
+            ledger.queued(0, place, at(104));
+        }
 
         let renewed = enter(&mut ledger, 0, 9000, 8000);
         ledger.granted(0, renewed, Some(fence(6)), at(9001));
         assert_eq!(fences(&ledger, 9001), [], "what it had counted then, it may have forgotten");
     }
+}
+
+#[test]
+fn doubt_about_a_later_request_survives_the_answer_to_a_yield_and_to_an_earlier_one() {
+    let mut ledger = over(3);
+    let early = enter(&mut ledger, 0, 0, 8000);
+    ledger.granted(0, early, Some(fence(5)), at(1));
+    let yielded = yields(&mut ledger, 0, 100, 8000);
+    let later = enter(&mut ledger, 0, 101, 8000);
+    ledger.granted_in_doubt(0, later);
+    ledger.yielded(0, yielded);
+    ledger.queued(0, yielded, at(103));
+    let renewed = enter(&mut ledger, 0, 9000, 8000);
+    ledger.granted(0, renewed, Some(fence(6)), at(9001));
+    assert_eq!(fences(&ledger, 9001), []);
+
+    let (mut ledger, first) = acquired(3, &[], 8000);
+    let place = enter(&mut ledger, 0, 1, 8000);
+    assert!(ledger.told(0, place, Some(fence(6)), false, at(2)));
+    ledger.refused(0, first, at(3));
+    let renewed = enter(&mut ledger, 0, 9000, 8000);
+    ledger.granted(0, renewed, Some(fence(6)), at(9001));
+    assert_eq!(fences(&ledger, 9001), []);
 }
