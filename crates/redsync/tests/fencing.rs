@@ -239,7 +239,8 @@ async fn who_knows_of_no_fences_keeps_nobody_waiting_who_wants_one() {
         let servers = servers(nodes);
         let (plain, other) = (connect(&servers).await, connect(&servers).await);
         for _ in 0..3 {
-            let holder = plain.mutex("name").lock().await.unwrap();
+            // On all nodes: one that came late would grant it to who is to wait.
+            let holder = plain.mutex("name").fail_fast(false).lock().await.unwrap();
             let mutex = other.mutex("name").fenced();
             let waiting = tokio::spawn(async move { mutex.lock().await.unwrap() });
             redsync_testkit::wait_until("it is in line", DEADLINE, || {
