@@ -60,7 +60,7 @@ impl Holding {
         let Some(proposal) = self.terms.claim.fence else { return Ok(()) };
         let began = self.core.clock.now();
         let timeout = self.terms.request_timeout.at_most(at_most).as_duration();
-        self.hear_of_nearer(began + timeout.min(self.remaining() / 2)).await;
+        self.hear_of_nearer(began + timeout.min(at_most / 2).min(self.remaining() / 2)).await;
         // How many of those that would have to be raised to the lowest number have turned out to be silent.
         let mut silent = 0;
         for _ in 0..=2 * self.core.quorum.nodes() {
@@ -81,12 +81,23 @@ impl Holding {
             terms.claim.fence = Some(Proposal { fence: number, ..proposal });
             terms.request_timeout = terms.request_timeout.at_most(at_most.saturating_sub(self.since(began)));
             // Whoever is silent is not waited for, unless it could spare the others to follow one that is far ahead.
-            let window = self.core.waiters.tickets.claim_window();
-            let patience = (!self.is_far_ahead(self.reachable(silent + 1))).then_some(window);
+            let could_be_spared = || {
+                let next = self.reachable(silent + 1).filter(|next| next.is_far_ahead_of(number));
+                self.is_far_ahead(next)
+            };
+            let left = at_most.saturating_sub(self.since(began)).min(self.remaining());
+            let was_patient = could_be_spared();
+            let patience = match was_patient {
+                true => terms.request_timeout.as_duration().min(left / 2),
+                false => self.core.waiters.tickets.claim_window(),
+            };
             // SAFETY RULE (design §10): by extending, which a node does for the holder of the lease alone.
-            match self.extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_)), patience).await {
+            match self
+                .extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_)), Some(patience))
+                .await
+            {
                 // One that is far ahead may have been heard of meanwhile.
-                Ok(()) if patience.is_some() && self.is_far_ahead(self.reachable(silent + 1)) => {}
+                Ok(()) if !was_patient && could_be_spared() => {}
                 Ok(()) => silent += 1,
                 // It was the lock that was asked for, and not to extend it.
                 Err(Error::NoQuorum { nodes, .. } | Error::AlreadyExpired { nodes, .. }) => {

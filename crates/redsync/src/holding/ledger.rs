@@ -577,7 +577,8 @@ impl Ledger {
 
     /// Records that `node` had no lease when it answered request `number`. What it told of since is another matter.
     fn lose_as_of(&mut self, node: usize, number: RequestNumber) {
-        let doubted = self.nodes[node].doubted.filter(|_| self.nodes[node].told >= number);
+        let is_later = self.nodes[node].told >= number;
+        let doubted = self.nodes[node].doubted.filter(|_| is_later).map(|doubted| doubted.max(number));
         self.lose(node);
         self.nodes[node].doubted = doubted;
     }
