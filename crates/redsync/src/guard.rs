@@ -249,8 +249,6 @@ impl Guard {
     }
 }
 
-const MOMENT: Duration = Duration::from_millis(20);
-
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.releases_on_drop {
@@ -268,3 +266,6 @@ impl fmt::Debug for Guard {
             .finish_non_exhaustive()
     }
 }
+
+/// How long nodes that do not hang may take to give a lease back, though the time to wait is up.
+const MOMENT: Duration = Duration::from_millis(20);

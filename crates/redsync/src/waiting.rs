@@ -269,25 +269,24 @@ impl FirstRequests {
     /// Completes when one was answered; never when all have been.
     async fn next(&mut self) {
         self.were_sent = true;
-        poll_fn(|context| {
-            let before = self.asked.len();
-            self.asked.retain_mut(|(_, asked)| asked.as_mut().poll(context).is_pending());
-            if self.asked.len() < before { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        one_answered(&mut self.asked).await;
     }
 }
 
 impl Drop for FirstRequests {
     fn drop(&mut self) {
-        let asked = std::mem::take(&mut self.asked);
+        let mut asked = std::mem::take(&mut self.asked);
         if !self.were_sent {
             asked.iter().for_each(|(index, _)| self.holding.unapplied(*index));
             return;
         }
         if !asked.is_empty() {
             let core = &self.holding.core;
-            let rest = join_all(asked);
+            let rest = async move {
+                while !asked.is_empty() {
+                    one_answered(&mut asked).await;
+                }
+            };
             // Those that may be needed to agree on a fence cannot wait.
             match self.holding.is_to_be_fenced() {
                 true => core.reaper.run(rest),
@@ -297,11 +296,13 @@ impl Drop for FirstRequests {
     }
 }
 
-/// Polls all of them, since one that is slow is not to keep the others from being heard.
-async fn join_all(mut asked: Vec<(usize, Asked)>) {
+/// Takes those off that were answered, once one was; never completes when all have been. One that is slow keeps nobody from
+/// being heard.
+async fn one_answered(asked: &mut Vec<(usize, Asked)>) {
     poll_fn(|context| {
+        let before = asked.len();
         asked.retain_mut(|(_, asked)| asked.as_mut().poll(context).is_pending());
-        if asked.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        if asked.len() < before { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }

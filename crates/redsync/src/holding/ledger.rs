@@ -294,8 +294,9 @@ impl Ledger {
         entry.mark = Mark::Granted;
         if !counts {
             entry.doubt(number);
-        }
-        if counts && self.stands(node, number, shortest, now) {
+            // What was asked before it, and is answered after it, is no news: it was applied before.
+            self.is_news(node, number);
+        } else if self.stands(node, number, shortest, now) {
             self.counts(node, fence);
         }
         true

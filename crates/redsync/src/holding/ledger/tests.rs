@@ -579,3 +579,16 @@ fn doubt_about_a_later_request_survives_the_answer_to_a_yield_and_to_an_earlier_
     ledger.granted(0, renewed, Some(fence(6)), at(9001));
     assert_eq!(fences(&ledger, 9001), []);
 }
+
+#[test]
+fn a_grant_in_doubt_outlives_the_late_answers_to_what_was_asked_before_it() {
+    let (mut ledger, first) = acquired(3, &[], 8000);
+    let place = enter(&mut ledger, 0, 1, 8000);
+    let renewed = enter(&mut ledger, 0, 2, 8000);
+    // Handed over to the place as it was renewed, by a node that may have forgotten others; heard of first.
+    assert!(ledger.told(0, renewed, None, false, at(3)));
+    ledger.refused(0, first, at(4));
+    ledger.queued(0, place, at(5));
+    ledger.queued(0, renewed, at(6));
+    assert!(ledger.is_granted_on(0), "it has to be given back, or it stands until it expires");
+}
