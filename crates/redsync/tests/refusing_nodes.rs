@@ -343,11 +343,14 @@ async fn where_most_counters_are_none_a_free_lock_is_not_granted_with_a_fence() 
         let servers = servers(nodes);
         for command in NO_COUNTERS.into_iter().chain([AT_ITS_END]) {
             servers[..spoilt].iter().for_each(|server| spoil(server, command));
+            let kept = || servers.iter().map(|server| server.command(&["DUMP", COUNTER])).take(spoilt);
+            let before: Vec<_> = kept().collect();
             let redsync = connect(&servers).await;
 
             let error = redsync.mutex("name").fenced().tries(1).lock().await.unwrap_err();
 
             assert_says_that_counters_are_none(&error, &servers[..spoilt]);
+            assert!(kept().eq(before), "{command:?}: what is there instead stays as it is");
             wait_until("it is given back", DEADLINE, || {
                 servers.iter().all(|server| server.get("name").is_none())
             });
