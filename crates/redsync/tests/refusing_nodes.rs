@@ -343,7 +343,12 @@ async fn where_most_counters_are_none_a_free_lock_is_not_granted_with_a_fence() 
         let servers = servers(nodes);
         for command in NO_COUNTERS.into_iter().chain([AT_ITS_END]) {
             servers[..spoilt].iter().for_each(|server| spoil(server, command));
-            let kept = || servers.iter().map(|server| server.command(&["DUMP", COUNTER])).take(spoilt);
+            let kept = || {
+                let of = |server: &RedisServer| {
+                    ["DUMP", "PTTL"].map(|command| server.command(&[command, COUNTER]))
+                };
+                servers.iter().map(of).take(spoilt)
+            };
             let before: Vec<_> = kept().collect();
             let redsync = connect(&servers).await;
 

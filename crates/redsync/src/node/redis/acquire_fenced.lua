@@ -9,23 +9,15 @@
 -- ARGV[4]  how long the counter is kept, milliseconds
 -- Reply    where the counter stands: granted; {holder's token, milliseconds left or -1}: taken
 -- Called by RedisNode::acquire, after acquire_fenced_free.lua and fence.lua.
-local fence -- is_granted: the name was free, as acquire_fenced_free.lua found it
-if is_granted then
+local holder = redis.call('GET', KEYS[1])
+if holder ~= ARGV[1] then
+  return {holder, redis.call('PTTL', KEYS[1])}
+end
+local fence = counter_at(KEYS[2])
+if fence == 0 then
   fence = next_fence(KEYS[2], ARGV[3], now_micros())
-else
-  local holder = redis.call('GET', KEYS[1])
-  if holder ~= ARGV[1] then
-    return {holder, redis.call('PTTL', KEYS[1])}
-  end
-  fence = counter_at(KEYS[2])
-  if fence == 0 then
-    fence = next_fence(KEYS[2], ARGV[3], now_micros())
-  end
 end
 if not is_fence(fence) then
-  if is_granted then
-    redis.call('DEL', KEYS[1])
-  end
   return redis.error_reply('FENCE the counter in ' .. KEYS[2] .. ' cannot be raised: it is no number, or at its end')
 end
 redis.call('SET', KEYS[2], fence, 'PX', ARGV[4])

@@ -1,23 +1,32 @@
--- The most frequent fenced acquisition of all, before anything else is set up: the name is free, and what is proposed is near
--- this server's time, and larger than what was counted. Raising the counter and looking at it are one step then.
+-- The most frequent fenced acquisition of all, before anything else is set up: the name is free.
 --
 -- KEYS, ARGV and reply as in acquire_fenced.lua, which goes on where this is not the case.
-local call = redis.call
 -- First of all what may not be permitted: a script that fails leaves what it has done until then.
+local call = redis.call
 local time = call('TIME')
-local is_granted = call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-if is_granted then
-  local ahead = tonumber(ARGV[3]) - (time[1] * 1000000 + time[2])
-  if ahead >= -1000000 and ahead <= 1000000 then
-    -- An error where something else than a text is kept there, which stays; or where the server is older than Redis 6.2.
-    local counter = redis.pcall('SET', KEYS[2], ARGV[3], 'GET', 'PX', ARGV[4])
-    local is_text = type(counter) == 'string'
-    if not counter or is_text and string.find(counter, '^%d+$') and tonumber(counter) < tonumber(ARGV[3]) then
-      return tonumber(ARGV[3])
-    end
-    if is_text then
-      call('SET', KEYS[2], counter, 'PX', ARGV[4])
-    end
+if call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+  -- As next_fence does it, in fence.lua; what is no number is taken for a counter at its end.
+  local counter = redis.pcall('GET', KEYS[2]) or 0
+  if counter ~= 0 then
+    counter = type(counter) == 'string' and string.find(counter, '^%d+$') and tonumber(counter) or 9007199254740991
   end
+  local now = time[1] * 1000000 + time[2]
+  local proposal = tonumber(ARGV[3])
+  local fence = proposal
+  if fence > now + 1000000 then
+    fence = now + 1000000
+  end
+  if fence <= counter then
+    fence = counter + 1
+  elseif counter == 0 and fence < now - 1000000 then
+    fence = now - 1000000
+  end
+  if fence <= 9007199254740991 then
+    -- Numbers cost more to hand over than texts.
+    call('SET', KEYS[2], fence == proposal and ARGV[3] or fence, 'PX', ARGV[4])
+    return fence
+  end
+  redis.call('DEL', KEYS[1])
+  return redis.error_reply('FENCE the counter in ' .. KEYS[2] .. ' cannot be raised: it is no number, or at its end')
 end
 
