@@ -292,6 +292,14 @@ impl<'s, 'a> Asking<'s, 'a> {
     /// `Holding::told`.
     pub(crate) fn hear_push(&mut self, node: u8, token: Token, number: RequestNumber, fence: Option<Fence>) {
         let attempts = &self.step.state.clients[usize::from(self.client)].attempts;
+        let is_given_back =
+            |attempt: &std::sync::Arc<Attempt>| attempt.token == token && attempt.ledger.is_released();
+        if let Some(given_back) = attempts.iter().rposition(is_given_back)
+            && self.step.attempt(self.client, given_back as u8).ledger.told_while_released(node.into())
+        {
+            return;
+        }
+        let attempts = &self.step.state.clients[usize::from(self.client)].attempts;
         let known = attempts.iter().rposition(|attempt| attempt.token == token && attempt.is_told);
         let Some(known) = known else {
             self.step.state.unwanted.push((self.client, node, token));

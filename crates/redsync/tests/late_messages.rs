@@ -273,6 +273,62 @@ async fn what_a_renewal_brings_that_its_release_overtook_is_released_soon() {
 }
 
 #[tokio::test]
+async fn a_lease_that_comes_while_it_is_being_given_back_is_given_back_once() {
+    let nodes = [Late::new(), Late::new(), Late::new()];
+    let waiter = over_nodes(nodes.iter().map(|node| Arc::clone(node) as Arc<dyn Node>));
+    let others = over_nodes(nodes.iter().map(|node| node.punctual()));
+    let held = others.mutex("name").lock().await.unwrap();
+    // Its leases outlast the test.
+    let wait = wait_for(waiter.mutex("name").expiry(DEADLINE * 2));
+    for node in &nodes {
+        until("it is in line", async || node.waiting("name").await == 1).await;
+    }
+    let last = &nodes[2];
+    last.hold_pushes();
+    held.unlock().await.unwrap();
+    let guard = guard_of(wait).await;
+    let token = guard.token().clone();
+    last.releases(Way::Slow);
+    guard.unlock().await.expect("two of three had it");
+    until("it is being given back", async || last.released() == [token.clone()]).await;
+
+    assert_eq!(last.deliver_pushes(), 1);
+    settle().await;
+
+    assert_eq!(last.released(), [token], "it is given back already");
+    assert!(last.is_held("name").await, "that is on its way");
+    last.releases(Way::Open);
+    last.deliver_releases();
+    until("it is free", async || !last.is_held("name").await).await;
+}
+
+#[tokio::test]
+async fn a_lease_that_comes_while_it_is_being_given_back_in_vain_is_given_back_again() {
+    let nodes = [Late::new(), Late::new(), Late::new()];
+    let waiter = over_nodes(nodes.iter().map(|node| Arc::clone(node) as Arc<dyn Node>));
+    let others = over_nodes(nodes.iter().map(|node| node.punctual()));
+    let held = others.mutex("name").lock().await.unwrap();
+    // Its leases outlast the test.
+    let wait = wait_for(waiter.mutex("name").expiry(DEADLINE * 2));
+    for node in &nodes {
+        until("it is in line", async || node.waiting("name").await == 1).await;
+    }
+    let last = &nodes[2];
+    last.hold_pushes();
+    held.unlock().await.unwrap();
+    let guard = guard_of(wait).await;
+    last.releases(Way::Slow);
+    guard.unlock().await.expect("two of three had it");
+    until("it is being given back", async || last.released().len() == 1).await;
+    assert_eq!(last.deliver_pushes(), 1);
+
+    last.lose_releases();
+    last.releases(Way::Open);
+
+    until("it is free", async || !last.is_held("name").await).await;
+}
+
+#[tokio::test]
 async fn a_request_that_was_unanswered_when_its_runtime_ended_keeps_nobody_waiting() {
     let (late, waiter, others) = one_node();
     let held = others.mutex("name").lock().await.unwrap();

@@ -302,6 +302,19 @@ impl Ledger {
         true
     }
 
+    /// Records that `node` tells of a grant of the token that was given back. False if nobody is giving that lease back.
+    ///
+    /// A request that is unanswered may have brought it after the release.
+    pub(super) fn told_while_released(&mut self, node: usize) -> bool {
+        let entry = &mut self.nodes[node];
+        let is_taken_along = entry.is_releasing && entry.pending().max(entry.pending_at_release) == 0;
+        if is_taken_along {
+            // Should the release not arrive, this is to be asked for again.
+            entry.mark = Mark::Granted;
+        }
+        is_taken_along
+    }
+
     /// When request `number` was sent, if that is remembered.
     pub(super) fn sent(&self, number: RequestNumber) -> Option<Instant> {
         self.asked.iter().find(|asked| asked.number == number).map(|asked| asked.sent)

@@ -167,6 +167,7 @@ impl Holding {
     /// Lets go of the token without giving it back: somebody else goes on with it.
     pub(crate) fn hand_on(self: &Arc<Self>) {
         self.ledger().hand_on(self.core.clock.now());
+        self.expect_no_grants();
         self.end_keeping();
     }
 

@@ -53,6 +53,7 @@ impl Holding {
         };
         self.end_keeping();
         if !is_open {
+            self.expect_no_grants();
             return;
         }
         let mut unsent = Unsent { holding: Arc::clone(self), was_sent: false };
@@ -180,11 +181,15 @@ impl Release {
     }
 }
 
-/// Dropped midway, the nodes that have not answered are for others to ask again.
+/// Dropped midway, the nodes that have not answered are for others to ask again. What they tell of from here on is for
+/// nobody.
 impl Drop for Release {
     fn drop(&mut self) {
-        let mut ledger = self.holding.ledger();
-        self.asked.iter().for_each(|(index, _)| ledger.leave(*index));
+        {
+            let mut ledger = self.holding.ledger();
+            self.asked.iter().for_each(|(index, _)| ledger.leave(*index));
+        }
+        self.holding.expect_no_grants();
     }
 }
 
@@ -197,6 +202,7 @@ struct Unsent {
 impl Drop for Unsent {
     fn drop(&mut self) {
         if !self.was_sent {
+            self.holding.expect_no_grants();
             let claim = &self.holding.terms.claim;
             telling::unsent(&claim.name, &claim.expiry);
         }

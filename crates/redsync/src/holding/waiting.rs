@@ -19,6 +19,10 @@ pub(crate) enum Told {
     InDoubt,
     /// It is over.
     Stale,
+    /// The token is being given back there, and the lease with it.
+    TakenAlong,
+    /// The token was given back, and the lease is for nobody.
+    Unwanted,
 }
 
 impl Holding {
@@ -98,6 +102,12 @@ impl Holding {
     pub(crate) fn told(&self, index: usize, grant: &Grant, uptime: Uptime) -> Told {
         let (number, now) = (RequestNumber::from(grant.round), self.core.clock.now());
         let mut ledger = self.ledger();
+        if ledger.is_released() {
+            return match ledger.told_while_released(index) {
+                true => Told::TakenAlong,
+                false => Told::Unwanted,
+            };
+        }
         let sent = ledger.sent(number);
         let counts = sent.is_some_and(|sent| self.withheld(uptime, sent, now).is_none());
         match ledger.told(index, number, grant.fence, counts, now) {

@@ -125,11 +125,11 @@ struct Ear {
 impl Listener for Ear {
     fn granted(&self, grant: Grant) {
         let Some(core) = self.core.upgrade() else { return };
-        let is_known = match core.waiters.line(&grant.name) {
+        let is_wanted = match core.waiters.line(&grant.name) {
             Some(line) => line.granted(&core, self.index, &grant),
             None => false,
         };
-        if is_known || core.waiters.is_handed_on(&grant.token) {
+        if is_wanted || core.waiters.is_handed_on(&grant.token) {
             return;
         }
         // Nobody here wants it any more: on to the next in line.

@@ -38,8 +38,11 @@ pub(crate) enum Way {
 struct State {
     enters: Way,
     yields: Way,
+    releases: Way,
     is_down: bool,
     held_back: Vec<HeldBack>,
+    /// Releases on their way.
+    releasing: Vec<oneshot::Sender<()>>,
     ears: Vec<Arc<Ear>>,
     /// What was ever asked for.
     entered: Vec<Place>,
@@ -73,6 +76,21 @@ impl Late {
 
     pub(crate) fn yields(&self, way: Way) {
         self.state().yields = way;
+    }
+
+    pub(crate) fn releases(&self, way: Way) {
+        self.state().releases = way;
+    }
+
+    /// Applies and answers all releases that were held back.
+    pub(crate) fn deliver_releases(&self) {
+        // Whoever asked may have given up.
+        self.state().releasing.drain(..).for_each(|release| _ = release.send(()));
+    }
+
+    /// Loses all releases that were held back, with their connection.
+    pub(crate) fn lose_releases(&self) {
+        self.state().releasing.clear();
     }
 
     /// From here on the node cannot be reached, nor tell anybody.
@@ -229,8 +247,25 @@ impl Node for Late {
         token: &'a Token,
         succession: Succession,
     ) -> Answer<'a, Released> {
-        self.state().released.push(token.clone());
-        self.around(self.node.release(name, token, succession))
+        let way = {
+            let mut state = self.state();
+            state.released.push(token.clone());
+            state.releases
+        };
+        let lost = || NodeFault::disconnected("the test says so");
+        let request = self.around(self.node.release(name, token, succession));
+        match way {
+            Way::Open => request,
+            Way::Cut => Box::pin(async move { Err(lost()) }),
+            Way::Slow => {
+                let (release, released) = oneshot::channel();
+                self.state().releasing.push(release);
+                Box::pin(async move {
+                    released.await.map_err(|_| lost())?;
+                    request.await
+                })
+            }
+        }
     }
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {

@@ -592,3 +592,34 @@ fn a_grant_in_doubt_outlives_the_late_answers_to_what_was_asked_before_it() {
     ledger.queued(0, renewed, at(6));
     assert!(ledger.is_granted_on(0), "it has to be given back, or it stands until it expires");
 }
+
+#[test]
+fn a_lease_that_is_told_of_while_it_is_given_back_is_gone_with_that() {
+    let mut ledger = over(1);
+    let number = enter(&mut ledger, 0, 0, 8000);
+    ledger.queued(0, number, at(1));
+    ledger.give_back(at(2));
+    assert!(!ledger.told_while_released(0), "nobody gives it back yet");
+    let taken = ledger.take(false);
+    assert!(ledger.told_while_released(0));
+
+    let mut unheard = ledger.clone();
+    unheard.leave(0);
+    assert!(unheard.is_granted_on(0) && unheard.is_to_be_released(), "the release was lost");
+    ledger.released(0, taken[0].1, &Released::Released);
+    assert!(!ledger.is_open());
+    assert!(!ledger.told_while_released(0), "nobody gives it back any more");
+}
+
+#[test]
+fn a_lease_that_a_request_brings_which_its_release_may_have_overtaken_is_to_be_given_back() {
+    let mut ledger = over(1);
+    let number = enter(&mut ledger, 0, 0, 8000);
+    ledger.queued(0, number, at(1));
+    let renewal = enter(&mut ledger, 0, 2, 8000);
+    ledger.give_back(at(3));
+    ledger.take(false);
+    assert!(!ledger.told_while_released(0), "a place is being asked for");
+    ledger.queued(0, renewal, at(4));
+    assert!(!ledger.told_while_released(0), "it was when the release was sent");
+}

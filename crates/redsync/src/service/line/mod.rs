@@ -70,7 +70,7 @@ impl Line {
         waiting.iter().for_each(|waiting| waiting.changed.notify_one());
     }
 
-    /// Node `index` tells of a grant. False if nobody here knows of whom.
+    /// Node `index` tells of a grant. False if nobody here wants it.
     pub(super) fn granted(&self, core: &Core, index: usize, grant: &Grant) -> bool {
         let waiting = self.lock().members.get(&grant.token).map(|entry| Arc::clone(&entry.waiting));
         let Some(waiting) = waiting else { return false };
@@ -84,6 +84,8 @@ impl Line {
         };
         match waiting.holding.told(index, grant, uptime) {
             Told::Counts => self.settle(core, &grant.token, &waiting),
+            Told::TakenAlong => {}
+            Told::Unwanted => return false,
             // One that is stale may be so because requests overtook each other on their way: how things stand, the node knows.
             Told::Stale | Told::InDoubt => {
                 self.plan(core.clock.now(), |state, now| state.schedule(&grant.token, index, now));
