@@ -14,7 +14,7 @@ use redsync_testkit::{RedisServer, servers};
 use rslock::LockManager;
 use serde_json::json;
 
-use crate::floor::publish_to_push;
+use crate::floor::{Floor, publish_to_push};
 use crate::rounds::histogram;
 
 /// What to measure.
@@ -92,12 +92,17 @@ pub(crate) fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
         for &hold in &options.hold {
             for &waiters in &options.waiters {
                 let pause = Duration::from_millis(hold);
-                let floor = runtime.block_on(publish_to_push(&servers, FLOOR_ROUNDS, pause))?;
+                let rounds = if hold == 0 { options.acquisitions.max(FLOOR_ROUNDS) } else { FLOOR_ROUNDS };
+                let floor = runtime.block_on(publish_to_push(&servers, rounds, pause))?;
                 if !options.json {
+                    let times = floor.times();
                     println!(
-                        "\n{nodes} node(s), {waiters} callers, held for {hold} ms; a bare publish on each and the majority's push: p50 {:.0} us, p99 {:.0} us",
-                        micros(&floor, 0.5),
-                        micros(&floor, 0.99)
+                        "\n{nodes} node(s), {waiters} callers, held for {hold} ms; a bare publish on each and the majority's push: p50 {:.0} us, p99 {:.0} us; p99/ideal {}",
+                        micros(&times, 0.5),
+                        micros(&times, 0.99),
+                        floor
+                            .evenness(waiters)
+                            .map_or_else(|| "unknown".into(), |share| format!("{share:.2}")),
                     );
                     println!(
                         "{:>8} | {:>9} {:>9} {:>9} | {:>8} | {:>10} {:>10} {:>10} | {:>6} | {:>8} | {:>9}",
@@ -135,21 +140,22 @@ struct Row {
     contestant: Contestant,
 }
 
-fn print(options: &Options, nodes: usize, row: &Row, figures: &Figures, floor: &Histogram<u64>) {
+fn print(options: &Options, nodes: usize, row: &Row, figures: &Figures, floor: &Floor) {
+    let times = floor.times();
     let name = match row.contestant {
         Contestant::Line => "line",
         Contestant::Polling => "polling",
         Contestant::Rslock => "rslock",
     };
     let per_second = figures.acquisitions as f64 / figures.took.as_secs_f64();
-    let ratio = micros(&figures.gap, 0.5) / micros(floor, 0.5);
+    let ratio = micros(&figures.gap, 0.5) / micros(&times, 0.5);
     // What the last of all waits if all are served in turn: each holds the lock, and a gap passes between two.
     let ideal = row.waiters as f64 * (figures.hold.mean() + figures.gap.mean()) / 1e3;
     let share = micros(&figures.wait, 0.99) / ideal;
     if options.json {
         let row = json!({
             "nodes": nodes, "waiters": row.waiters, "hold_ms": row.hold.as_millis(), "contestant": name,
-            "floor_p50_us": micros(floor, 0.5), "gap_p50_us": micros(&figures.gap, 0.5),
+            "floor_p50_us": micros(&times, 0.5), "floor_p99_to_ideal": floor.evenness(row.waiters), "gap_p50_us": micros(&figures.gap, 0.5),
             "gap_p99_us": micros(&figures.gap, 0.99), "gap_to_floor": ratio, "acquisitions_per_second": per_second,
             "wait_p50_us": micros(&figures.wait, 0.5), "wait_p99_us": micros(&figures.wait, 0.99),
             "wait_max_us": micros(&figures.wait, 1.0), "jain": figures.jain, "commands_per_hand_over": figures.commands,

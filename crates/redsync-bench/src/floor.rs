@@ -10,6 +10,35 @@ use tokio::sync::mpsc;
 
 use crate::rounds::histogram;
 
+/// How long each round took, in nanoseconds.
+pub(crate) struct Floor {
+    rounds: Vec<u64>,
+    pause: Duration,
+}
+
+impl Floor {
+    pub(crate) fn times(&self) -> Histogram<u64> {
+        let mut times = histogram();
+        self.rounds.iter().for_each(|&took| times.saturating_record(took));
+        times
+    }
+
+    /// The 99th percentile of how long `many` rounds in a row took, with their pauses, as a share of what they take on
+    /// average: how even this machine is, with no lock in it. None where there were too few rounds to tell.
+    pub(crate) fn evenness(&self, many: usize) -> Option<f64> {
+        if self.rounds.len() < many * LEAST_RUNS {
+            return None;
+        }
+        let pauses = u64::try_from(self.pause.as_nanos()).unwrap_or(u64::MAX).saturating_mul(many as u64);
+        let mut runs: Vec<u64> =
+            self.rounds.windows(many).map(|run| run.iter().sum::<u64>() + pauses).collect();
+        runs.sort_unstable();
+        let mean =
+            self.rounds.iter().sum::<u64>() as f64 / self.rounds.len() as f64 * many as f64 + pauses as f64;
+        runs.get(runs.len() * 99 / 100).map(|&late| late as f64 / mean)
+    }
+}
+
 /// So many rounds, one after the other with a pause before each: from before PUBLISH is sent to every server to when the task
 /// of the subscriber has the message of a majority of them. What slept in the pause has to wake up again, as it has where a
 /// lock is held for so long.
@@ -17,7 +46,7 @@ pub(crate) async fn publish_to_push(
     servers: &[RedisServer],
     rounds: usize,
     pause: Duration,
-) -> Result<Histogram<u64>, Box<dyn Error>> {
+) -> Result<Floor, Box<dyn Error>> {
     let (push, mut pushed) = mpsc::unbounded_channel::<u64>();
     let (mut subscribers, mut publishers) = (Vec::new(), Vec::new());
     for server in servers {
@@ -51,7 +80,7 @@ pub(crate) async fn publish_to_push(
             }
         }
     });
-    let mut times = histogram();
+    let mut times = Vec::with_capacity(rounds);
     for round in 0..rounds {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
@@ -66,13 +95,13 @@ pub(crate) async fn publish_to_push(
         let (answers, at) = tokio::join!(futures_util::future::join_all(answers), told_at.recv());
         answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         let at = at.ok_or("the subscriber is gone")?;
-        times.saturating_record(u64::try_from(at.duration_since(begun).as_nanos()).unwrap_or(u64::MAX));
+        times.push(u64::try_from(at.duration_since(begun).as_nanos()).unwrap_or(u64::MAX));
     }
     drop(subscribers);
     listener.abort();
     // Its connections are gone before others are measured.
     tokio::time::sleep(Duration::from_millis(5)).await;
-    Ok(times)
+    Ok(Floor { rounds: times, pause })
 }
 
 /// The number that a message begins with.
@@ -92,4 +121,23 @@ async fn connect(
     let info = client.get_connection_info().clone().set_tcp_settings(tcp);
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(None).set_push_sender(pushes);
     redis::Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// Fewer times as many rounds as are looked at in a row say nothing of the slowest in a hundred.
+const LEAST_RUNS: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_without_hiccups_is_even_and_one_slow_round_is_in_every_run_that_has_it() {
+        let even = Floor { rounds: vec![100; 1_000], pause: Duration::ZERO };
+        assert_eq!(even.evenness(10), Some(1.0));
+        let mut rounds = vec![100; 1_000];
+        rounds[500] = 2_000;
+        let share = Floor { rounds: rounds.clone(), pause: Duration::ZERO }.evenness(10).unwrap();
+        assert!((2.8..2.9).contains(&share), "10 of 991 runs, each 2,900 instead of 1,019: {share}");
+        assert_eq!(Floor { rounds, pause: Duration::ZERO }.evenness(1_000), None);
+    }
 }
