@@ -9,12 +9,14 @@
 // Said in so many words, since the model compiles these files from elsewhere.
 #[path = "ledger/entry.rs"]
 mod entry;
+#[path = "ledger/release.rs"]
+mod release;
 
 use std::time::Duration;
 
 use self::entry::Entry;
 pub(super) use self::entry::Mark;
-use crate::node::{Extended, Released};
+use crate::node::Extended;
 use crate::protocol::{Fence, Instant, LeaseEnds, Quorum, Round};
 
 /// The number of a request, in the order of asking.
@@ -302,19 +304,6 @@ impl Ledger {
         true
     }
 
-    /// Records that `node` tells of a grant of the token that was given back. False if nobody is giving that lease back.
-    ///
-    /// A request that is unanswered may have brought it after the release.
-    pub(super) fn told_while_released(&mut self, node: usize) -> bool {
-        let entry = &mut self.nodes[node];
-        let is_taken_along = entry.is_releasing && entry.pending().max(entry.pending_at_release) == 0;
-        if is_taken_along {
-            // Should the release not arrive, this is to be asked for again.
-            entry.mark = Mark::Granted;
-        }
-        is_taken_along
-    }
-
     /// When request `number` was sent, if that is remembered.
     pub(super) fn sent(&self, number: RequestNumber) -> Option<Instant> {
         self.asked.iter().find(|asked| asked.number == number).map(|asked| asked.sent)
@@ -438,16 +427,6 @@ impl Ledger {
         self.nodes.iter().any(Entry::is_open)
     }
 
-    /// Whether some node may have the token, and nobody is asking it to release.
-    pub(super) fn is_to_be_released(&self) -> bool {
-        self.nodes.iter().any(|entry| entry.is_open() && !entry.is_releasing)
-    }
-
-    /// Whether all that was asked of those nodes is answered that may have the token.
-    pub(super) fn has_heard_all(&self) -> bool {
-        self.nodes.iter().filter(|entry| entry.is_open()).all(|entry| entry.unanswered == 0)
-    }
-
     /// Whether `node` is known to have the token.
     pub(super) fn is_granted_on(&self, node: usize) -> bool {
         self.nodes[node].mark == Mark::Granted
@@ -494,64 +473,6 @@ impl Ledger {
     /// When the last lease that was ever asked for is over for certain.
     pub(super) fn horizon(&self) -> Instant {
         self.horizon
-    }
-
-    /// Whether the token has been given back, so that it must not be anywhere.
-    pub(super) fn is_released(&self) -> bool {
-        self.is_released
-    }
-
-    /// Records that the token is given back at `now`.
-    pub(super) fn give_back(&mut self, now: Instant) {
-        self.is_past(now);
-        self.is_released = true;
-    }
-
-    /// Takes the nodes that are to be asked to release, and that nobody else is asking: those that may have the token,
-    /// or a place for it, or only those that are known to. They are the caller's until each has been [answered](Self::released) or
-    /// [left](Self::leave).
-    pub(super) fn take(&mut self, only_known: bool) -> Vec<(usize, Mark)> {
-        // SAFETY RULE (design §4): a node that answered "taken" is never sent a release: it has no mark.
-        let wanted = |entry: &Entry| match only_known {
-            true => matches!(entry.mark, Mark::Granted | Mark::Queued),
-            false => entry.is_open(),
-        };
-        let free =
-            self.nodes.iter_mut().enumerate().filter(|(_, entry)| wanted(entry) && !entry.is_releasing);
-        free.map(|(node, entry)| {
-            entry.is_releasing = true;
-            entry.pending_at_release = entry.pending();
-            entry.stood_meanwhile = false;
-            (node, entry.mark)
-        })
-        .collect()
-    }
-
-    /// Gives `node` back without an answer.
-    pub(super) fn leave(&mut self, node: usize) {
-        self.nodes[node].is_releasing = false;
-    }
-
-    /// Records `node`'s answer to a release that was asked when its mark was `before`.
-    pub(super) fn released(&mut self, node: usize, before: Mark, released: &Released) {
-        self.leave(node);
-        self.lose(node);
-        let entry = &mut self.nodes[node];
-        // To yield, the lease must have been there before.
-        let found = u32::from(before == Mark::Asked && entry.yielding == 0);
-        let pending = entry.pending().max(entry.pending_at_release);
-        match released {
-            // Where no answer had come, a request that is under way brought what was found. Any other may be applied yet: by
-            // another connection, or in a second trip.
-            Released::Released | Released::Left if pending > found => entry.mark = Mark::Asked,
-            Released::Released | Released::Left => entry.mark = Mark::Released,
-            // As long as an answer has not been seen, "not held" may only mean "not yet".
-            Released::NotHeld | Released::HeldByAnother(_) if pending > 0 => entry.mark = Mark::Asked,
-            Released::NotHeld | Released::HeldByAnother(_) => entry.mark = Mark::None,
-        }
-        if entry.stood_meanwhile {
-            entry.mark = Mark::Granted;
-        }
     }
 
     /// Takes down that request `number` is answered; see [`Entry::hear`].

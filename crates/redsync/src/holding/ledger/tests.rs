@@ -1,7 +1,7 @@
 //! What the ledger makes of requests and answers, in whatever order they come.
 
 use super::*;
-use crate::node::{Holder, TimeLeft};
+use crate::node::{Holder, Released, TimeLeft};
 
 fn at(millis: u64) -> Instant {
     Instant::default() + Duration::from_millis(millis)

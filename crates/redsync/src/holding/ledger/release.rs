@@ -1,0 +1,89 @@
+//! What becomes of a token that is given back: who asks which node, and what its answer says of what may be there yet.
+
+use super::Ledger;
+use super::entry::{Entry, Mark};
+use crate::node::Released;
+use crate::protocol::Instant;
+
+impl Ledger {
+    /// Whether the token has been given back, so that it must not be anywhere.
+    pub(in super::super) fn is_released(&self) -> bool {
+        self.is_released
+    }
+
+    /// Records that the token is given back at `now`.
+    pub(in super::super) fn give_back(&mut self, now: Instant) {
+        self.is_past(now);
+        self.is_released = true;
+    }
+
+    /// Whether some node may have the token, and nobody is asking it to release.
+    pub(in super::super) fn is_to_be_released(&self) -> bool {
+        self.nodes.iter().any(|entry| entry.is_open() && !entry.is_releasing)
+    }
+
+    /// Whether all that was asked of those nodes is answered that may have the token.
+    pub(in super::super) fn has_heard_all(&self) -> bool {
+        self.nodes.iter().filter(|entry| entry.is_open()).all(|entry| entry.unanswered == 0)
+    }
+
+    /// Takes the nodes that are to be asked to release, and that nobody else is asking: those that may have the token,
+    /// or a place for it, or only those that are known to. They are the caller's until each has been [answered](Self::released) or
+    /// [left](Self::leave).
+    pub(in super::super) fn take(&mut self, only_known: bool) -> Vec<(usize, Mark)> {
+        // SAFETY RULE (design §4): a node that answered "taken" is never sent a release: it has no mark.
+        let wanted = |entry: &Entry| match only_known {
+            true => matches!(entry.mark, Mark::Granted | Mark::Queued),
+            false => entry.is_open(),
+        };
+        let free =
+            self.nodes.iter_mut().enumerate().filter(|(_, entry)| wanted(entry) && !entry.is_releasing);
+        free.map(|(node, entry)| {
+            entry.is_releasing = true;
+            entry.pending_at_release = entry.pending();
+            entry.stood_meanwhile = false;
+            (node, entry.mark)
+        })
+        .collect()
+    }
+
+    /// Gives `node` back without an answer.
+    pub(in super::super) fn leave(&mut self, node: usize) {
+        self.nodes[node].is_releasing = false;
+    }
+
+    /// Records that `node` tells of a grant of the token that was given back. False if nobody is giving that lease back.
+    ///
+    /// A request that is unanswered may have brought it after the release.
+    pub(in super::super) fn told_while_released(&mut self, node: usize) -> bool {
+        let entry = &mut self.nodes[node];
+        let is_taken_along = entry.is_releasing && entry.pending().max(entry.pending_at_release) == 0;
+        if is_taken_along {
+            // Should the release not arrive, this is to be asked for again.
+            entry.mark = Mark::Granted;
+        }
+        is_taken_along
+    }
+
+    /// Records `node`'s answer to a release that was asked when its mark was `before`.
+    pub(in super::super) fn released(&mut self, node: usize, before: Mark, released: &Released) {
+        self.leave(node);
+        self.lose(node);
+        let entry = &mut self.nodes[node];
+        // To yield, the lease must have been there before.
+        let found = u32::from(before == Mark::Asked && entry.yielding == 0);
+        let pending = entry.pending().max(entry.pending_at_release);
+        match released {
+            // Where no answer had come, a request that is under way brought what was found. Any other may be applied yet: by
+            // another connection, or in a second trip.
+            Released::Released | Released::Left if pending > found => entry.mark = Mark::Asked,
+            Released::Released | Released::Left => entry.mark = Mark::Released,
+            // As long as an answer has not been seen, "not held" may only mean "not yet".
+            Released::NotHeld | Released::HeldByAnother(_) if pending > 0 => entry.mark = Mark::Asked,
+            Released::NotHeld | Released::HeldByAnother(_) => entry.mark = Mark::None,
+        }
+        if entry.stood_meanwhile {
+            entry.mark = Mark::Granted;
+        }
+    }
+}
