@@ -181,7 +181,7 @@ fn print(options: &Options, nodes: usize, row: &Row, figures: &Figures, floor: &
 async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Result<Figures, Box<dyn Error>> {
     let clients = options.clients.min(row.waiters);
     let rounds = options.acquisitions.div_ceil(row.waiters).max(1);
-    let course = Arc::new(Course::new((rounds * row.waiters) as u64));
+    let course = Arc::new(Course::new(row.waiters as u64, (rounds * row.waiters) as u64));
     let urls: Vec<String> = servers.iter().map(RedisServer::url).collect();
     let mut redsyncs = Vec::new();
     for _ in 0..clients {
@@ -192,7 +192,7 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
         redsyncs.push(redsync);
     }
     let managers: Vec<LockManager> = (0..clients).map(|_| manager(&urls)).collect();
-    let counts = Counts::of(servers);
+    let mut counts = Counts::of(servers);
     let (begun, hold) = (Instant::now(), row.hold);
     let tasks: Vec<_> = (0..row.waiters)
         .map(|number| {
@@ -231,11 +231,14 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
             })
         })
         .collect();
-    let end = tokio::time::sleep(Duration::from_secs(options.seconds));
-    let is_cut_short = tokio::select! {
-        () = course.over.notified() => false,
-        () = end => true,
-    };
+    let end = begun + Duration::from_secs(options.seconds);
+    let mut counted_from = 0;
+    // Commands are counted once as many have had a turn as there are: all have come by then, and from there on one comes for each
+    // who goes.
+    if rounds > 1 && tokio::time::timeout_at(end.into(), course.is_steady.notified()).await.is_ok() {
+        (counts, counted_from) = (Counts::of(servers), course.acquisitions.load(Ordering::Relaxed));
+    }
+    let is_cut_short = tokio::time::timeout_at(end.into(), course.over.notified()).await.is_err();
     let (took, commands) = (begun.elapsed(), Counts::of(servers).since(&counts));
     course.is_over.store(true, Ordering::Relaxed);
     let acquisitions = course.acquisitions.load(Ordering::Relaxed);
@@ -263,7 +266,7 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
         acquisitions,
         took,
         jain: jain(&had),
-        commands: commands as f64 / acquisitions as f64 / servers.len() as f64,
+        commands: commands as f64 / (acquisitions - counted_from).max(1) as f64 / servers.len() as f64,
         overlaps: course.overlaps.load(Ordering::Relaxed),
         is_cut_short,
     })
@@ -286,8 +289,11 @@ struct Times {
 /// What all callers of one row share.
 struct Course {
     begun: Instant,
+    waiters: u64,
     goal: u64,
     acquisitions: AtomicU64,
+    /// There were as many acquisitions as there are callers.
+    is_steady: tokio::sync::Notify,
     is_over: AtomicBool,
     over: tokio::sync::Notify,
     is_held: AtomicBool,
@@ -302,11 +308,13 @@ struct Course {
 }
 
 impl Course {
-    fn new(goal: u64) -> Self {
+    fn new(waiters: u64, goal: u64) -> Self {
         Self {
             begun: Instant::now(),
+            waiters,
             goal,
             acquisitions: AtomicU64::new(0),
+            is_steady: tokio::sync::Notify::new(),
             is_over: AtomicBool::new(false),
             over: tokio::sync::Notify::new(),
             is_held: AtomicBool::new(false),
@@ -339,7 +347,11 @@ impl Course {
         }
         self.had_at.store(now, Ordering::SeqCst);
         *self.had.lock().unwrap_or_else(PoisonError::into_inner).entry(caller).or_default() += 1;
-        if self.acquisitions.fetch_add(1, Ordering::Relaxed) + 1 == self.goal {
+        let acquisitions = self.acquisitions.fetch_add(1, Ordering::Relaxed) + 1;
+        if acquisitions == self.waiters {
+            self.is_steady.notify_one();
+        }
+        if acquisitions == self.goal {
             self.is_over.store(true, Ordering::Relaxed);
             self.over.notify_one();
         }

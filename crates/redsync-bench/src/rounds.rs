@@ -20,7 +20,7 @@ impl Contestant {
     pub(crate) fn add(&mut self, tasks: &[Histogram<u64>], took: Duration, cpu: Duration) {
         let pairs: u64 = tasks.iter().map(Histogram::len).sum();
         self.per_second.push(pairs as f64 / took.as_secs_f64());
-        self.cpu_per_pair.push(cpu.as_secs_f64() / pairs as f64);
+        self.cpu_per_pair.push(cpu.as_secs_f64() / pairs.max(1) as f64);
         for task in tasks {
             self.latency.add(task).unwrap_or_else(|error| unreachable!("histograms of one shape: {error}"));
         }
