@@ -55,6 +55,8 @@ struct Sequence {
     ends: BTreeSet<u64>,
     /// Milliseconds in which leases and counters end.
     ending: BTreeSet<u64>,
+    /// Somebody has asked for a fence.
+    is_counted: bool,
     transcript: Vec<String>,
 }
 
@@ -239,7 +241,10 @@ impl World {
         let kept =
             claims.iter().filter_map(|claim| claim.fence).map(|(_, retention)| now + retention * 1_000);
         self.sequence.ends.extend(kept);
-        if outcome.look.fence.is_some() {
+        // A counter that is at its end is kept, too, and not shown.
+        self.sequence.is_counted |=
+            outcome.look.fence.is_some() || claims.iter().any(|claim| claim.fence.is_some());
+        if self.sequence.is_counted {
             // Whoever was handed the lease may have asked for another retention than the caller.
             let millis = RETENTIONS.map(|retention| now / 1_000 + retention);
             self.sequence.ending.extend(millis);
