@@ -274,25 +274,8 @@ async fn what_a_renewal_brings_that_its_release_overtook_is_released_soon() {
 
 #[tokio::test]
 async fn a_lease_that_comes_while_it_is_being_given_back_is_given_back_once() {
-    let nodes = [Late::new(), Late::new(), Late::new()];
-    let waiter = over_nodes(nodes.iter().map(|node| Arc::clone(node) as Arc<dyn Node>));
-    let others = over_nodes(nodes.iter().map(|node| node.punctual()));
-    let held = others.mutex("name").lock().await.unwrap();
-    // Its leases outlast the test.
-    let wait = wait_for(waiter.mutex("name").expiry(DEADLINE * 2));
-    for node in &nodes {
-        until("it is in line", async || node.waiting("name").await == 1).await;
-    }
-    let last = &nodes[2];
-    last.hold_pushes();
-    held.unlock().await.unwrap();
-    let guard = guard_of(wait).await;
-    let token = guard.token().clone();
-    last.releases(Way::Slow);
-    guard.unlock().await.expect("two of three had it");
-    until("it is being given back", async || last.released() == [token.clone()]).await;
-
-    assert_eq!(last.deliver_pushes(), 1);
+    let (_ends, last) = lease_that_comes_while_it_is_being_given_back().await;
+    let token = last.released()[0].clone();
     settle().await;
 
     assert_eq!(last.released(), [token], "it is given back already");
@@ -304,6 +287,17 @@ async fn a_lease_that_comes_while_it_is_being_given_back_is_given_back_once() {
 
 #[tokio::test]
 async fn a_lease_that_comes_while_it_is_being_given_back_in_vain_is_given_back_again() {
+    let (_ends, last) = lease_that_comes_while_it_is_being_given_back().await;
+
+    last.lose_releases();
+    last.releases(Way::Open);
+
+    until("it is free", async || !last.is_held("name").await).await;
+}
+
+/// The last of three nodes, which told of its lease when a release of that was on its way there; and the two ends that
+/// hold and wait.
+async fn lease_that_comes_while_it_is_being_given_back() -> ([Redsync; 2], Arc<Late>) {
     let nodes = [Late::new(), Late::new(), Late::new()];
     let waiter = over_nodes(nodes.iter().map(|node| Arc::clone(node) as Arc<dyn Node>));
     let others = over_nodes(nodes.iter().map(|node| node.punctual()));
@@ -313,19 +307,16 @@ async fn a_lease_that_comes_while_it_is_being_given_back_in_vain_is_given_back_a
     for node in &nodes {
         until("it is in line", async || node.waiting("name").await == 1).await;
     }
-    let last = &nodes[2];
+    let [.., last] = nodes;
     last.hold_pushes();
     held.unlock().await.unwrap();
     let guard = guard_of(wait).await;
+    let token = guard.token().clone();
     last.releases(Way::Slow);
     guard.unlock().await.expect("two of three had it");
-    until("it is being given back", async || last.released().len() == 1).await;
+    until("it is being given back", async || last.released() == [token.clone()]).await;
     assert_eq!(last.deliver_pushes(), 1);
-
-    last.lose_releases();
-    last.releases(Way::Open);
-
-    until("it is free", async || !last.is_held("name").await).await;
+    ([waiter, others], last)
 }
 
 #[tokio::test]

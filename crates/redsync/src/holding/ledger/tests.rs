@@ -1,5 +1,8 @@
 //! What the ledger makes of requests and answers, in whatever order they come.
 
+mod fences;
+mod giving_back;
+
 use super::*;
 use crate::node::{Holder, Released, TimeLeft};
 
@@ -92,16 +95,6 @@ fn a_lost_request_of_the_same_length_costs_nothing() {
 }
 
 #[test]
-fn what_stood_again_while_it_was_released_is_released_again() {
-    let (mut ledger, _) = acquired(1, &[0], 8000);
-    let number = extend(&mut ledger, 1000, 8000, true);
-    let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
-    ledger.extended(0, number, &Extended::Retaken, true, at(1));
-    ledger.released(0, before, &Released::NotHeld);
-    assert_eq!(ledger.holders(), [0]);
-}
-
-#[test]
 fn longer_ends_count_as_they_are_answered() {
     let (mut ledger, _) = acquired(3, &[0, 1, 2], 8000);
     let mut last = 8000;
@@ -112,29 +105,6 @@ fn longer_ends_count_as_they_are_answered() {
         ledger.extended(2, number, &Extended::Extended(None), false, at(0));
         assert_eq!(ledger.valid_until(), Some(at(last)));
     }
-}
-
-#[test]
-fn not_held_is_not_certain_where_the_answer_to_acquiring_was_never_seen() {
-    let (mut ledger, _) = acquired(3, &[0, 1], 8000);
-    let number = extend(&mut ledger, 1000, 8000, false);
-    ledger.extended(2, number, &Extended::NotHeld, false, at(1));
-    assert_eq!(ledger.holders(), [0, 1, 2], "the request may still arrive there");
-}
-
-#[test]
-fn what_may_be_taken_again_is_released_until_that_is_answered() {
-    let (mut ledger, _) = acquired(1, &[0], 8000);
-    let number = extend(&mut ledger, 1000, 8000, true);
-    ledger.give_back(at(1000));
-    let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
-    ledger.released(0, before, &Released::NotHeld);
-    assert!(ledger.is_open(), "the late request may take it again");
-    ledger.extended(0, number, &Extended::Retaken, true, at(1));
-    assert_eq!(ledger.holders(), [0]);
-    let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked again") };
-    ledger.released(0, before, &Released::Released);
-    assert!(!ledger.is_open());
 }
 
 #[test]
@@ -159,40 +129,12 @@ fn a_last_request_of_who_handed_the_token_on_may_still_be_applied() {
 }
 
 #[test]
-fn what_expired_before_it_was_given_back_was_lost() {
-    let (mut ledger, _) = acquired(1, &[0], 8000);
-    ledger.give_back(at(8000));
-    assert!(ledger.is_past(at(8000)));
-    let (mut ledger, _) = acquired(1, &[0], 8000);
-    ledger.give_back(at(7999));
-    assert!(!ledger.is_past(at(8000)), "it was given back in time");
-}
-
-#[test]
 fn an_old_refusal_does_not_undo_a_newer_grant() {
     let (mut ledger, acquire) = acquired(3, &[0, 1], 8000);
     let number = extend(&mut ledger, 1000, 8000, true);
     ledger.extended(2, number, &Extended::Retaken, true, at(1));
     ledger.refused(2, acquire, at(2));
     assert_eq!(ledger.holders(), [0, 1, 2]);
-}
-
-#[test]
-fn an_answer_that_was_under_way_during_the_release_is_out_of_date() {
-    let (mut ledger, acquire) = acquired(1, &[], 8000);
-    let [(0, before)] = ledger.take(false)[..] else { panic!("the node is asked to release") };
-    ledger.released(0, before, &Released::Released);
-    ledger.granted(0, acquire, None, at(1));
-    assert!(!ledger.is_open());
-}
-
-#[test]
-fn a_node_is_asked_to_release_by_one_at_a_time() {
-    let (mut ledger, _) = acquired(2, &[0, 1], 8000);
-    assert_eq!(ledger.take(false).len(), 2);
-    assert_eq!(ledger.take(false).len(), 0);
-    ledger.leave(1);
-    assert_eq!(ledger.take(false).len(), 1);
 }
 
 #[test]
@@ -333,18 +275,6 @@ fn a_majority_is_never_yielded() {
 }
 
 #[test]
-fn a_place_in_line_is_released_but_not_extended() {
-    let mut ledger = over(3);
-    let number = enter(&mut ledger, 0, 0, 8000);
-    ledger.queued(0, number, at(1));
-    assert_eq!(ledger.holders(), Vec::<usize>::new());
-    assert_eq!(ledger.take(false), [(0, Mark::Queued)]);
-    ledger.released(0, Mark::Queued, &Released::Left);
-    assert!(!ledger.is_open());
-    assert!(!ledger.told(0, number, None, true, at(2)), "what was under way meanwhile");
-}
-
-#[test]
 fn minorities_of_different_ages_do_not_make_a_lock_that_was_lost_before_it_was_had() {
     let mut ledger = over(3);
     let early = enter(&mut ledger, 0, 0, 100);
@@ -381,245 +311,4 @@ fn a_place_that_comes_of_a_yield_is_known_though_the_lease_was_told_of_meanwhile
     ledger.yielded(0, yielded);
     ledger.queued(0, yielded, at(22));
     assert!(!ledger.is_granted_on(0), "it is in line there");
-}
-
-#[test]
-fn a_place_that_was_told_of_while_it_was_released_is_released_again() {
-    let mut ledger = over(3);
-    let entered = enter(&mut ledger, 0, 0, 8000);
-    ledger.queued(0, entered, at(1));
-    let renewed = enter(&mut ledger, 0, 10, 8000);
-    ledger.give_back(at(11));
-    assert_eq!(ledger.take(false), [(0, Mark::Queued)]);
-    // It may have been applied after the release, whose answer comes last.
-    ledger.queued(0, renewed, at(12));
-    ledger.released(0, Mark::Queued, &Released::Left);
-    assert!(ledger.is_open());
-}
-
-#[test]
-fn a_release_that_overtakes_a_yield_finds_the_lease_and_the_place_comes_later() {
-    let mut ledger = over(3);
-    let entered = enter(&mut ledger, 0, 0, 8000);
-    ledger.granted(0, entered, None, at(1));
-    yields(&mut ledger, 0, 10, 8000);
-    ledger.give_back(at(11));
-    assert_eq!(ledger.take(false), [(0, Mark::Asked)]);
-    ledger.released(0, Mark::Asked, &Released::Released);
-    assert!(ledger.is_open(), "what the yield brings has to be released, too");
-}
-
-fn fence(number: u64) -> Fence {
-    Fence::new(number).unwrap()
-}
-
-fn fences(ledger: &Ledger, now: u64) -> Vec<u64> {
-    ledger.fences(at(now)).map(Fence::as_u64).collect()
-}
-
-#[test]
-fn a_grant_that_does_not_count_is_no_vote_for_a_fence_though_it_is_extended() {
-    let (mut ledger, acquire) = acquired(3, &[], 8000);
-    ledger.granted(0, acquire, Some(fence(5)), at(1));
-    ledger.granted_in_doubt(1, acquire);
-    assert_eq!(fences(&ledger, 2), [5]);
-    let number = ledger.ask(at(10), millis(8000), at(8010));
-    for node in 0..2 {
-        ledger.ask_to_extend(node, millis(8000), false);
-        ledger.extended(node, number, &Extended::Extended(Some(fence(5))), false, at(11));
-    }
-    assert!(ledger.end_on(1).is_some(), "it is a lease like the others from then on");
-    assert_eq!(fences(&ledger, 11), [5], "but may have forgotten what it had counted");
-}
-
-#[test]
-fn a_lease_that_was_granted_in_doubt_never_counts_for_a_fence() {
-    let mut ledger = over(3);
-    let early = enter(&mut ledger, 0, 0, 8000);
-    ledger.granted_in_doubt(0, early);
-    let renewed = enter(&mut ledger, 0, 9000, 8000);
-    ledger.granted(0, renewed, Some(fence(5)), at(9001));
-    assert!(ledger.end_on(0).is_some(), "it is a lease");
-    assert_eq!(fences(&ledger, 9001), []);
-    // Given back, and granted anew: counted by a node that remembers.
-    let yielded = yields(&mut ledger, 0, 9010, 8000);
-    ledger.yielded(0, yielded);
-    ledger.granted(0, yielded, Some(fence(9)), at(9011));
-    assert_eq!(fences(&ledger, 9011), [9]);
-}
-
-#[test]
-fn a_place_that_is_being_renewed_may_bring_a_lease_where_an_extension_found_none() {
-    let (mut ledger, acquire) = acquired(3, &[], 8000);
-    (0..3).for_each(|node| ledger.granted(node, acquire, None, at(1)));
-    let renewed = enter(&mut ledger, 0, 10, 8000);
-    let number = ledger.ask(at(20), millis(8000), at(8020));
-    ledger.ask_to_extend(0, millis(8000), false);
-    ledger.extended(0, number, &Extended::NotHeld, false, at(21));
-    assert!(ledger.is_open());
-    ledger.give_back(at(30));
-    assert!(ledger.take(false).iter().any(|(node, _)| *node == 0), "what {renewed:?} brings is released");
-}
-
-#[test]
-fn a_grant_that_was_told_of_may_have_come_after_an_extension_found_none() {
-    let mut ledger = over(3);
-    let entered = enter(&mut ledger, 0, 0, 8000);
-    ledger.queued(0, entered, at(1));
-    let number = ledger.ask(at(20), millis(8000), at(8020));
-    ledger.ask_to_extend(0, millis(8000), false);
-    // The node came to the extension first, and its answer comes last.
-    assert!(ledger.told(0, entered, None, true, at(21)));
-    let another = Holder::new("other", TimeLeft::Unknown);
-    ledger.extended(0, number, &Extended::HeldByAnother(another), false, at(22));
-    assert_eq!(ledger.end_on(0), None);
-    assert!(ledger.is_open(), "it is released in the end");
-}
-
-#[test]
-fn a_fence_is_raised_by_extending_and_gone_with_the_lease() {
-    let (mut ledger, acquire) = acquired(3, &[], 8000);
-    ledger.granted(0, acquire, Some(fence(5)), at(1));
-    ledger.granted(1, acquire, Some(fence(9)), at(1));
-    let number = ledger.ask(at(10), millis(8000), at(8010));
-    (0..2).for_each(|node| ledger.ask_to_extend(node, millis(8000), false));
-    ledger.extended(0, number, &Extended::Extended(Some(fence(9))), false, at(11));
-    assert_eq!(fences(&ledger, 11), [9, 9]);
-    ledger.extended(1, number, &Extended::NotHeld, false, at(12));
-    assert_eq!(fences(&ledger, 12), [9]);
-}
-
-#[test]
-fn where_a_lease_has_run_out_its_counter_is_no_vote_for_a_fence() {
-    let mut ledger = over(3);
-    let early = enter(&mut ledger, 0, 0, 100);
-    ledger.granted(0, early, Some(fence(5)), at(1));
-    let late = enter(&mut ledger, 1, 50, 100);
-    ledger.granted(1, late, Some(fence(5)), at(51));
-    assert_eq!(fences(&ledger, 99), [5, 5]);
-    // Another may have it there by now, with a larger one.
-    assert_eq!(fences(&ledger, 100), [5]);
-}
-
-#[test]
-fn doubt_survives_a_yield_that_was_never_sent_and_not_one_that_was_answered() {
-    let mut ledger = over(3);
-    let early = enter(&mut ledger, 0, 0, 8000);
-    ledger.granted_in_doubt(0, early);
-    let yielded = yields(&mut ledger, 0, 100, 8000);
-    ledger.not_yielded(0, yielded);
-    let renewed = enter(&mut ledger, 0, 9000, 8000);
-    ledger.granted(0, renewed, Some(fence(5)), at(9001));
-    assert_eq!(fences(&ledger, 9001), [], "what it had counted then, it may have forgotten");
-
-    let yielded = yields(&mut ledger, 0, 9100, 8000);
-    ledger.yielded(0, yielded);
-    ledger.granted(0, yielded, Some(fence(6)), at(9101));
-    assert_eq!(fences(&ledger, 9101), [6], "it was granted anew");
-}
-
-#[test]
-fn doubt_is_over_when_the_node_turns_out_to_have_forgotten_nothing() {
-    let mut ledger = over(3);
-    let place = enter(&mut ledger, 0, 10, 8000);
-    ledger.queued(0, place, at(11));
-    assert!(ledger.told(0, place, Some(fence(5)), false, at(20)));
-    assert_eq!(ledger.doubted_since(0), Some(at(10)));
-
-    ledger.believe(0);
-    let asked = enter(&mut ledger, 0, 21, 8000);
-    ledger.granted(0, asked, Some(fence(5)), at(22));
-
-    assert_eq!(ledger.doubted_since(0), None);
-    assert_eq!(fences(&ledger, 22), [5]);
-}
-
-#[test]
-fn doubt_about_what_was_granted_after_a_yield_survives_its_answer() {
-    for is_later in [false, true] {
-        let mut ledger = over(3);
-        let early = enter(&mut ledger, 0, 0, 8000);
-        ledger.granted(0, early, Some(fence(5)), at(1));
-        let yielded = yields(&mut ledger, 0, 100, 8000);
-        let place = if is_later { enter(&mut ledger, 0, 101, 8000) } else { yielded };
-        // The node took the lease back, and handed it over to that place while nobody could trust it: that is heard first.
-        assert!(ledger.told(0, place, Some(fence(6)), false, at(102)));
-
-        ledger.yielded(0, yielded);
-        ledger.queued(0, yielded, at(103));
-        if is_later {
-            ledger.queued(0, place, at(104));
-        }
-
-        let renewed = enter(&mut ledger, 0, 9000, 8000);
-        ledger.granted(0, renewed, Some(fence(6)), at(9001));
-        assert_eq!(fences(&ledger, 9001), [], "what it had counted then, it may have forgotten");
-    }
-}
-
-#[test]
-fn doubt_about_a_later_request_survives_the_answer_to_a_yield_and_to_an_earlier_one() {
-    let mut ledger = over(3);
-    let early = enter(&mut ledger, 0, 0, 8000);
-    ledger.granted(0, early, Some(fence(5)), at(1));
-    let yielded = yields(&mut ledger, 0, 100, 8000);
-    let later = enter(&mut ledger, 0, 101, 8000);
-    ledger.granted_in_doubt(0, later);
-    ledger.yielded(0, yielded);
-    ledger.queued(0, yielded, at(103));
-    let renewed = enter(&mut ledger, 0, 9000, 8000);
-    ledger.granted(0, renewed, Some(fence(6)), at(9001));
-    assert_eq!(fences(&ledger, 9001), []);
-
-    let (mut ledger, first) = acquired(3, &[], 8000);
-    let place = enter(&mut ledger, 0, 1, 8000);
-    assert!(ledger.told(0, place, Some(fence(6)), false, at(2)));
-    ledger.refused(0, first, at(3));
-    let renewed = enter(&mut ledger, 0, 9000, 8000);
-    ledger.granted(0, renewed, Some(fence(6)), at(9001));
-    assert_eq!(fences(&ledger, 9001), []);
-}
-
-#[test]
-fn a_grant_in_doubt_outlives_the_late_answers_to_what_was_asked_before_it() {
-    let (mut ledger, first) = acquired(3, &[], 8000);
-    let place = enter(&mut ledger, 0, 1, 8000);
-    let renewed = enter(&mut ledger, 0, 2, 8000);
-    // Handed over to the place as it was renewed, by a node that may have forgotten others; heard of first.
-    assert!(ledger.told(0, renewed, None, false, at(3)));
-    ledger.refused(0, first, at(4));
-    ledger.queued(0, place, at(5));
-    ledger.queued(0, renewed, at(6));
-    assert!(ledger.is_granted_on(0), "it has to be given back, or it stands until it expires");
-}
-
-#[test]
-fn a_lease_that_is_told_of_while_it_is_given_back_is_gone_with_that() {
-    let mut ledger = over(1);
-    let number = enter(&mut ledger, 0, 0, 8000);
-    ledger.queued(0, number, at(1));
-    ledger.give_back(at(2));
-    assert!(!ledger.told_while_released(0), "nobody gives it back yet");
-    let taken = ledger.take(false);
-    assert!(ledger.told_while_released(0));
-
-    let mut unheard = ledger.clone();
-    unheard.leave(0);
-    assert!(unheard.is_granted_on(0) && unheard.is_to_be_released(), "the release was lost");
-    ledger.released(0, taken[0].1, &Released::Released);
-    assert!(!ledger.is_open());
-    assert!(!ledger.told_while_released(0), "nobody gives it back any more");
-}
-
-#[test]
-fn a_lease_that_a_request_brings_which_its_release_may_have_overtaken_is_to_be_given_back() {
-    let mut ledger = over(1);
-    let number = enter(&mut ledger, 0, 0, 8000);
-    ledger.queued(0, number, at(1));
-    let renewal = enter(&mut ledger, 0, 2, 8000);
-    ledger.give_back(at(3));
-    ledger.take(false);
-    assert!(!ledger.told_while_released(0), "a place is being asked for");
-    ledger.queued(0, renewal, at(4));
-    assert!(!ledger.told_while_released(0), "it was when the release was sent");
 }
