@@ -295,7 +295,11 @@ impl<'s, 'a> Asking<'s, 'a> {
         let is_given_back =
             |attempt: &std::sync::Arc<Attempt>| attempt.token == token && attempt.ledger.is_released();
         if let Some(given_back) = attempts.iter().rposition(is_given_back)
-            && self.step.attempt(self.client, given_back as u8).ledger.told_while_released(node.into())
+            && self
+                .step
+                .attempt(self.client, given_back as u8)
+                .ledger
+                .told_while_released(node.into(), number)
         {
             return;
         }

@@ -224,6 +224,26 @@ pub(crate) fn all() -> Vec<Configuration> {
             )
         },
         Configuration {
+            ticks: 1,
+            faults: Faults { delays: 3, restarts: 1, ..NO_FAULTS },
+            prelude: vec![
+                Action::Begin(1),
+                Action::Apply(1, 2),
+                Action::Begin(0),
+                Action::Apply(0, 0),
+                Action::Apply(0, 1),
+                Action::Apply(0, 2),
+                Action::Extend(0),
+            ],
+            is_quick: false,
+            ..base(
+                "three-told",
+                "three nodes, and one who is told of the third when it has asked whether that is free, and given up",
+                3,
+                vec![Role { extensions: 1, repairs: true, ..waits }, tries],
+            )
+        },
+        Configuration {
             is_fenced: true,
             faults: Faults { delays: 1, wipes: 1, ..NO_FAULTS },
             prelude: vec![
@@ -253,7 +273,7 @@ pub(crate) fn all() -> Vec<Configuration> {
                 3,
                 vec![
                     Role { attempts: 3, asks_first: true, cancels: true, extensions: 2, yields: 3, ..waits },
-                    Role { attempts: 3, extensions: 2, yields: 3, ..waits },
+                    Role { attempts: 3, extensions: 2, yields: 3, repairs: true, ..waits },
                     Role { attempts: 3, extensions: 2, repairs: true, ..tries },
                 ],
             )
@@ -270,7 +290,7 @@ pub(crate) fn all() -> Vec<Configuration> {
                 3,
                 vec![
                     Role { attempts: 3, asks_first: true, cancels: true, offset: 2, ..waits },
-                    Role { attempts: 3, extensions: 2, yields: 3, offset: -3, ..waits },
+                    Role { attempts: 3, extensions: 2, yields: 3, repairs: true, offset: -3, ..waits },
                     Role { attempts: 3, extensions: 2, repairs: true, ..tries },
                 ],
             )
@@ -287,7 +307,7 @@ pub(crate) fn all() -> Vec<Configuration> {
                 5,
                 vec![
                     Role { attempts: 3, asks_first: true, cancels: true, extensions: 2, yields: 3, ..waits },
-                    Role { attempts: 3, extensions: 2, yields: 3, ..waits },
+                    Role { attempts: 3, extensions: 2, yields: 3, repairs: true, ..waits },
                     Role { attempts: 3, extensions: 2, repairs: true, ..tries },
                 ],
             )

@@ -103,7 +103,7 @@ impl Holding {
         let (number, now) = (RequestNumber::from(grant.round), self.core.clock.now());
         let mut ledger = self.ledger();
         if ledger.is_released() {
-            return match ledger.told_while_released(index) {
+            return match ledger.told_while_released(index, number) {
                 true => Told::TakenAlong,
                 false => Told::Unwanted,
             };
@@ -135,7 +135,7 @@ impl Holding {
         self.terms.claim.expiry.as_duration() / 3
     }
 
-    /// Grants may be told of from here on, until the token is given back.
+    /// Grants may be told of from here on, until nobody is giving the token back any more.
     pub(crate) fn expect_grants(&self) {
         self.is_told.store(true, Ordering::Release);
     }

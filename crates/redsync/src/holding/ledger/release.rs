@@ -1,7 +1,7 @@
 //! What becomes of a token that is given back: who asks which node, and what its answer says of what may be there yet.
 
-use super::Ledger;
 use super::entry::{Entry, Mark};
+use super::{Ledger, RequestNumber};
 use crate::node::Released;
 use crate::protocol::Instant;
 
@@ -52,15 +52,16 @@ impl Ledger {
         self.nodes[node].is_releasing = false;
     }
 
-    /// Records that `node` tells of a grant of the token that was given back. False if nobody is giving that lease back.
-    ///
-    /// A request that is unanswered may have brought it after the release.
-    pub(in super::super) fn told_while_released(&mut self, node: usize) -> bool {
+    /// Records that `node` tells of a grant, to the place of request `number`, of the token that was given back. False unless
+    /// somebody is giving that lease back for certain: what an unanswered request brings may come after the release.
+    pub(in super::super) fn told_while_released(&mut self, node: usize, number: RequestNumber) -> bool {
         let entry = &mut self.nodes[node];
         let is_taken_along = entry.is_releasing && entry.pending().max(entry.pending_at_release) == 0;
         if is_taken_along {
             // Should the release not arrive, this is to be asked for again.
             entry.mark = Mark::Granted;
+            // And what says that it is not there may have been said before it was.
+            entry.told = entry.told.max(number);
         }
         is_taken_along
     }

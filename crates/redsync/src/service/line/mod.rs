@@ -295,7 +295,8 @@ impl Line {
         }
         if is_foreign {
             // Somebody's who does not hand over, and tells nobody: the first of us looks whether it is gone.
-            let soon = now + FOREIGN + STAGGER * u32::try_from(view.position.min(50)).unwrap_or(50);
+            let behind = u32::try_from(view.position.saturating_sub(1).min(50)).unwrap_or(50);
+            let soon = now + FOREIGN + STAGGER * behind;
             view.look_at = Some(view.look_at.map_or(soon, |at| at.min(soon)));
         }
         view.holder = Some(entered.holder.clone());

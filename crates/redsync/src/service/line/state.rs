@@ -14,7 +14,7 @@ use crate::protocol::{Instant, Ticket, Token};
 
 #[derive(Debug)]
 pub(super) struct State {
-    /// Who may be told of a grant: those who wait, and holders who may still be granted on a slower node.
+    /// Who may be told of a grant: those who wait, holders who may still be granted on a slower node, and who is giving back.
     pub(super) members: HashMap<Token, Entry>,
     /// Who waits, in order.
     pub(super) order: BTreeSet<(Ticket, Token)>,

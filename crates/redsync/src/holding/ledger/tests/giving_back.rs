@@ -135,16 +135,16 @@ fn a_lease_that_is_told_of_while_it_is_given_back_is_gone_with_that() {
     let number = enter(&mut ledger, 0, 0, 8000);
     ledger.queued(0, number, at(1));
     ledger.give_back(at(2));
-    assert!(!ledger.told_while_released(0), "nobody gives it back yet");
+    assert!(!ledger.told_while_released(0, number), "nobody gives it back yet");
     let taken = ledger.take(false);
-    assert!(ledger.told_while_released(0));
+    assert!(ledger.told_while_released(0, number));
 
     let mut unheard = ledger.clone();
     unheard.leave(0);
     assert!(unheard.is_granted_on(0) && unheard.is_to_be_released(), "the release was lost");
     ledger.released(0, taken[0].1, &Released::Released);
     assert!(!ledger.is_open());
-    assert!(!ledger.told_while_released(0), "nobody gives it back any more");
+    assert!(!ledger.told_while_released(0, number), "nobody gives it back any more");
 }
 
 #[test]
@@ -155,7 +155,29 @@ fn a_lease_that_a_request_brings_which_its_release_may_have_overtaken_is_to_be_g
     let renewal = enter(&mut ledger, 0, 2, 8000);
     ledger.give_back(at(3));
     ledger.take(false);
-    assert!(!ledger.told_while_released(0), "a place is being asked for");
+    assert!(!ledger.told_while_released(0, number), "a place is being asked for");
     ledger.queued(0, renewal, at(4));
-    assert!(!ledger.told_while_released(0), "it was when the release was sent");
+    assert!(!ledger.told_while_released(0, number), "it was when the release was sent");
+}
+
+#[test]
+fn what_says_too_late_that_nothing_was_there_does_not_keep_a_lease_from_being_given_back() {
+    for may_retake in [false, true] {
+        let mut ledger = over(3);
+        let entered = enter(&mut ledger, 0, 0, 8000);
+        ledger.queued(0, entered, at(1));
+        let extending = ledger.ask(at(2), millis(8000), at(8002));
+        ledger.ask_to_extend(0, millis(8000), may_retake);
+        ledger.give_back(at(3));
+        ledger.take(false);
+        assert!(ledger.told_while_released(0, entered));
+        // It came to the extension first, then handed over; and the answer comes last.
+        let another = Holder::new("other", TimeLeft::Unknown);
+        ledger.extended(0, extending, &Extended::HeldByAnother(another), may_retake, at(4));
+        assert!(ledger.is_open(), "the release is under way");
+
+        ledger.leave(0);
+
+        assert!(ledger.is_to_be_released(), "it was lost");
+    }
 }
