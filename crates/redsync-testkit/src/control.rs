@@ -31,6 +31,16 @@ impl RedisServer {
         }
     }
 
+    /// Like [`command`](Self::command), by a user of the server's.
+    #[track_caller]
+    pub fn command_as(&self, user: &str, password: &str, command: &[&str]) -> Reply {
+        let credentials = Credentials { user: Some(user.to_owned()), password: password.to_owned() };
+        match ask(&self.socket(), Some(&credentials), command) {
+            Ok(reply) => reply,
+            Err(error) => panic!("no answer to {command:?} on {}: {error}", self.socket().display()),
+        }
+    }
+
     /// Like [`command`](Self::command), for a server that may be unable to answer.
     ///
     /// A paused server executes the command all the same once it is resumed.
@@ -93,11 +103,19 @@ impl RedisServer {
     /// included. A subcommand is named as in `config|get`.
     #[track_caller]
     pub fn command_count(&self, name: &str) -> u64 {
-        let key = format!("cmdstat_{}:calls=", name.to_ascii_lowercase());
-        self.info("commandstats")
-            .lines()
-            .find_map(|line| line.strip_prefix(&key)?.split(',').next()?.parse().ok())
-            .unwrap_or(0)
+        let [count] = self.command_counts([name]);
+        count
+    }
+
+    /// The [`command_count`](Self::command_count) of each of these, by one question.
+    #[track_caller]
+    pub fn command_counts<const N: usize>(&self, names: [&str; N]) -> [u64; N] {
+        let counts = self.info("commandstats");
+        names.map(|name| {
+            let key = format!("cmdstat_{}:calls=", name.to_ascii_lowercase());
+            let calls = |line: &str| line.strip_prefix(&key)?.split(',').next()?.parse().ok();
+            counts.lines().find_map(calls).unwrap_or(0)
+        })
     }
 
     /// A section of `INFO`: lines of `field:value`.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use late::{Late, Way, over_nodes, settle, until};
 use redsync::{ClientId, Error, Guard, MemoryNode, Mutex, Node, RedisNode, Redsync, SqliteNode, Succession};
 use redsync_testkit::{RedisServer, servers, wait_until};
-use support::{DEADLINE, assert_contains, connect, connect_to, over, timed, with_causes};
+use support::{DEADLINE, assert_contains, cluster, connect, connect_to, over, timed, with_causes};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -398,11 +398,7 @@ async fn the_first_in_line_looks_often_whether_a_strangers_key_is_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_refuses_names_that_no_hash_tag_fits_and_says_what_to_do() {
-    let server = RedisServer::builder().config("cluster-enabled", "yes").start();
-    server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-    wait_until("the cluster has all its slots", DEADLINE, || {
-        server.command(&["CLUSTER", "INFO"]).text().contains("cluster_state:ok")
-    });
+    let server = cluster();
     for name in ["job:{}", "a}b"] {
         // One that knows its server, and one that has yet to connect.
         for redsync in [connect_to(&server).await, over([server.url()])] {

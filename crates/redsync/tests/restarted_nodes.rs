@@ -252,7 +252,8 @@ async fn a_grant_that_is_withheld_is_given_back() {
 
         assert_eq!(keys_on(&servers), []);
     }
-    assert!(servers.iter().all(|server| server.command_count("set") == 20), "they were granted");
+    // One more where SET does not take NX and GET together, which the first try found out.
+    assert!(servers.iter().all(|server| server.command_count("set") >= 20), "they were granted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

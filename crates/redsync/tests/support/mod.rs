@@ -29,6 +29,18 @@ pub(crate) async fn connect_to(server: &RedisServer) -> Redsync {
     connect(std::slice::from_ref(server)).await
 }
 
+/// A server that is a whole cluster.
+pub(crate) fn cluster() -> RedisServer {
+    let server = RedisServer::builder().config("cluster-enabled", "yes").start();
+    let slots: Vec<String> = (0..16384).map(|slot| slot.to_string()).collect();
+    let words = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str));
+    server.command(&words.collect::<Vec<_>>());
+    wait_until("the cluster has all its slots", DEADLINE, || {
+        server.command(&["CLUSTER", "INFO"]).text().contains("cluster_state:ok")
+    });
+    server
+}
+
 /// All keys on all servers, each with the number of its server.
 pub(crate) fn keys_on(servers: &[RedisServer]) -> Vec<(usize, String)> {
     let numbered = servers.iter().enumerate();

@@ -44,7 +44,10 @@ impl Facts {
             run_id: field(server, "run_id")?.to_owned(),
             replication_id: replication_id.to_owned(),
             is_replica: field(replication, "role") == Some("slave"),
-            is_cluster: field(server, "redis_mode") == Some("cluster"),
+            // Valkey has its own word for it.
+            is_cluster: ["redis_mode", "server_mode"]
+                .iter()
+                .any(|mode| field(server, mode) == Some("cluster")),
             has_former_history: former.bytes().any(|digit| digit != b'0'),
             // SAFETY RULE (design §11): whole seconds are counted conservatively. The server takes its start and the time
             // in whole seconds both, so up to one of those it counts has not passed.
