@@ -233,8 +233,8 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
         .collect();
     let end = begun + Duration::from_secs(options.seconds);
     let mut counted_from = 0;
-    // Commands are counted once as many have had a turn as there are: all have come by then, and from there on one comes for each
-    // who goes.
+    // Commands are counted once there have been as many turns as there are callers: the crowd has come by then, and from there on
+    // one comes for each who goes. Where each has a single turn, all that was sent is counted.
     if rounds > 1 && tokio::time::timeout_at(end.into(), course.is_steady.notified()).await.is_ok() {
         (counts, counted_from) = (Counts::of(servers), course.acquisitions.load(Ordering::Relaxed));
     }
@@ -397,10 +397,10 @@ struct Counts {
 
 impl Counts {
     fn of(servers: &[RedisServer]) -> Self {
-        let sum = |names: &[&str]| -> u64 {
-            servers.iter().flat_map(|server| names.iter().map(|name| server.command_count(name))).sum()
-        };
-        Self { all: sum(&["evalsha", "eval", "set"]), published: sum(&["publish"]) }
+        servers.iter().fold(Self { all: 0, published: 0 }, |sum, server| {
+            let [evalsha, eval, set, publish] = server.command_counts(["evalsha", "eval", "set", "publish"]);
+            Self { all: sum.all + evalsha + eval + set, published: sum.published + publish }
+        })
     }
 
     /// How many commands clients have sent since.

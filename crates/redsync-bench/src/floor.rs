@@ -13,7 +13,8 @@ use crate::rounds::histogram;
 /// How long each round took, in nanoseconds.
 pub(crate) struct Floor {
     rounds: Vec<u64>,
-    pause: Duration,
+    /// The same with the pause before it.
+    with_pauses: Vec<u64>,
 }
 
 impl Floor {
@@ -29,12 +30,9 @@ impl Floor {
         if self.rounds.len() < many * LEAST_RUNS {
             return None;
         }
-        let pauses = u64::try_from(self.pause.as_nanos()).unwrap_or(u64::MAX).saturating_mul(many as u64);
-        let mut runs: Vec<u64> =
-            self.rounds.windows(many).map(|run| run.iter().sum::<u64>() + pauses).collect();
+        let mut runs: Vec<u64> = self.with_pauses.windows(many).map(|run| run.iter().sum()).collect();
         runs.sort_unstable();
-        let mean =
-            self.rounds.iter().sum::<u64>() as f64 / self.rounds.len() as f64 * many as f64 + pauses as f64;
+        let mean = self.with_pauses.iter().sum::<u64>() as f64 / self.with_pauses.len() as f64 * many as f64;
         runs.get(runs.len() * 99 / 100).map(|&late| late as f64 / mean)
     }
 }
@@ -80,8 +78,9 @@ pub(crate) async fn publish_to_push(
             }
         }
     });
-    let mut times = Vec::with_capacity(rounds);
+    let (mut times, mut with_pauses) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
     for round in 0..rounds {
+        let paused = Instant::now();
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
@@ -95,13 +94,15 @@ pub(crate) async fn publish_to_push(
         let (answers, at) = tokio::join!(futures_util::future::join_all(answers), told_at.recv());
         answers.into_iter().collect::<Result<Vec<_>, _>>()?;
         let at = at.ok_or("the subscriber is gone")?;
-        times.push(u64::try_from(at.duration_since(begun).as_nanos()).unwrap_or(u64::MAX));
+        let since = |earlier| u64::try_from(at.duration_since(earlier).as_nanos()).unwrap_or(u64::MAX);
+        times.push(since(begun));
+        with_pauses.push(since(paused));
     }
     drop(subscribers);
     listener.abort();
     // Its connections are gone before others are measured.
     tokio::time::sleep(Duration::from_millis(5)).await;
-    Ok(Floor { rounds: times, pause })
+    Ok(Floor { rounds: times, with_pauses })
 }
 
 /// The number that a message begins with.
@@ -130,14 +131,19 @@ const LEAST_RUNS: usize = 5;
 mod tests {
     use super::*;
 
+    /// Rounds without pauses.
+    fn floor(rounds: Vec<u64>) -> Floor {
+        Floor { with_pauses: rounds.clone(), rounds }
+    }
+
     #[test]
     fn a_floor_without_hiccups_is_even_and_one_slow_round_is_in_every_run_that_has_it() {
-        let even = Floor { rounds: vec![100; 1_000], pause: Duration::ZERO };
+        let even = floor(vec![100; 1_000]);
         assert_eq!(even.evenness(10), Some(1.0));
         let mut rounds = vec![100; 1_000];
         rounds[500] = 2_000;
-        let share = Floor { rounds: rounds.clone(), pause: Duration::ZERO }.evenness(10).unwrap();
+        let share = floor(rounds.clone()).evenness(10).unwrap();
         assert!((2.8..2.9).contains(&share), "10 of 991 runs, each 2,900 instead of 1,019: {share}");
-        assert_eq!(Floor { rounds, pause: Duration::ZERO }.evenness(1_000), None);
+        assert_eq!(floor(rounds).evenness(1_000), None);
     }
 }
