@@ -45,7 +45,7 @@ pub(crate) async fn acquire(
         fleet.mutex(name, args.expiry()).barging(args.release.barging).token_fn(move || token.draw(&owner));
     // Not `try_lock`, whose "no" does not say who has it.
     let mutex = match args.wait {
-        _ if args.no_wait => mutex.tries(1),
+        _ if args.gives_up_at_once() => mutex.tries(1),
         Some(wait) => mutex.wait_up_to(wait),
         None => mutex.wait_without_limit(),
     };
@@ -75,13 +75,18 @@ fn refused(error: Error, name: &str, args: &AcquireArgs, began: Instant) -> Fail
     if let Some(advice) = advice {
         return failure.with(&advice);
     }
-    if args.no_wait && will_pass {
+    if args.gives_up_at_once() && will_pass {
         return failure.with(" (without --try, redsync waits for them)");
     }
-    if failure.exit == Exit::Taken && waited >= WORTH_TELLING {
-        return failure.with(&format!(" (waited {})", in_words(waited)));
+    if failure.exit != Exit::Taken {
+        return failure;
     }
-    failure
+    let mut failure = failure;
+    failure.exit = args.conflict_exit_code.map_or(Exit::Taken, Exit::Conflict);
+    if waited < WORTH_TELLING {
+        return failure;
+    }
+    failure.with(&format!(" (waited {})", in_words(waited)))
 }
 
 /// The token that the lock is asked for with: by it, a process finds itself among others that have its label, too.

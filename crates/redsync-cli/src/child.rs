@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::process::{self, Command};
 use tokio::time::sleep;
 
-use crate::cli::OnLost;
+use crate::cli::{OnLost, masked};
 #[cfg(target_os = "linux")]
 use crate::exec;
 use crate::exit::Exit;
@@ -80,6 +80,8 @@ fn start(command: &[OsString], on_lost: OnLost, report: &Report) -> Command {
 /// As shells have it: 127 where there is no such command, 126 where it cannot be executed.
 pub(crate) fn not_started(command: &[OsString], error: &io::Error) -> Failure {
     let program = command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
+    // A URL that was meant for --node begins the command where that was forgotten.
+    let program = masked(program.into_owned());
     if error.kind() == io::ErrorKind::NotFound {
         return Failure::new(Exit::NotFound, "command_not_found", format!("command {program:?} not found"));
     }

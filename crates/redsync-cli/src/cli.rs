@@ -4,8 +4,8 @@ use std::env;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use redsync::redacted;
 
 use crate::duration;
@@ -18,7 +18,6 @@ use crate::report::{Failure, Report};
     name = "redsync",
     version,
     arg_required_else_help = true,
-    disable_help_subcommand = true,
     max_term_width = 100,
     after_help = after_help()
 )]
@@ -49,14 +48,21 @@ pub(crate) struct Global {
     /// Print results on stdout, and errors on stderr, as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say nothing but errors and warnings
+    /// Print only errors and warnings, and nothing when another holds the lock
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+    /// Print more about what happens: which nodes are used, and who holds a lock that is waited for
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a command while holding the lock, and end as it does
+    /// Run a command while holding the lock, and exit with its status
+    ///
+    /// The first word after NAME that is no option of redsync begins the command. All words after it belong to the command,
+    /// also those that look like options of redsync. A `--` before the command is allowed, and needed where the command's
+    /// own name begins with `-`.
     ///
     /// The lock is renewed while the command runs. When that fails until a sixth of the expiry is left (2s at most), the
     /// command and all that it started get SIGTERM. What still lives when a twentieth is left (500ms at most) gets
@@ -72,6 +78,8 @@ pub(crate) enum Command {
     /// elsewhere it goes on without the lock), but what it started does not, and nobody sees to it that they end. What
     /// the command leaves running in the background when it ends, or puts into a process group of its own, is outside
     /// the lock.
+    #[command(override_usage = "redsync run [OPTIONS] NAME [--] COMMAND [ARGS]...\n       \
+                                redsync run [OPTIONS] NAME -c TEXT")]
     Run(RunArgs),
     /// Take the lock and print its lease, for `extend` and `unlock`
     ///
@@ -106,8 +114,12 @@ pub(crate) struct RunArgs {
     /// What becomes of the command when the lock is lost
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnLost::Terminate)]
     pub(crate) on_lost: OnLost,
+    /// Run TEXT by `sh -c TEXT`, in place of COMMAND; no further words may follow, as with flock(1)
+    #[arg(short = 'c', long = "command", id = "TEXT", value_name = "TEXT")]
+    shell: Option<OsString>,
     /// The command and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    // Once parsed, it is never empty: `-c` has become `sh -c TEXT`.
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -125,15 +137,18 @@ pub(crate) struct AcquireArgs {
     /// After what time the lock frees itself unless it is extended [default: 8s]
     #[arg(long, value_name = "DUR", value_parser = duration::parse)]
     pub(crate) expiry: Option<Duration>,
-    /// Wait in line for this time at most; without it, as long as it takes
+    /// Wait in line for this time at most; 0s is --try [default: without limit]
     ///
-    /// Who came first gets the lock first. When no quorum of nodes can be reached for longer than the expiry, the wait ends
-    /// before.
-    #[arg(long, value_name = "DUR", value_parser = duration::parse, conflicts_with = "no_wait")]
+    /// Waiters get the lock in the order in which they came. When no quorum of nodes can be reached for longer than the
+    /// expiry, the wait ends before.
+    #[arg(long, value_name = "DUR", value_parser = duration::parse_or_zero, conflicts_with = "no_wait")]
     pub(crate) wait: Option<Duration>,
     /// Do not wait in line: give up at once if the lock is taken
     #[arg(long = "try", id = "no_wait")]
-    pub(crate) no_wait: bool,
+    no_wait: bool,
+    /// Exit with N, from 0 to 255, where the lock is taken and was not had by the end of the wait [default: 75]
+    #[arg(short = 'E', long, value_name = "N")]
+    pub(crate) conflict_exit_code: Option<u8>,
     /// Who holds or waits, in the words that `status` shows [default: HOST:PID]
     #[arg(long, value_name = "TEXT")]
     pub(crate) owner: Option<String>,
@@ -147,6 +162,13 @@ pub(crate) struct AcquireArgs {
     pub(crate) no_fence: bool,
     #[command(flatten)]
     pub(crate) release: ReleaseArgs,
+}
+
+impl AcquireArgs {
+    /// True if the lock is asked for once only.
+    pub(crate) fn gives_up_at_once(&self) -> bool {
+        self.no_wait || self.wait.is_some_and(|wait| wait.is_zero())
+    }
 }
 
 /// How a lock is released.
@@ -206,6 +228,63 @@ pub(crate) enum Shell {
     Fish,
 }
 
+/// The command line, checked.
+pub(crate) fn parse() -> Result<Cli, clap::Error> {
+    let words: Vec<OsString> = env::args_os().collect();
+    let mut cli = Cli::try_parse_from(&words).map_err(unknown_option)?;
+    let refused = |kind, message: &str| Err(Cli::command().error(kind, message));
+    if cli.global.quiet && cli.global.verbose {
+        return refused(ErrorKind::ArgumentConflict, "--quiet and --verbose cannot be used together");
+    }
+    if let Command::Run(run) = &mut cli.command
+        && let Err(message) = run.settle(&words)
+    {
+        return refused(ErrorKind::MissingRequiredArgument, &message);
+    }
+    Ok(cli)
+}
+
+/// Where a command may follow, clap does not say which option was meant by one that is mistyped. Asked for that alone, it
+/// does.
+fn unknown_option(error: clap::Error) -> clap::Error {
+    match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) if word.starts_with('-') => {
+            let alone = Cli::try_parse_from(["redsync", "run", word]).err();
+            alone.filter(|alone| alone.get(ContextKind::SuggestedArg).is_some()).unwrap_or(error)
+        }
+        _ => error,
+    }
+}
+
+impl RunArgs {
+    /// Checks that there is one command, and makes `-c TEXT` one. `words` are those of the whole command line.
+    fn settle(&mut self, words: &[OsString]) -> Result<(), String> {
+        let name = &self.name;
+        // The command's words are the last ones. Where NAME follows `--`, the user meant it to be the command's first.
+        let own = &words[..words.len().saturating_sub(self.command.len())];
+        if self.shell.is_none() && own.iter().nth_back(1).is_some_and(|word| word == "--") {
+            return Err(format!("there is no lock name before `--`; write `redsync run NAME -- {name} …`"));
+        }
+        match (self.shell.take(), self.command.first()) {
+            (None, Some(_)) => {}
+            (Some(text), None) => self.command = vec!["sh".into(), "-c".into(), text],
+            (None, None) => {
+                return Err(format!(
+                    "there is no command to run under lock '{name}'; write `redsync run {name} COMMAND`, or \
+                     `redsync run {name} -c 'SHELL TEXT'`"
+                ));
+            }
+            (Some(_), Some(word)) => {
+                return Err(format!(
+                    "'{}' follows the lock's name, but -c TEXT is the whole command; put all of it into TEXT",
+                    word.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Says what clap has to say: help where it was asked for, else what is wrong with the arguments, on one line.
 pub(crate) fn explain(error: &clap::Error) -> Exit {
     match error.kind() {
@@ -233,12 +312,14 @@ fn message(error: &clap::Error) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(text).replace("\n  tip: ", "\n\ntip: ");
     let paragraphs =
         text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
-    let paragraphs: Vec<String> = paragraphs.filter(|paragraph| !paragraph.is_empty()).collect();
+    // Of an option that is mistyped, clap says how to give it as a name. That is not what was meant.
+    let is_wanted = |paragraph: &String| !paragraph.is_empty() && !paragraph.starts_with("tip: to pass '-");
+    let paragraphs: Vec<String> = paragraphs.filter(is_wanted).collect();
     format!("{} (redsync --help tells more)", paragraphs.join("; "))
 }
 
 /// Without what may be a password in any argument, wherever it stands.
-fn masked(mut text: String) -> String {
+pub(crate) fn masked(mut text: String) -> String {
     for argument in env::args_os().skip(1) {
         let argument = argument.to_string_lossy();
         let value = argument.split_once('=').map_or("", |(_, value)| value);
@@ -281,8 +362,6 @@ Environment:
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

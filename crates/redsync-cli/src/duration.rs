@@ -4,6 +4,14 @@ use std::time::Duration;
 
 /// Reads `500ms`, `8s`, `1.5s`, `10m`, `1m30s`, `1h`. A number needs its unit: `8` could mean anything.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+    match parse_or_zero(text)? {
+        Duration::ZERO => Err("it is zero; the least is 1ms".into()),
+        duration => Ok(duration),
+    }
+}
+
+/// As [`parse`], for an option where nothing is something: `0s`.
+pub(crate) fn parse_or_zero(text: &str) -> Result<Duration, String> {
     let mut total = Duration::ZERO;
     let mut last_unit = u64::MAX;
     let mut rest = text.trim();
@@ -38,9 +46,6 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
             times(number, nanos).ok_or_else(|| format!("{number:?} is no number that fits; {SPELLING}"))?;
         total = total.checked_add(part).ok_or_else(|| format!("it is too long; {SPELLING}"))?;
         rest = after;
-    }
-    if total.is_zero() {
-        return Err("it is zero; the least is 1ms".into());
     }
     Ok(total)
 }
@@ -92,6 +97,7 @@ mod tests {
         assert_eq!(millis("1m30s"), Ok(90_000));
         assert_eq!(millis("1h2m3s4ms"), Ok(3_723_004));
         assert_eq!(parse("0.5ms"), Ok(Duration::from_micros(500)));
+        assert_eq!(parse_or_zero("0s"), Ok(Duration::ZERO));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! | 64 | `EX_USAGE` | arguments, options, node URLs, names or leases that cannot be right |
 //! | 69 | `EX_UNAVAILABLE` | no quorum of nodes could be reached, or had been up for long enough to be trusted |
 //! | 74 | `EX_IOERR` | the lock was lost while the command ran |
-//! | 75 | `EX_TEMPFAIL` | the lock was taken, and stayed so for as long as was waited |
+//! | 75 | `EX_TEMPFAIL` | the lock was taken, and stayed so for as long as was waited (or what `-E` says) |
 //! | 126 | | the command was found but cannot be executed |
 //! | 127 | | the command was not found |
 //! | 128 + S | | signal S came while waiting, or ended the command |
@@ -28,7 +28,7 @@ Exit codes:
    64  usage: bad arguments, node URL, name or lease
    69  no quorum of nodes could be reached, or too many restarted just now
    74  the lock was lost while the command ran (it was ended, unless --on-lost warn)
-   75  the lock was taken for as long as was waited
+   75  the lock was taken for as long as was waited (-E sets another code)
   126  the command cannot be executed
   127  the command was not found
   128+S  ended by signal S
@@ -43,6 +43,8 @@ pub(crate) enum Exit {
     NoQuorum,
     Lost,
     Taken,
+    /// As `Taken`, with the code that `-E` gives.
+    Conflict(u8),
     NotExecutable,
     NotFound,
     /// This signal came while waiting.
@@ -74,6 +76,7 @@ impl Exit {
             Self::NoQuorum => 69,
             Self::Lost => 74,
             Self::Taken => 75,
+            Self::Conflict(code) => code.into(),
             Self::NotExecutable => 126,
             Self::NotFound => 127,
             Self::Signal(signal) => 128 + signal.as_raw(),

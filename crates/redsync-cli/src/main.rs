@@ -46,8 +46,6 @@ use std::future::pending;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
-
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 use crate::report::{Failure, Report};
@@ -58,9 +56,9 @@ fn main() -> ExitCode {
     if let Some(becoming) = exec::Becoming::asked_for() {
         return becoming.map_or_else(|error| cli::explain(&error), exec::Becoming::begin).into();
     }
-    let exit = match Cli::try_parse() {
+    let exit = match cli::parse() {
         Ok(cli) => {
-            let report = Report::new(cli.global.json, cli.global.quiet);
+            let report = Report::of(&cli.global);
             execute(&cli, &report).unwrap_or_else(|failure| report.failure(&failure))
         }
         Err(error) => cli::explain(&error),

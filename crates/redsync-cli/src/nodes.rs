@@ -59,6 +59,11 @@ pub(crate) async fn open(given: &Global, owner: Option<&str>, report: &Report) -
         builder = builder.url(url);
     }
     let size = urls.len();
+    let shown: Vec<_> = urls.iter().map(|url| redacted(url)).collect();
+    report.detail(
+        "nodes",
+        &format!("locking on {size} nodes, {} must agree: {}", size / 2 + 1, shown.join(", ")),
+    );
     let fleet = Fleet {
         redsync: builder.build()?,
         size,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redsync::{Error, ErrorKind, InvalidLease, NodeError};
 use serde_json::{Value, json};
 
+use crate::cli::Global;
 use crate::exit::Exit;
 
 /// How to say things.
@@ -14,11 +15,16 @@ use crate::exit::Exit;
 pub(crate) struct Report {
     pub(crate) json: bool,
     pub(crate) quiet: bool,
+    pub(crate) verbose: bool,
 }
 
 impl Report {
     pub(crate) const fn new(json: bool, quiet: bool) -> Self {
-        Self { json, quiet }
+        Self { json, quiet, verbose: false }
+    }
+
+    pub(crate) const fn of(global: &Global) -> Self {
+        Self { json: global.json, quiet: global.quiet, verbose: global.verbose }
     }
 
     /// A line of the result.
@@ -31,9 +37,10 @@ impl Report {
         print(&format!("{line}\n"))
     }
 
-    /// Says why the command fails, and how it ends.
+    /// Says why the command fails, and how it ends. `--quiet` leaves a taken lock to the exit code, as flock(1) does.
     pub(crate) fn failure(&self, failure: &Failure) -> Exit {
-        if let Some(Said { kind, message, nodes }) = &failure.said {
+        let is_told_by_code = self.quiet && matches!(failure.exit, Exit::Taken | Exit::Conflict(_));
+        if let Some(Said { kind, message, nodes }) = failure.said.as_ref().filter(|_| !is_told_by_code) {
             if self.json {
                 say(&json!({ "error": kind, "message": message, "nodes": nodes }));
             } else {
@@ -55,6 +62,13 @@ impl Report {
     /// As [`warning`](Self::warning), unless `--quiet`.
     pub(crate) fn note(&self, kind: &str, message: &str) {
         if !self.quiet {
+            self.warning(kind, message);
+        }
+    }
+
+    /// As [`warning`](Self::warning), only with `--verbose`.
+    pub(crate) fn detail(&self, kind: &str, message: &str) {
+        if self.verbose {
             self.warning(kind, message);
         }
     }

@@ -14,10 +14,29 @@ fn what_cannot_be_right_is_64_and_says_what_would_be() {
         ("run --expiry 1ms backup -- true", "invalid expiry"),
         ("run --wait soon backup -- true", "write 500ms, 8s"),
         ("run --try --wait 1s backup -- true", "--wait"),
-        ("run -- true", "<NAME>"),
-        ("run backup", "<COMMAND>"),
-        ("run backup true", "unexpected argument 'true'"),
+        ("run", "<NAME>"),
+        ("run -c true", "<NAME>"),
+        ("run -- true", "there is no lock name before `--`; write `redsync run NAME -- true …`"),
+        ("run --try -- true -f x", "there is no lock name before `--`"),
+        ("run backup", "there is no command to run under lock 'backup'; write `redsync run backup COMMAND`"),
+        ("run backup --", "there is no command to run under lock 'backup'"),
+        ("run backup -c", "a value is required for '--command <TEXT>'"),
+        ("run backup -c true false", "'false' follows the lock's name, but -c TEXT is the whole command"),
+        ("run -c true backup -- false", "-c TEXT is the whole command"),
         ("run --tyr backup -- true", "unexpected argument '--tyr'"),
+        ("run --tyr backup true", "unexpected argument '--tyr'"),
+        ("run backup --tyr true", "unexpected argument '--tyr' found (redsync --help tells more)"),
+        (
+            "run backup --exipry 1s true",
+            "argument '--exipry' found; tip: a similar argument exists: '--expiry' (",
+        ),
+        ("status --nod x backup", "tip: a similar argument exists: '--node' ("),
+        ("run backup -f true", "unexpected argument '-f'"),
+        ("run -E 256 backup true", "256 is not in 0..=255"),
+        ("lock -E -1 backup", "unexpected argument '-1'"),
+        ("lock --conflict-exit-code=taken backup", "'taken'"),
+        ("run -q -v backup true", "--quiet and --verbose cannot be used together"),
+        ("-q run backup --verbose true", "--quiet and --verbose cannot be used together"),
         ("run --owner= backup -- true", "invalid owner"),
         ("rum backup -- true", "'rum'"),
         ("lock", "<NAME>"),
@@ -175,8 +194,9 @@ fn a_password_in_the_wrong_place_is_not_shown_either() {
         let option = format!("--nod={url}");
         for arguments in [
             vec![url],
-            vec!["run", "backup", url],
-            vec!["run", "backup", url, "--", "true"],
+            vec!["run", url],
+            vec!["run", "backup", "-c", "true", url],
+            vec!["run", "backup", "--tyr", url, "true"],
             vec!["run", &option, "backup", "--", "true"],
             vec!["run", "--expiry", url, "backup", "--", "true"],
             vec!["completions", url],
@@ -188,6 +208,13 @@ fn a_password_in_the_wrong_place_is_not_shown_either() {
             assert!(!outcome.stderr.contains("hunter2"), "{arguments:?}: {outcome}");
         }
     }
+}
+
+#[test]
+fn a_url_that_was_to_be_a_node_is_shown_without_its_password_as_a_command_too() {
+    let outcome = Machine::new().redsync(["run", "-q", "backup", "redis://:hunter2@127.0.0.1", "true"]);
+    assert_eq!(outcome.code, Some(127), "{outcome}");
+    assert!(outcome.stderr.contains("not found") && !outcome.stderr.contains("hunter2"), "{outcome}");
 }
 
 #[test]
