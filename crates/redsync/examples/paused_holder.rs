@@ -91,7 +91,7 @@ impl Account {
             true => "UPDATE account SET fence = ?1 WHERE fence <= ?1 RETURNING balance",
             false => "SELECT balance FROM account WHERE ?1 = ?1",
         };
-        self.rows.query_row(sql, [number(fence)], |row| row.get(0)).optional()
+        self.rows.query_row(sql, [fence.as_i64()], |row| row.get(0)).optional()
     }
 
     /// Whether it was written: not if a later holder was here.
@@ -100,7 +100,7 @@ impl Account {
             true => "UPDATE account SET balance = ?1, fence = ?2 WHERE fence <= ?2",
             false => "UPDATE account SET balance = ?1 WHERE ?2 = ?2",
         };
-        Ok(self.rows.execute(sql, [balance, number(fence)])? == 1)
+        Ok(self.rows.execute(sql, [balance, fence.as_i64()])? == 1)
     }
 }
 
@@ -234,10 +234,6 @@ fn say(what: &str) {
 
 fn note(began: Instant, what: &str) {
     println!("  {:.2} s  {what}", began.elapsed().as_secs_f32());
-}
-
-fn number(fence: Fence) -> i64 {
-    i64::try_from(fence.as_u64()).unwrap_or(i64::MAX)
 }
 
 /// Which kind of account a worker is told to write to.

@@ -37,11 +37,19 @@ use crate::telling;
 pub struct Guard {
     holding: Arc<Holding>,
     releases_on_drop: bool,
+    /// True if an event said that the lock was acquired, and none has said yet how it ended.
+    owes_event: bool,
 }
 
 impl Guard {
     pub(crate) fn new(holding: Arc<Holding>) -> Self {
-        Self { holding, releases_on_drop: true }
+        Self { holding, releases_on_drop: true, owes_event: false }
+    }
+
+    /// From here on, the guard is its caller's, and its end is an event.
+    pub(crate) fn announced(mut self) -> Self {
+        self.owes_event = true;
+        self
     }
 
     /// The lock's name. Go's redsync: `Mutex.Name`.
@@ -201,6 +209,7 @@ impl Guard {
                 result
             }
         };
+        self.owes_event = false;
         telling::released(self.name(), result.as_ref());
         result
     }
@@ -217,6 +226,7 @@ impl Guard {
     pub fn into_lease(mut self) -> Lease {
         self.releases_on_drop = false;
         self.holding.hand_on();
+        telling::handed_on(self.name());
         self.lease()
     }
 
@@ -251,8 +261,10 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.releases_on_drop {
-            self.holding.abandon();
+        match (self.releases_on_drop, self.owes_event) {
+            (true, true) => self.holding.abandon_guard(),
+            (true, false) => self.holding.abandon(),
+            (false, _) => {}
         }
     }
 }

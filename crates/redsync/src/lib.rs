@@ -128,7 +128,7 @@ pub use self::node::SqliteNode;
 pub use self::node::redis::client::{Client, Command, Messages, Reply};
 pub use self::node::{
     Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Grant, Holder, IfFree, InLine,
-    InvalidUrl, Listener, Look, MemoryNode, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft,
+    IntoNode, InvalidUrl, Listener, Look, MemoryNode, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft,
     Uptime, redacted,
 };
 pub use self::options::LockOptions;

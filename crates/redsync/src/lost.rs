@@ -91,6 +91,18 @@ impl LostSignal {
     pub fn is_valid(&self) -> bool {
         self.holding.standing() == Standing::Held
     }
+
+    /// As [`is_valid`](LostSignal::is_valid), to be asked with `?` before a step that must not be done twice.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`] when the guard is no longer exclusive.
+    pub fn check(&self) -> Result<(), Lost> {
+        match self.is_valid() {
+            true => Ok(()),
+            false => Err(self.holding.lost()),
+        }
+    }
 }
 
 impl Future for LostSignal {

@@ -275,8 +275,10 @@ impl Mutex {
         }
         let terms = settings.terms_for(lease.token().clone(), lease.fence());
         let holding = Holding::new(Arc::clone(&self.core), terms);
-        holding.adopt(lease.last_word(), lease.fence()).await?;
-        let guard = Guard::new(Arc::clone(&holding));
+        let adopted = holding.adopt(lease.last_word(), lease.fence()).await;
+        telling::adopted(lease.name(), || holding.remaining(), adopted.as_ref());
+        adopted?;
+        let guard = Guard::new(Arc::clone(&holding)).announced();
         holding.begin_keeping();
         if self.core.keeper.is_shut() {
             // It was shut down meanwhile. The lock stays its former holder's.
@@ -303,7 +305,9 @@ impl Mutex {
         }
         let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone(), None));
         holding.presume(lease.last_word());
-        holding.release().await
+        let released = holding.release().await;
+        telling::released(lease.name(), released.as_ref());
+        released
     }
 
     fn settings(&self) -> Result<Settings, Error> {
@@ -338,7 +342,7 @@ impl Acquiring {
             Ok(guard) => telling::acquired(&self.name, self.tries, || self.waited(), || guard.remaining()),
             Err(error) => telling::not_acquired(&self.name, self.tries, self.waited(), error),
         }
-        locked
+        locked.map(Guard::announced)
     }
 
     fn waited(&self) -> Duration {

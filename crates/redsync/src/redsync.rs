@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::ballot::{Ballot, Question, Returned};
+use crate::ballot::{Ballot, Nodes, Question, Returned};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Operation};
 use crate::guard::Guard;
@@ -12,10 +13,10 @@ use crate::holding::Core;
 use crate::inspection::{Inspection, NodeConcern, NodeReport};
 use crate::lease::Lease;
 use crate::mutex::Mutex;
-use crate::node::{self, Look, Node, Uptime};
+use crate::node::{self, IntoNode, Look, Node, Uptime};
 use crate::protocol::{LockName, OwnerLabel, Quorum};
 use crate::service::{Keeper, Reaper, Waiters};
-use crate::telling::Asked;
+use crate::telling::{self, Asked};
 
 /// Locks over one node, or over N independent ones of which a majority must agree. Go's redsync: `Redsync`, `New`.
 ///
@@ -72,10 +73,19 @@ impl Redsync {
     /// Locks over `nodes`, which may be of any kind, your own among them. Nothing is asked of them yet. Go's redsync:
     /// `New(pools...)`.
     ///
+    /// Nodes of one type are given as they are, or as [`Arc`]s; nodes of different types as `Arc<dyn Node>`.
+    ///
+    /// ```
+    /// use redsync::{MemoryNode, Redsync};
+    ///
+    /// let redsync = Redsync::new([MemoryNode::new(), MemoryNode::new(), MemoryNode::new()])?;
+    /// # Ok::<(), redsync::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidOption`] when there are none; [`Error::DuplicateNode`] when two have one name.
-    pub fn new(nodes: impl IntoIterator<Item = Arc<dyn Node>>) -> Result<Self, Error> {
+    pub fn new<N: IntoNode>(nodes: impl IntoIterator<Item = N>) -> Result<Self, Error> {
         let mut builder = Self::builder();
         for node in nodes {
             builder = builder.node(node);
@@ -327,8 +337,8 @@ impl Builder {
     }
 
     /// One more node, of any kind.
-    pub fn node(mut self, node: Arc<dyn Node>) -> Self {
-        self.nodes.push(Listed::Node(node));
+    pub fn node(mut self, node: impl IntoNode) -> Self {
+        self.nodes.push(Listed::Node(node.into_node()));
         self
     }
 
@@ -372,11 +382,13 @@ impl Builder {
         }
         let quorum = Quorum::of(nodes.len())?;
         let process = self.owner.map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new)?;
-        let (nodes, clock, reaper, keeper) = (nodes.into(), self.clock, Reaper::new(), Keeper::new());
+        let (nodes, clock, reaper, keeper): (Nodes, _, _, _) = (nodes.into(), self.clock, Reaper::new(), Keeper::new());
         // With one node, there is no quorum to break; and its restart is met on the first day.
         let restart_guard = self.restart_guard.unwrap_or(quorum.nodes() > 1);
         let waiters = Waiters::new(quorum.nodes());
-        let core = Core { nodes, quorum, clock, reaper, keeper, waiters, restart_guard };
+        telling::describe(&nodes);
+        let is_described = AtomicBool::new(false);
+        let core = Core { nodes, quorum, clock, reaper, keeper, waiters, restart_guard, is_described };
         Ok(Redsync { core: Arc::new(core), process })
     }
 }

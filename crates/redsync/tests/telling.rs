@@ -151,8 +151,8 @@ fn a_lock_taken_and_released_is_told_at_a_level_for_debugging() {
     assert_eq!(acquired.fields["lock"], "orders");
     assert_eq!(acquired.fields["outcome"], "acquired");
     assert_eq!(acquired.fields["tries"], "1");
-    assert!((7_000..8_000).contains(&acquired.millis("remaining")));
-    acquired.millis("waited");
+    assert!((7_000..8_000).contains(&acquired.millis("remaining_ms")));
+    acquired.millis("waited_ms");
     let released = ear.one("lock released");
     assert_eq!((released.level, &*released.fields["outcome"]), (Level::DEBUG, "released"));
     let spans = [ear.one("lock"), ear.one("unlock")];
@@ -187,7 +187,7 @@ fn a_wait_that_was_given_up_is_told() {
 
     let told = ear.one("lock not acquired");
     assert_eq!(told.fields["outcome"], "cancelled");
-    assert!(told.millis("waited") >= 250, "{told:?}");
+    assert!(told.millis("waited_ms") >= 250, "{told:?}");
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn renewals_that_fail_are_told_once_and_the_loss_loudest() {
 
     let renewed = ear.heard("lock renewed");
     assert!(renewed.iter().all(|told| told.level == Level::TRACE && told.fields["lock"] == "orders"));
-    assert!(renewed[0].millis("remaining") > 800);
+    assert!(renewed[0].millis("remaining_ms") > 800);
     let failed = ear.heard("lock not renewed");
     let warnings: Vec<&Told> = failed.iter().filter(|told| told.level == Level::WARN).collect();
     assert_eq!(warnings.len(), 1, "{failed:#?}");
@@ -216,8 +216,8 @@ fn renewals_that_fail_are_told_once_and_the_loss_loudest() {
     assert!(failed.len() > 1 && failed.iter().all(|told| told.fields["lock"] == "orders"));
     let lost = ear.one("lock lost");
     assert_eq!((lost.level, &*lost.fields["lock"]), (Level::ERROR, "orders"));
-    assert!(lost.millis("held") >= 1_000, "{lost:?}");
-    assert_eq!(lost.fields["remaining"], "0");
+    assert!(lost.millis("held_ms") >= 1_000, "{lost:?}");
+    assert_eq!(lost.fields["remaining_ms"], "0");
     assert!(lost.fields["error"].contains("did not answer"), "{lost:?}");
 }
 
@@ -244,6 +244,113 @@ fn a_guard_that_is_dropped_while_it_is_renewed_is_told_at_a_level_for_debugging(
     let louder: Vec<Told> =
         ear.0.lock().unwrap().iter().filter(|told| told.level < Level::DEBUG).cloned().collect();
     assert!(louder.is_empty(), "{louder:#?}");
+}
+
+#[test]
+fn a_guard_that_is_dropped_is_told_as_released_once() {
+    let (_server, redsync) = one_server();
+
+    let ear = listening(|| async {
+        drop(redsync.mutex("orders").lock().await.unwrap());
+        assert!(redsync.drain(DEADLINE).await);
+    });
+
+    let released = ear.one("lock released");
+    assert_eq!((released.level, &*released.fields["outcome"]), (Level::DEBUG, "released"));
+    assert_eq!(released.fields["lock"], "orders");
+}
+
+#[test]
+fn a_guard_that_is_dropped_out_of_reach_of_its_server_is_told_as_not_released() {
+    let (server, redsync) = one_server();
+
+    let ear = listening(|| async {
+        let guard = redsync.mutex("orders").expiry(Duration::from_secs(1)).renew(false).lock().await.unwrap();
+        server.kill();
+        drop(guard);
+        assert!(redsync.drain(DEADLINE).await);
+    });
+
+    let told = ear.one("lock not released");
+    assert_eq!((told.level, &*told.fields["outcome"]), (Level::DEBUG, "no_quorum"));
+    assert!(ear.heard("lock released").is_empty());
+}
+
+#[test]
+fn a_lost_guard_that_is_dropped_or_unlocked_is_told_as_lost_once() {
+    for unlocks in [false, true] {
+        let (_server, redsync) = one_server();
+
+        let ear = listening(|| async {
+            let guard = redsync.mutex("orders").expiry(SHORT).renew(false).lock().await.unwrap();
+            guard.lost().await;
+            match unlocks {
+                true => _ = guard.unlock().await.unwrap_err(),
+                false => drop(guard),
+            }
+            assert!(redsync.drain(DEADLINE).await);
+        });
+
+        let told = ear.one("lock not released");
+        assert_eq!((told.level, &*told.fields["outcome"]), (Level::DEBUG, "lost"));
+        assert!(ear.heard("lock released").is_empty());
+    }
+}
+
+#[test]
+fn an_attempt_that_fails_is_not_told_as_a_release() {
+    let servers = servers(3);
+    let redsync = over(servers.iter().map(RedisServer::url));
+    for server in &servers[..2] {
+        server.set("orders", "somebody", Some(60_000));
+    }
+
+    let ear = listening(|| async {
+        assert!(redsync.mutex("orders").try_lock().await.unwrap().is_none());
+        assert!(redsync.drain(DEADLINE).await);
+    });
+
+    ear.one("lock not acquired");
+    assert!(ear.heard("lock released").is_empty() && ear.heard("lock not released").is_empty());
+}
+
+#[test]
+fn a_lock_that_is_handed_on_adopted_and_released_by_its_lease_is_told_each_time() {
+    let (_server, redsync) = one_server();
+
+    let ear = listening(|| async {
+        let lease = redsync.mutex("orders").lock().await.unwrap().into_lease();
+        let lease = redsync.adopt(&lease).await.unwrap().into_lease();
+        redsync.mutex("orders").release(&lease).await.unwrap();
+        redsync.adopt(&lease).await.unwrap_err();
+    });
+
+    assert_eq!(ear.heard("lock handed on").len(), 2);
+    let adopted = ear.one("lock adopted");
+    assert_eq!((adopted.level, &*adopted.fields["outcome"]), (Level::DEBUG, "adopted"));
+    assert!((7_000..8_000).contains(&adopted.millis("remaining_ms")), "{adopted:?}");
+    assert_eq!(ear.one("lock released").fields["outcome"], "released");
+    assert_eq!(ear.one("lock not adopted").fields["outcome"], "already_expired");
+}
+
+#[test]
+fn times_say_their_unit() {
+    let (server, redsync) = one_server();
+
+    let ear = listening(|| async {
+        let guard = redsync.mutex("orders").expiry(Duration::from_secs(1)).lock().await.unwrap();
+        server.pause();
+        guard.lost().await;
+        server.resume();
+    });
+
+    let times = ["waited", "remaining", "held", "wait", "expiry"];
+    let told = ear.0.lock().unwrap();
+    assert!(told.iter().any(|told| told.fields.contains_key("held_ms")));
+    for told in told.iter() {
+        let mut fields = told.fields.keys();
+        assert!(fields.all(|field| !times.contains(field)), "a time without its unit: {told:?}");
+    }
 }
 
 #[test]
@@ -287,10 +394,10 @@ fn waiting_for_restarted_nodes_is_told_once_with_the_time_it_takes() {
 
     let waits = ear.heard("waiting for restarted nodes");
     assert_eq!(waits.len(), 2, "once for each call: {waits:#?}");
-    assert!(waits[0].level == Level::INFO && waits[0].millis("wait") > 5_000, "{waits:?}");
+    assert!(waits[0].level == Level::INFO && waits[0].millis("wait_ms") > 5_000, "{waits:?}");
     assert!(waits[0].fields["error"].contains("its vote counts in"), "{waits:?}");
     let withheld = ear.heard("vote withheld");
-    assert!(withheld.iter().all(|told| told.level == Level::DEBUG && told.millis_in_some("wait") > 5_000));
+    assert!(withheld.iter().all(|told| told.level == Level::DEBUG && told.millis_in_some("wait_ms") > 5_000));
     assert!(withheld.len() >= 3);
 }
 
@@ -381,6 +488,63 @@ fn counting<F: Future<Output = ()>>(story: impl FnOnce() -> F) -> BTreeMap<Strin
         numbers.insert(format!("{}{{{}}}", key.name(), labels.join(",")), value);
     }
     numbers
+}
+
+#[test]
+fn all_numbers_are_described_and_counters_are_there_before_anything_happens() {
+    let server = RedisServer::start();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+
+    metrics::with_local_recorder(&recorder, || Redsync::builder().url(server.url()).build().unwrap());
+
+    let told = snapshotter.snapshot().into_vec();
+    for (key, unit, description, value) in &told {
+        assert_eq!(unit, &Some(metrics::Unit::Count), "{key:?}");
+        assert!(description.as_ref().is_some_and(|text| text.ends_with('.')), "{key:?}");
+        assert_eq!(value, &DebugValue::Counter(0), "{key:?}");
+    }
+    let node = server.url();
+    let count = |name: &str| told.iter().filter(|(key, ..)| key.key().name() == name).count();
+    assert_eq!(count("redsync_losses_total"), 1, "{told:#?}");
+    assert_eq!(count("redsync_acquisitions_total"), 8);
+    assert_eq!(count("redsync_renewals_total"), 5);
+    assert_eq!(count("redsync_fence_confirmations_total"), 1);
+    assert_eq!(count("redsync_withheld_votes_total"), 1);
+    assert_eq!(count("redsync_node_errors_total"), 30);
+    let labelled = |(key, ..): &(metrics_util::CompositeKey, _, _, _)| {
+        key.key().labels().any(|label| label.value() == node)
+    };
+    assert_eq!(told.iter().filter(|told| labelled(told)).count(), 31);
+}
+
+#[test]
+fn a_recorder_that_comes_after_redsync_finds_all_numbers_when_it_is_first_used() {
+    let (_server, redsync) = {
+        let server = RedisServer::start();
+        let redsync = Redsync::builder().url(server.url()).build().unwrap();
+        (server, redsync)
+    };
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { redsync.mutex("orders").lock().await.unwrap().unlock().await.unwrap() });
+    });
+
+    let told = snapshotter.snapshot().into_vec();
+    assert!(told.iter().any(|(key, ..)| key.key().name() == "redsync_losses_total"));
+    for (key, unit, description, _) in &told {
+        let expected = match key.key().name().ends_with("_seconds") {
+            true => metrics::Unit::Seconds,
+            false => metrics::Unit::Count,
+        };
+        assert_eq!(unit, &Some(expected), "{key:?}");
+        assert!(description.is_some(), "{key:?}");
+    }
+    let times = ["redsync_wait_seconds", "redsync_hold_seconds", "redsync_node_seconds"];
+    assert!(times.iter().all(|name| told.iter().any(|(key, ..)| key.key().name() == *name)), "{told:#?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod release;
 mod waiting;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use crate::lost::Signals;
 use crate::options::Terms;
 use crate::protocol::{Expiry, Fence, Instant, LockName, Quorum};
 use crate::service::{Keeper, Reaper, Waiters};
+use crate::telling;
 
 /// What all locks of one [`Redsync`](crate::Redsync) share.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) waiters: Waiters,
     /// Whether votes of restarted nodes are withheld, unless a lock says otherwise.
     pub(crate) restart_guard: bool,
+    /// Whether the numbers were described again when it was first used: a recorder may have been installed since it was made.
+    pub(crate) is_described: AtomicBool,
 }
 
 impl Core {
@@ -46,6 +49,9 @@ impl Core {
     pub(crate) fn enter(&self) -> Result<Instant, Error> {
         match self.reaper.settle() {
             true => {
+                if !self.is_described.load(Ordering::Relaxed) && !self.is_described.swap(true, Ordering::Relaxed) {
+                    telling::describe(&self.nodes);
+                }
                 let now = self.clock.now();
                 self.attend(now);
                 Ok(now)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Holding;
+use super::{Holding, Standing};
 use super::ledger::Mark;
 use crate::ballot::{Ballot, Count, Question, Returned};
 use crate::error::{Error, NodeError, Operation};
@@ -44,8 +44,24 @@ impl Holding {
         self.abandon();
     }
 
-    /// Releases without a caller, for guards and attempts that were dropped. Never blocks.
+    /// Releases without a caller, for attempts that failed or were dropped. Never blocks.
     pub(crate) fn abandon(self: &Arc<Self>) {
+        self.release_in_background(|_| {});
+    }
+
+    /// Releases without a caller, for a guard that was dropped, and tells how it ended. Never blocks.
+    pub(crate) fn abandon_guard(self: &Arc<Self>) {
+        // As for a guard that is unlocked: a lost one has no other outcome, whatever the nodes still say.
+        let lost = (self.standing() == Standing::Lost).then(|| Error::Lost(self.lost()));
+        let holding = Arc::clone(self);
+        self.release_in_background(move |count| {
+            let error = lost.or_else(|| count.into_error(holding.name()));
+            telling::released(&holding.terms.claim.name, error.as_ref().map_or(Ok(&()), Err));
+        });
+    }
+
+    /// Calls `decided` once, as soon as it is certain what the nodes say; not if no runtime is left to ask them in.
+    fn release_in_background(self: &Arc<Self>, decided: impl FnOnce(Count) + Send + 'static) {
         let is_open = {
             let mut ledger = self.ledger();
             ledger.give_back(self.core.clock.now());
@@ -54,13 +70,22 @@ impl Holding {
         self.end_keeping();
         if !is_open {
             self.expect_no_grants();
+            decided(Count::new(Operation::Unlock, &self.core.nodes, self.core.quorum, &[]));
             return;
         }
         let mut unsent = Unsent { holding: Arc::clone(self), was_sent: false };
         // Where it cannot be done, it is dropped, and says so.
         self.core.reaper.run(async move {
-            let now = unsent.holding.core.clock.now();
-            Release::begin(&unsent.holding, false, now).finish().await;
+            let core = Arc::clone(&unsent.holding.core);
+            let mut release = Release::begin(&unsent.holding, false, core.clock.now());
+            let mut count = Count::new(Operation::Unlock, &core.nodes, core.quorum, &release.voters());
+            while !count.is_decided(release.outstanding(), false) {
+                let Some(released) = release.next().await else { break };
+                count.add(released);
+            }
+            decided(count);
+            release.finish().await;
+            drop(release);
             unsent.was_sent = true;
             unsent.holding.chase().await;
         });
@@ -204,7 +229,7 @@ impl Drop for Unsent {
         if !self.was_sent {
             self.holding.expect_no_grants();
             let claim = &self.holding.terms.claim;
-            telling::unsent(&claim.name, &claim.expiry);
+            telling::unsent(&claim.name, claim.expiry.as_duration());
         }
     }
 }

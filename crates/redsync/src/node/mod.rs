@@ -5,6 +5,7 @@
 //! `redsync-conformance` suite.
 
 mod fault;
+mod into;
 mod memory;
 mod place;
 #[cfg(feature = "redis")]
@@ -20,6 +21,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 pub use self::fault::{Applied, FaultKind, NodeFault};
+pub use self::into::IntoNode;
 pub use self::memory::MemoryNode;
 pub use self::place::{ClientId, Entered, Grant, InLine, Listener, Look, Place, Placed, Succession};
 #[cfg(feature = "redis")]

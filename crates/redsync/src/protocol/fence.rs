@@ -48,6 +48,11 @@ impl Fence {
         self.0
     }
 
+    /// Its number for a `BIGINT` or another signed integer of 64 bits; never negative, since no fence is above 2⁵³ − 1.
+    pub const fn as_i64(self) -> i64 {
+        self.0.cast_signed()
+    }
+
     /// What a node counts when it grants a lease: the counter was `counter`, if there was one; the caller proposes
     /// `proposal`, and the node's clock shows `micros` microseconds since 1970. `None` where it cannot count any further.
     ///
@@ -91,6 +96,23 @@ impl TryFrom<u64> for Fence {
 
     fn try_from(number: u64) -> Result<Self, InvalidOption> {
         Self::new(number)
+    }
+}
+
+/// For a `BIGINT`: that is how databases keep it.
+impl From<Fence> for i64 {
+    fn from(fence: Fence) -> Self {
+        fence.as_i64()
+    }
+}
+
+/// As read from a `BIGINT`.
+impl TryFrom<i64> for Fence {
+    type Error = InvalidOption;
+
+    fn try_from(number: i64) -> Result<Self, InvalidOption> {
+        let refused = || InvalidOption::new("fence", format!("{number} is not between 1 and 2^53 - 1"));
+        u64::try_from(number).map_err(|_| refused()).and_then(Self::new)
     }
 }
 
@@ -240,6 +262,19 @@ mod tests {
             assert_eq!(message(text), format!("invalid fence: {text:?} is not a number"));
         }
         assert_eq!("42".parse::<Fence>().unwrap().to_string(), "42");
+    }
+
+    #[test]
+    fn a_fence_goes_into_a_bigint_and_comes_back() {
+        for fence in [Fence::MIN, Fence(NOW), Fence::MAX] {
+            let number = i64::from(fence);
+            assert_eq!(u64::try_from(number), Ok(fence.as_u64()));
+            assert_eq!((Fence::try_from(number).unwrap(), fence.as_i64()), (fence, number));
+        }
+        for number in [0, -1, i64::MIN, 1 << 53, i64::MAX] {
+            let refused = Fence::try_from(number).unwrap_err().to_string();
+            assert_eq!(refused, format!("invalid fence: {number} is not between 1 and 2^53 - 1"));
+        }
     }
 
     proptest! {

@@ -1,5 +1,7 @@
 //! A database, as far as the recipes for SQL see it.
 
+use redsync::Fence;
+
 /// A database of the test's own.
 pub(crate) trait Engine: Sync {
     type Session<'a>: Session
@@ -25,6 +27,8 @@ pub(crate) trait Session {
 pub(crate) enum Value<'a> {
     Text(&'a str),
     Number(u64),
+    /// For a `BIGINT`.
+    Fence(Fence),
 }
 
 /// What became of a statement.

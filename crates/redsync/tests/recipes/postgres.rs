@@ -69,6 +69,7 @@ fn with_values(statement: &str, values: &[Value<'_>]) -> String {
     let values = values.iter().map(|value| match value {
         Value::Text(text) => format!("'{}'", text.replace('\'', "''")),
         Value::Number(number) => number.to_string(),
+        Value::Fence(fence) => fence.as_i64().to_string(),
     });
     let values = values.collect::<Vec<_>>().join(", ");
     let call = if values.is_empty() { "asked".to_owned() } else { format!("asked ({values})") };

@@ -55,7 +55,7 @@ struct RowUser<S> {
 
 impl<S: Session> User for RowUser<S> {
     fn write(&mut self, number: u64, fence: Fence) -> Result<(), Refused> {
-        let (id, number, fence) = (Value::Text(ID), Value::Number(number), Value::Number(fence.as_u64()));
+        let (id, number, fence) = (Value::Text(ID), Value::Number(number), Value::Fence(fence));
         let outcome = if self.inserts {
             self.session.run(block("sql", "INSERT INTO account"), &[id, number, fence])
         } else {
@@ -65,7 +65,7 @@ impl<S: Session> User for RowUser<S> {
     }
 
     fn read(&mut self, fence: Fence) -> Result<u64, Refused> {
-        let values = [Value::Number(fence.as_u64()), Value::Text(ID)];
+        let values = [Value::Fence(fence), Value::Text(ID)];
         let outcome = self.session.run(block("sql", "UPDATE account SET fence"), &values);
         outcome.returned.first().copied().ok_or(Refused)
     }
@@ -109,7 +109,7 @@ fn transaction<S: Session, T>(
 ) -> Result<T, Refused> {
     let [begin, admit, commit] = &*TRANSACTION;
     session.batch(begin);
-    if session.run(admit, &[Value::Text(LOCK), Value::Number(fence.as_u64())]).changed == 0 {
+    if session.run(admit, &[Value::Text(LOCK), Value::Fence(fence)]).changed == 0 {
         session.batch("ROLLBACK;");
         return Err(Refused);
     }
@@ -158,7 +158,7 @@ fn what_belongs_together_stays_together<E: Engine>(resource: &RowOfTheLock<E>) {
                         let entries = session
                             .run("SELECT balance FROM account WHERE id = $1", &[Value::Text(ID)])
                             .returned[0];
-                        let entry = [Value::Number(entries), Value::Number(fence.as_u64())];
+                        let entry = [Value::Number(entries), Value::Fence(fence)];
                         session.run("INSERT INTO entry (number, fence) VALUES ($1, $2)", &entry);
                         let values = [Value::Number(entries + 1), Value::Text(ID)];
                         session.run("UPDATE account SET balance = $1 WHERE id = $2", &values);

@@ -44,6 +44,7 @@ impl Session for Connection {
                 prepared.parameter_index(&format!("${}", index + 1)).unwrap().expect("it is in there");
             let bound = match *value {
                 Value::Text(text) => prepared.raw_bind_parameter(index, text),
+                Value::Fence(fence) => prepared.raw_bind_parameter(index, i64::from(fence)),
                 Value::Number(number) => prepared.raw_bind_parameter(index, i64::try_from(number).unwrap()),
             };
             bound.unwrap();
