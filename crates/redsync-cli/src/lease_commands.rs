@@ -73,13 +73,18 @@ fn read(given: &str) -> Result<Lease, Failure> {
     let mut line = String::new();
     let read = io::stdin().lock().read_line(&mut line);
     read.map_err(|error| Failure::usage(format!("cannot read a lease from stdin: {error}")))?;
+    lease_in(&line)
+}
+
+/// The lease in a line, of either form.
+pub(crate) fn lease_in(line: &str) -> Result<Lease, Failure> {
     if line.trim().is_empty() {
         return Err(Failure::usage("there is no lease on stdin; did `redsync lock` fail?"));
     }
     if !line.trim_start().starts_with('{') {
         return Ok(line.parse()?);
     }
-    let object: Value = serde_json::from_str(&line)
+    let object: Value = serde_json::from_str(line)
         .map_err(|error| Failure::usage(format!("the line on stdin is no JSON object: {error}")))?;
     match object.get("lease").and_then(Value::as_str) {
         Some(lease) => Ok(lease.parse()?),

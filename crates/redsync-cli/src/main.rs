@@ -29,6 +29,8 @@ mod duration;
 mod exec;
 mod exit;
 mod fence;
+#[cfg(test)]
+mod fuzz;
 mod job;
 mod lease_commands;
 mod line;

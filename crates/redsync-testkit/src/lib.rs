@@ -36,6 +36,7 @@
 //! | `clock` | a server's clock that the test drives |
 //! | `client` | a client's connection, turn by turn |
 //! | `certificates` | a CA, a server and a client certificate |
+//! | `fuzz` | [`fuzz()`]: mutations of a small corpus, for parsers |
 //! | `wait` | [`wait_until`] |
 
 mod address;
@@ -46,6 +47,7 @@ mod clock;
 mod configuration;
 mod control;
 mod directory;
+mod fuzz;
 mod place;
 mod port;
 mod postgres;
@@ -58,6 +60,7 @@ mod watchdog;
 
 pub use builder::{SERVER_BINARY_VARIABLE, ServerBuilder};
 pub use client::Client;
+pub use fuzz::{INPUTS_VARIABLE, SEED_VARIABLE, fuzz};
 pub use postgres::{PostgresServer, PsqlSession};
 pub use proxy::Proxy;
 pub use resp::Reply;

@@ -147,7 +147,9 @@ impl FromStr for Lease {
         let invalid = |invalid: InvalidOption| InvalidLease { reason: invalid.to_string() };
         let lease = Self::from_parts(decode(name)?, decode(token)?, number(millis)?).map_err(invalid)?;
         let last_word = last_word.map(|text| Expiry::new(number(text)?).map_err(invalid)).transpose()?;
-        let fence = fence.map(str::parse).transpose().map_err(invalid)?;
+        // Not quoted: where a colon of the name was not encoded, the token stands in the fence's place.
+        let no_fence = |_| refuse("its last part, the fence, is not a number from 1 to 2^53 - 1");
+        let fence = fence.map(str::parse).transpose().map_err(no_fence)?;
         Ok(Self { last_word, fence, ..lease })
     }
 }
@@ -220,6 +222,10 @@ mod tests {
         assert!(message("redsync:8000:na%2:token").contains("percent-encoding"));
         assert!(message("redsync:8000::token").contains("invalid name: it is empty"));
         assert!(message("redsync:0:name:token").contains("invalid expiry"));
+        assert_eq!(
+            message("redsync:8000:na:me:token"),
+            "invalid lease: its last part, the fence, is not a number from 1 to 2^53 - 1"
+        );
     }
 
     proptest! {

@@ -382,7 +382,8 @@ impl Builder {
         }
         let quorum = Quorum::of(nodes.len())?;
         let process = self.owner.map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new)?;
-        let (nodes, clock, reaper, keeper): (Nodes, _, _, _) = (nodes.into(), self.clock, Reaper::new(), Keeper::new());
+        let (nodes, clock, reaper, keeper): (Nodes, _, _, _) =
+            (nodes.into(), self.clock, Reaper::new(), Keeper::new());
         // With one node, there is no quorum to break; and its restart is met on the first day.
         let restart_guard = self.restart_guard.unwrap_or(quorum.nodes() > 1);
         let waiters = Waiters::new(quorum.nodes());

@@ -176,8 +176,7 @@ pub(crate) enum Asked {
 impl Asked {
     /// All of them.
     #[cfg(feature = "metrics")]
-    const ALL: [Self; 6] =
-        [Self::Acquire, Self::Enter, Self::Yield, Self::Extend, Self::Release, Self::Look];
+    const ALL: [Self; 6] = [Self::Acquire, Self::Enter, Self::Yield, Self::Extend, Self::Release, Self::Look];
 
     const fn name(self) -> &'static str {
         match self {
@@ -271,9 +270,15 @@ mod number {
         let counts = [
             (ACQUISITIONS_TOTAL, "Calls that asked for a lock, by how they ended."),
             (RENEWALS_TOTAL, "Renewals of held locks, by how they ended."),
-            (LOSSES_TOTAL, "Guards that were lost: work went on, or was stopped, without its lock. Alert on any."),
+            (
+                LOSSES_TOTAL,
+                "Guards that were lost: work went on, or was stopped, without its lock. Alert on any.",
+            ),
             (FENCE_CONFIRMATIONS_TOTAL, "Further round trips because the nodes' fence counters differed."),
-            (WITHHELD_VOTES_TOTAL, "Votes that did not count because the node had restarted and may have forgotten a lease."),
+            (
+                WITHHELD_VOTES_TOTAL,
+                "Votes that did not count because the node had restarted and may have forgotten a lease.",
+            ),
             (NODE_ERRORS_TOTAL, "Requests that a node did not answer, or refused."),
         ];
         for (name, description) in counts {
@@ -300,7 +305,8 @@ mod number {
             metrics::counter!(WITHHELD_VOTES_TOTAL, "node" => node.clone()).increment(0);
             for operation in Asked::ALL.map(Asked::name) {
                 for error in FAILURES {
-                    let labels = [("node", node.clone()), ("operation", operation.into()), ("error", error.into())];
+                    let labels =
+                        [("node", node.clone()), ("operation", operation.into()), ("error", error.into())];
                     metrics::counter!(NODE_ERRORS_TOTAL, &labels).increment(0);
                 }
             }

@@ -49,7 +49,9 @@ impl Core {
     pub(crate) fn enter(&self) -> Result<Instant, Error> {
         match self.reaper.settle() {
             true => {
-                if !self.is_described.load(Ordering::Relaxed) && !self.is_described.swap(true, Ordering::Relaxed) {
+                if !self.is_described.load(Ordering::Relaxed)
+                    && !self.is_described.swap(true, Ordering::Relaxed)
+                {
                     telling::describe(&self.nodes);
                 }
                 let now = self.clock.now();

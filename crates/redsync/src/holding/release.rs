@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Holding, Standing};
 use super::ledger::Mark;
+use super::{Holding, Standing};
 use crate::ballot::{Ballot, Count, Question, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::Released;

@@ -4,6 +4,8 @@ pub(crate) mod address;
 pub(crate) mod client;
 mod courier;
 mod facts;
+#[cfg(test)]
+mod fuzz;
 mod keys;
 mod link;
 mod pushes;

@@ -46,8 +46,12 @@ fn cause_of(error: &RedisError) -> String {
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
     match letters.next() {
+        // Not where the second is a capital, too: such a word stays as it is.
         Some(first)
-            if !text.starts_with(|c: char| c.is_uppercase() && text[1..].starts_with(char::is_uppercase)) =>
+            if !letters
+                .clone()
+                .next()
+                .is_some_and(|second| first.is_uppercase() && second.is_uppercase()) =>
         {
             first.to_lowercase().chain(letters).collect()
         }
