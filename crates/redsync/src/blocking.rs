@@ -2,7 +2,7 @@
 //!
 //! One thread runs the connections and the background work; the calls here hand it their question and wait. They may be
 //! used anywhere, inside of an async runtime too, though there they block the thread they are called on. All is here that
-//! the async interface has but `lock_unless`: a thread that must be able to give up says so with `wait_up_to`.
+//! the async interface has.
 //!
 //! ```
 //! use redsync::blocking::Redsync;
@@ -178,6 +178,17 @@ impl Mutex {
     pub fn lock(&self) -> Result<Guard, Error> {
         let mutex = self.mutex.clone();
         self.guard(async move { mutex.lock().await })
+    }
+
+    /// As [`lock`](Mutex::lock), until `cancel` completes; see [`redsync::Mutex::lock_unless`](crate::Mutex::lock_unless).
+    /// `cancel` is polled on redsync's thread: the receiving half of a channel will do, whose sending half another thread has.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn lock_unless(&self, cancel: impl Future<Output = ()> + Send + 'static) -> Result<Guard, Error> {
+        let mutex = self.mutex.clone();
+        self.guard(async move { mutex.lock_unless(cancel).await })
     }
 
     /// Takes the lock if it is free; see [`redsync::Mutex::try_lock`](crate::Mutex::try_lock).

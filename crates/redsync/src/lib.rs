@@ -107,6 +107,8 @@ mod lost;
 mod mutex;
 mod node;
 mod options;
+#[cfg(doctest)]
+mod pages;
 mod protocol;
 mod redsync;
 mod service;

@@ -292,3 +292,86 @@ fn a_blocking_call_within_on_lost_does_not_keep_other_threads_waiting() {
 
     assert!(locked.recv_timeout(DEADLINE).expect("it does not hang"));
 }
+
+#[test]
+fn work_under_a_guard_is_done_and_gives_what_it_returns() {
+    let server = RedisServer::start();
+    let redsync = connect_to(&server);
+    let guard = redsync.mutex("name").lock().unwrap();
+    let fenced = redsync.mutex("other").fenced().lock().unwrap();
+
+    assert_eq!(guard.run(|lost| lost.check().map(|()| "done")).unwrap().unwrap(), "done");
+    assert!(fenced.run(redsync::LostSignal::is_valid).unwrap());
+}
+
+#[test]
+fn work_that_looks_at_the_signal_hears_of_the_loss_and_its_output_is_dropped() {
+    let server = RedisServer::start();
+    let redsync = connect_to(&server);
+    let guard = redsync.mutex("name").expiry(Duration::from_millis(300)).lock().unwrap();
+
+    let mut steps = 0;
+    let mut heard = None;
+    let lost = guard.run(|lost| {
+        server.pause();
+        let began = Instant::now();
+        while began.elapsed() < DEADLINE {
+            if let Err(lost) = lost.check() {
+                heard = Some(lost);
+                break;
+            }
+            steps += 1;
+            // A step of some work.
+            thread::sleep(Duration::from_millis(5));
+        }
+        "half done"
+    });
+    server.resume();
+
+    let lost = lost.unwrap_err();
+    assert!(steps > 10 && !lost.was_released(), "{steps} steps: {lost}");
+    let heard = heard.expect("it was lost before the deadline");
+    assert_contains(&heard.to_string(), &["lock \"name\" was lost"]);
+}
+
+#[test]
+fn work_under_a_guard_that_is_lost_is_not_begun() {
+    let server = RedisServer::start();
+    let redsync = connect_to(&server);
+    let guard = redsync.mutex("name").expiry(Duration::from_millis(100)).renew(false).lock().unwrap();
+    let began = Instant::now();
+    while guard.is_valid() {
+        assert!(began.elapsed() < DEADLINE);
+        thread::yield_now();
+    }
+
+    let lost = guard.run(|_| panic!("it is lost")).unwrap_err();
+
+    assert_contains(&lost.to_string(), &["lock \"name\" was lost", "its time ran out"]);
+}
+
+#[test]
+fn nodes_are_given_as_they_are() {
+    let redsync = Redsync::new([redsync::MemoryNode::new(), redsync::MemoryNode::new()]).unwrap();
+    redsync.mutex("name").lock().unwrap().unlock().unwrap();
+}
+
+#[test]
+fn a_wait_ends_when_another_thread_cancels_it() {
+    let redsync = Redsync::connect(["memory:"]).unwrap();
+    let held = redsync.mutex("name").lock().unwrap();
+    let (cancel, cancelled) = tokio::sync::oneshot::channel::<()>();
+
+    let waiting = thread::spawn({
+        let redsync = redsync.clone();
+        move || {
+            let cancelled = async { drop(cancelled.await) };
+            redsync.mutex("name").lock_unless(cancelled).unwrap_err().kind()
+        }
+    });
+    cancel.send(()).unwrap();
+
+    assert_eq!(waiting.join().unwrap(), ErrorKind::Cancelled);
+    held.unlock().unwrap();
+    assert!(redsync.mutex("name").fenced().lock_unless(std::future::pending()).is_ok());
+}

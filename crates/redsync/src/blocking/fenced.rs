@@ -49,6 +49,19 @@ impl FencedMutex {
         self.thread.wait_for(async move { mutex.lock().await }).map(|guard| self.held(guard))
     }
 
+    /// As [`lock`](FencedMutex::lock), until `cancel` completes; see [`Mutex::lock_unless`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn lock_unless(
+        &self,
+        cancel: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<FencedGuard, Error> {
+        let mutex = self.mutex.clone();
+        self.thread.wait_for(async move { mutex.lock_unless(cancel).await }).map(|guard| self.held(guard))
+    }
+
     /// Takes the lock if it is free, with a fence; see [`redsync::FencedMutex::try_lock`](crate::FencedMutex::try_lock).
     ///
     /// # Errors
