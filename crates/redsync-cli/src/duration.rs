@@ -44,7 +44,9 @@ pub(crate) fn parse_or_zero(text: &str) -> Result<Duration, String> {
         last_unit = nanos;
         let part =
             times(number, nanos).ok_or_else(|| format!("{number:?} is no number that fits; {SPELLING}"))?;
-        total = total.checked_add(part).ok_or_else(|| format!("it is too long; {SPELLING}"))?;
+        // As long as one number may be.
+        let sum = total.checked_add(part).filter(|sum| u64::try_from(sum.as_nanos()).is_ok());
+        total = sum.ok_or_else(|| format!("it is too long; {SPELLING}"))?;
         rest = after;
     }
     Ok(total)
@@ -110,6 +112,7 @@ mod tests {
         assert!(refused("8sec").contains("\"sec\" is no unit; write 500ms"));
         assert!(refused("30s1m").contains("order"));
         assert!(refused("1s1s").contains("order"));
+        assert!(refused("5124095h214748365ms").contains("too long"));
         for text in ["", "s", "-1s", "1.2.3s", ".s", "1,5s", "99999999999999999999h", "9999999999h", "8 s"] {
             assert!(refused(text).contains("write 500ms"), "{text:?}: {}", refused(text));
         }
