@@ -1,18 +1,35 @@
 //! Redis URLs: where a server is, and how to be let in.
 
-use std::time::Duration;
+use std::path::PathBuf;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+use redis::{ProtocolVersion, RedisConnectionInfo};
 use url::Url;
 
 use crate::node::InvalidUrl;
 
-/// A server's address: what the redis crate needs to connect, and a label that shows no secret.
+/// A server's address: where it is, what it is told first, and a label that shows no secret.
 pub(crate) struct Address {
-    pub(crate) client: redis::Client,
+    pub(super) place: Place,
+    pub(super) login: RedisConnectionInfo,
     pub(crate) label: String,
+}
+
+/// Where a server is.
+pub(super) enum Place {
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    #[cfg(feature = "tls")]
+    Tls {
+        host: String,
+        port: u16,
+        config: Arc<rustls::ClientConfig>,
+    },
+    Unix(PathBuf),
 }
 
 /// Reads a URL as [`RedisNode::open`](super::RedisNode::open) describes it.
@@ -53,10 +70,9 @@ impl<'a> Reading<'a> {
 
     fn tcp(&mut self) -> Result<Address, InvalidUrl> {
         let (host, port) = self.host_and_port()?;
-        let settings = self.login(self.database_in_path()?)?;
+        let login = self.login(self.database_in_path()?)?;
         self.refuse_other_parameters()?;
-        let client = self.client(ConnectionAddr::Tcp(host, port), settings)?;
-        Ok(Address { client, label: self.label() })
+        Ok(Address { place: Place::Tcp { host, port }, login, label: self.label() })
     }
 
     fn unix_socket(&mut self) -> Result<Address, InvalidUrl> {
@@ -68,17 +84,16 @@ impl<'a> Reading<'a> {
             None => 0,
             Some(text) => self.database(&text)?,
         };
-        let mut settings = self.login(database)?;
+        let mut login = self.login(database)?;
         if let Some(user) = self.take("user") {
-            settings = settings.set_username(user);
+            login = login.set_username(user);
         }
         if let Some(password) = self.take("password") {
-            settings = settings.set_password(password);
+            login = login.set_password(password);
         }
         self.refuse_other_parameters()?;
         let label = format!("redis+unix://{path}{}", database_suffix(database));
-        let client = self.client(ConnectionAddr::Unix(path.into()), settings)?;
-        Ok(Address { client, label })
+        Ok(Address { place: Place::Unix(path.into()), login, label })
     }
 
     #[cfg(not(feature = "tls"))]
@@ -89,14 +104,14 @@ impl<'a> Reading<'a> {
     #[cfg(feature = "tls")]
     fn tls(&mut self) -> Result<Address, InvalidUrl> {
         let (host, port) = self.host_and_port()?;
-        let settings = self.login(self.database_in_path()?)?;
-        let root_cert = self.take("ca").map(|path| self.certificates(&path)).transpose()?;
-        let client_tls = match (self.take("cert"), self.take("key")) {
+        let login = self.login(self.database_in_path()?)?;
+        let authorities = match self.take("ca") {
+            Some(path) => self.certificates(&path)?,
+            None => rustls_native_certs::load_native_certs().certs,
+        };
+        let identity = match (self.take("cert"), self.take("key")) {
             (None, None) => None,
-            (Some(cert), Some(key)) => Some(redis::ClientTlsConfig {
-                client_cert: self.certificates(&cert)?,
-                client_key: self.file(&key)?,
-            }),
+            (Some(cert), Some(key)) => Some((self.certificates(&cert)?, self.key(&key)?)),
             _ => return Err(self.refuse("a client certificate needs both, cert=FILE and key=FILE")),
         };
         self.refuse_other_parameters()?;
@@ -105,39 +120,44 @@ impl<'a> Reading<'a> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let addr = ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
-        let info = addr.into_connection_info().map_err(|error| self.refuse(error.to_string()))?;
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
-        let certificates = redis::TlsCertificates { client_tls, root_cert };
-        let client = redis::Client::build_with_tls(info, certificates)
-            .map_err(|error| self.refuse(error.to_string()))?;
-        Ok(Address { client, label: self.label() })
+        let mut trusted = rustls::RootCertStore::empty();
+        trusted.add_parsable_certificates(authorities);
+        let config = rustls::ClientConfig::builder().with_root_certificates(trusted);
+        let config = match identity {
+            None => config.with_no_client_auth(),
+            Some((certificates, key)) => config
+                .with_client_auth_cert(certificates, key)
+                .map_err(|error| self.refuse(format!("cannot use the client certificate: {error}")))?,
+        };
+        let place = Place::Tls { host, port, config: Arc::new(config) };
+        Ok(Address { place, login, label: self.label() })
     }
 
     #[cfg(feature = "tls")]
-    fn certificates(&self, path: &str) -> Result<Vec<u8>, InvalidUrl> {
+    fn certificates(
+        &self,
+        path: &str,
+    ) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, InvalidUrl> {
         use rustls::pki_types::{CertificateDer, pem::PemObject};
 
         let pem = self.file(path)?;
-        match CertificateDer::pem_slice_iter(&pem).next() {
-            Some(Ok(_)) => Ok(pem),
+        match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
+            Ok(certificates) if !certificates.is_empty() => Ok(certificates),
             _ => Err(self.refuse(format!("{path} holds no certificate in PEM form"))),
         }
     }
 
     #[cfg(feature = "tls")]
-    fn file(&self, path: &str) -> Result<Vec<u8>, InvalidUrl> {
-        std::fs::read(path).map_err(|error| self.refuse(format!("cannot read {path}: {error}")))
+    fn key(&self, path: &str) -> Result<rustls::pki_types::PrivateKeyDer<'static>, InvalidUrl> {
+        use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
+
+        PrivateKeyDer::from_pem_slice(&self.file(path)?)
+            .map_err(|_| self.refuse(format!("{path} holds no private key in PEM form")))
     }
 
-    fn client(
-        &self,
-        addr: ConnectionAddr,
-        settings: RedisConnectionInfo,
-    ) -> Result<redis::Client, InvalidUrl> {
-        let info = addr.into_connection_info().map_err(|error| self.refuse(error.to_string()))?;
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
-        redis::Client::open(info).map_err(|error| self.refuse(error.to_string()))
+    #[cfg(feature = "tls")]
+    fn file(&self, path: &str) -> Result<Vec<u8>, InvalidUrl> {
+        std::fs::read(path).map_err(|error| self.refuse(format!("cannot read {path}: {error}")))
     }
 
     fn host_and_port(&self) -> Result<(String, u16), InvalidUrl> {
@@ -152,17 +172,17 @@ impl<'a> Reading<'a> {
     }
 
     fn login(&self, database: i64) -> Result<RedisConnectionInfo, InvalidUrl> {
-        let mut settings = RedisConnectionInfo::default()
+        let mut login = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_db(database)
             .set_skip_set_lib_name();
         if !self.url.username().is_empty() {
-            settings = settings.set_username(self.decoded(self.url.username())?);
+            login = login.set_username(self.decoded(self.url.username())?);
         }
         if let Some(password) = self.url.password() {
-            settings = settings.set_password(self.decoded(password)?);
+            login = login.set_password(self.decoded(password)?);
         }
-        Ok(settings)
+        Ok(login)
     }
 
     fn database_in_path(&self) -> Result<i64, InvalidUrl> {
@@ -219,18 +239,6 @@ impl<'a> Reading<'a> {
 
 fn database_suffix(database: i64) -> String {
     if database == 0 { String::new() } else { format!("?db={database}") }
-}
-
-/// Small packets go out at once; a peer that vanished is noticed by the kernel within seconds even when nobody asks.
-fn tcp_settings() -> TcpSettings {
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(5))
-        .with_interval(Duration::from_secs(2))
-        .with_retries(3);
-    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    let settings = settings.set_user_timeout(Duration::from_secs(5));
-    settings
 }
 
 const DEFAULT_PORT: u16 = 6379;

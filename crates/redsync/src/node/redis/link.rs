@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use redis::aio::MultiplexedConnection;
-use redis::{PushKind, Value};
+use redis::{PushKind, ServerError, Value};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::address::Address;
 use super::client::{Command, Reply};
@@ -25,6 +25,7 @@ use super::facts::{Facts, Seen};
 use super::pushes::{Channels, Pushes};
 use super::replies::{connect_fault, disconnect_fault, reply_from, text};
 use super::scripts;
+use super::stream::Stream;
 use crate::node::{Answer, NodeFault};
 use crate::{clock, protocol, telling};
 
@@ -34,6 +35,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// While connecting is silent, it is begun anew beside it this often. Where packets are lost, an attempt may never be
 /// answered though the server is back.
 const DIAL_AGAIN: Duration = Duration::from_millis(500);
+
+/// So many attempts at once, and no more are begun beside them: each may cost what a server's first replies cost.
+const DIALS: usize = 3;
 
 /// While a server is known to be down, how long callers wait for it to be back: long enough to connect to one that is
 /// near.
@@ -55,6 +59,19 @@ const SILENCE: Duration = Duration::from_millis(40);
 /// So many such requests in a row, with no answer in between, and the connection is replaced.
 const SILENT_REQUESTS: u32 = 2;
 
+/// A connection that stood for so long was of use. Those that end earlier are replaced at once a few times, and then with
+/// the pauses of failed connects: a server may accept connections and break each.
+const STEADY: Duration = Duration::from_secs(1);
+const REPLACED_AT_ONCE: u32 = 5;
+
+/// A server that refuses to write may have been demoted, and its name lead elsewhere by now: its connection is given up.
+/// Where the next server refuses, too, its connection is kept for the least pause, the next one for twice as long, and so on.
+const DEMOTED_LEAST: Duration = Duration::from_millis(125);
+const DEMOTED_MOST: Duration = Duration::from_secs(1);
+
+/// A refusal after so long is the first of its kind, whatever came before.
+const DEMOTED_ANEW: Duration = Duration::from_secs(30);
+
 pub(super) struct Link {
     shared: Arc<Shared>,
 }
@@ -68,6 +85,10 @@ struct Shared {
     pushes: Arc<Pushes>,
     /// How many times connecting was begun.
     connects: AtomicU64,
+    /// How many connections in a row ended before they were steady.
+    short_lived: AtomicU32,
+    /// How many connections in a row were given up because their server refused to write.
+    demotions: AtomicU32,
 }
 
 /// A connection that stands, as far as is known.
@@ -78,6 +99,17 @@ struct Live {
     /// Requests in a row that were given up unanswered.
     silent_requests: AtomicU32,
     channels: Channels,
+    since: Instant,
+    _driver: Driver,
+}
+
+/// The task that moves a connection's bytes. It ends with whatever owns this.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A new connection, what learns of its end, and what its server said of itself.
@@ -110,7 +142,9 @@ enum State {
 impl Link {
     pub(super) fn new(address: Address, pushes: Arc<Pushes>) -> Self {
         let (state, seen, connects) = (Mutex::new(State::Idle), Seen::default(), AtomicU64::new(0));
-        Self { shared: Arc::new(Shared { address, state, seen, pushes, connects }) }
+        let (short_lived, demotions) = (AtomicU32::new(0), AtomicU32::new(0));
+        let shared = Shared { address, state, seen, pushes, connects, short_lived, demotions };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The connection, if there is one.
@@ -230,7 +264,9 @@ impl Shared {
         let in_time = async {
             let mut dialling = JoinSet::new();
             loop {
-                dialling.spawn(Arc::clone(self).dial());
+                if dialling.len() < DIALS {
+                    dialling.spawn(Arc::clone(self).dial());
+                }
                 tokio::select! {
                     biased;
                     Some(dialled) = dialling.join_next() => {
@@ -265,8 +301,10 @@ impl Shared {
                 }
                 Ok::<(), redis::aio::SendError>(())
             });
-        let connecting = self.address.client.get_multiplexed_async_connection_with_config(&config);
-        let connection = connecting.await.map_err(connect_fault)?;
+        let stream = Stream::open(&self.address.place).await.map_err(|error| connect_fault(error.into()))?;
+        let connecting = MultiplexedConnection::new_with_config(&self.address.login, stream, config);
+        let (connection, driver) = connecting.await.map_err(connect_fault)?;
+        let driver = Driver(tokio::spawn(driver).abort_handle());
         let ask = |command: Command| {
             let mut connection = connection.clone();
             async move { connection.send_packed_command(command.as_redis()).await }
@@ -288,7 +326,9 @@ impl Shared {
         let facts = Facts::read(&answers, Instant::now());
         let (couriers, silent_requests, channels) =
             (Mutex::default(), AtomicU32::new(0), Channels::default());
-        let live = Arc::new(Live { connection, couriers, silent_requests, channels });
+        let since = Instant::now();
+        let live = Live { connection, couriers, silent_requests, channels, since, _driver: driver };
+        let live = Arc::new(live);
         Ok(Dialled { live, is_gone, facts })
     }
 
@@ -311,10 +351,37 @@ impl Shared {
             if !matches!(&*state, State::Up(live) if Arc::ptr_eq(live, gone)) {
                 return;
             }
-            *state = State::Idle;
+            let short_lived = match gone.since.elapsed() >= STEADY {
+                true => 0,
+                false => self.short_lived.load(Ordering::Relaxed).saturating_add(1),
+            };
+            self.short_lived.store(short_lived, Ordering::Relaxed);
+            *state = match short_lived.checked_sub(REPLACED_AT_ONCE) {
+                None | Some(0) => State::Idle,
+                Some(failures) => down(NodeFault::unreachable(AGAIN_AND_AGAIN), failures),
+            };
             self.seen.note_end();
         }
         self.pushes.interrupted();
+    }
+
+    /// The server refused to write, and so it may have been demoted. Connections to it may go on for ever, though its name,
+    /// or a proxy's address, leads to another by now: has the next caller connect anew.
+    fn refused_to_write(&self, live: &Arc<Live>) {
+        let age = live.since.elapsed();
+        let demotions = match age >= DEMOTED_ANEW {
+            true => 0,
+            false => self.demotions.load(Ordering::Relaxed),
+        };
+        let pause = match demotions {
+            0 => Duration::ZERO,
+            more => DEMOTED_LEAST.saturating_mul(1 << more.min(10)).min(DEMOTED_MOST),
+        };
+        if age < pause || !matches!(&*self.state(), State::Up(present) if Arc::ptr_eq(present, live)) {
+            return;
+        }
+        self.demotions.store(demotions.saturating_add(1), Ordering::Relaxed);
+        self.replace(live);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -329,6 +396,12 @@ impl Link {
             self.connection().await?;
         }
         Ok(self.known_facts())
+    }
+
+    /// Whether a request that was refused so is to be made again: its connection has been given up since the server may have
+    /// been demoted, and the next one may lead to another. The refusal is certain: nothing was applied.
+    pub(super) fn leads_elsewhere(&self, fault: &NodeFault) -> bool {
+        fault.code().is_some_and(|code| DEMOTED.contains(&code)) && self.live().is_none()
     }
 
     /// Has the server say anew who it is, the next time that it is needed: it may have been promoted under its connection.
@@ -428,6 +501,9 @@ impl Future for Exchange<'_> {
                 if self.live.silent_requests.load(Ordering::Relaxed) > 0 {
                     self.live.silent_requests.store(0, Ordering::Relaxed);
                 }
+                if matches!(&value, Value::ServerError(error) if says_demoted(error)) {
+                    self.shared.refused_to_write(&self.live);
+                }
                 Ok(value)
             }
             Err(error) => {
@@ -469,6 +545,18 @@ impl Drop for GivenUp {
         }
     }
 }
+
+/// What a server answers that cannot write any more, or not now: it is a replica, or has no replicas of its own left, or is
+/// loading another's data.
+const DEMOTED: [&str; 4] = ["READONLY", "MASTERDOWN", "LOADING", "NOREPLICAS"];
+
+fn says_demoted(error: &ServerError) -> bool {
+    DEMOTED.contains(&error.code())
+        // Before 7.0, what a command in a script answers is a part of the script's answer.
+        || error.details().is_some_and(|details| details.contains("-READONLY ") || details.contains("-NOREPLICAS "))
+}
+
+const AGAIN_AND_AGAIN: &str = "the connection broke again and again, soon after it was made";
 
 fn down(fault: NodeFault, failures: u32) -> State {
     let most = BACKOFF_LEAST.saturating_mul(1 << failures.min(10)).min(BACKOFF_MOST);

@@ -10,7 +10,9 @@ mod keys;
 mod link;
 mod pushes;
 mod replies;
+mod reply_limit;
 mod scripts;
+mod stream;
 
 use std::fmt;
 use std::future::ready;
@@ -132,9 +134,28 @@ impl RedisNode {
         }
     }
 
+    /// [`run`](Self::run), and once more where the server cannot write any more and its name may lead to another by now.
+    async fn run_on_primary(
+        &self,
+        script: &'static Script,
+        keys: &[Key<'_>],
+        with_arguments: impl Fn(Command) -> Command,
+    ) -> Result<Reply, NodeFault> {
+        match self.run(script, keys, &with_arguments).await {
+            Err(fault) if self.leads_elsewhere(&fault) => {
+                Box::pin(self.run(script, keys, with_arguments)).await
+            }
+            other => other,
+        }
+    }
+
+    fn leads_elsewhere(&self, fault: &NodeFault) -> bool {
+        matches!(&self.server, Server::Link(link) if link.leads_elsewhere(fault))
+    }
+
     async fn acquire_by_script(&self, claim: &Claim) -> Result<Acquired, NodeFault> {
         let keys = [Keys::of(&claim.name).lease()];
-        let reply = self.run(&scripts::ACQUIRE, &keys, |command| {
+        let reply = self.run_on_primary(&scripts::ACQUIRE, &keys, |command| {
             command.arg(claim.token.as_str()).number(claim.expiry.as_millis())
         });
         match reply.await? {
@@ -148,7 +169,7 @@ impl RedisNode {
         self.note_fences();
         let keys = Keys::of(&claim.name);
         let keys = [keys.lease(), keys.fence()];
-        let reply = self.run(&scripts::ACQUIRE_FENCED, &keys, |command| {
+        let reply = self.run_on_primary(&scripts::ACQUIRE_FENCED, &keys, |command| {
             let command = command.arg(claim.token.as_str()).number(claim.expiry.as_millis());
             command.number(proposal.fence.as_u64()).number(millis(proposal.retention))
         });
@@ -331,14 +352,20 @@ impl Node for RedisNode {
             return Box::pin(self.acquire_by_script(claim));
         }
         Box::pin(async move {
-            let set = Command::new("SET")
-                .arg(claim.name.as_str())
-                .arg(claim.token.as_str())
-                .arg("NX")
-                .arg("GET")
-                .arg("PX")
-                .number(claim.expiry.as_millis());
-            match self.acquired_by_set(claim, self.execute(set).await)? {
+            let set = || {
+                Command::new("SET")
+                    .arg(claim.name.as_str())
+                    .arg(claim.token.as_str())
+                    .arg("NX")
+                    .arg("GET")
+                    .arg("PX")
+                    .number(claim.expiry.as_millis())
+            };
+            let reply = match self.execute(set()).await {
+                Err(fault) if self.leads_elsewhere(&fault) => Box::pin(self.execute(set())).await,
+                reply => reply,
+            };
+            match self.acquired_by_set(claim, reply)? {
                 Some(acquired) => Ok(acquired),
                 None => Box::pin(self.acquire_by_script(claim)).await,
             }
@@ -358,9 +385,9 @@ impl Node for RedisNode {
             let reply = match claim.fence {
                 Some(_) => {
                     self.note_fences();
-                    self.run(&scripts::EXTEND, &keys, arguments).await?
+                    self.run_on_primary(&scripts::EXTEND, &keys, arguments).await?
                 }
-                None => self.run(&scripts::EXTEND, &keys[..1], arguments).await?,
+                None => self.run_on_primary(&scripts::EXTEND, &keys[..1], arguments).await?,
             };
             match reply {
                 Reply::Int(2) => Ok(Extended::Retaken),
@@ -400,7 +427,7 @@ impl Node for RedisNode {
                 }
             };
             let given = if self.knows_of_fences() { 3 } else { 2 };
-            match self.run(&scripts::RELEASE, &keys[..given], arguments).await? {
+            match self.run_on_primary(&scripts::RELEASE, &keys[..given], arguments).await? {
                 // Whoever waits has to ask for it, this once.
                 Reply::Int(3) => {
                     self.note_fences();
