@@ -32,6 +32,7 @@
 //! | `process`, `directory`, `port` | what a server owns: each is given back on drop |
 //! | `watchdog` | the second net, for a test process that is killed |
 //! | `proxy` | a misbehaving network before a server: [`Proxy`] |
+//! | `failover` | a primary and its replica behind one address: [`Pair`] |
 //! | `postgres` | [`PostgresServer`], and a session with it |
 //! | `clock` | a server's clock that the test drives |
 //! | `client` | a client's connection, turn by turn |
@@ -48,6 +49,7 @@ mod configuration;
 mod control;
 mod directory;
 mod fuzz;
+mod failover;
 mod place;
 mod port;
 mod postgres;
@@ -61,6 +63,7 @@ mod watchdog;
 pub use builder::{SERVER_BINARY_VARIABLE, ServerBuilder};
 pub use client::Client;
 pub use fuzz::{INPUTS_VARIABLE, SEED_VARIABLE, fuzz};
+pub use failover::Pair;
 pub use postgres::{PostgresServer, PsqlSession};
 pub use proxy::Proxy;
 pub use resp::Reply;

@@ -6,7 +6,7 @@ mod mode;
 mod poller;
 mod relay;
 
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -36,6 +36,7 @@ use relay::{Arrivals, Relay};
 /// | [`reset_on_request`](Self::reset_on_request) | reset when a request comes | the same |
 /// | [`slow_close`](Self::slow_close) | ends are passed on later | the same |
 /// | [`refuse`](Self::refuse) | closed | refused |
+/// | [`lead_to`](Self::lead_to) | as before | forwarded to another server |
 ///
 /// A change has happened when its method returns. What reached the proxy before the call, be it bytes or
 /// connections, was still treated in the old way. What is kept back at that moment is treated in the new way: it
@@ -181,6 +182,17 @@ impl Proxy {
         self.change(Relay::shut);
     }
 
+    /// Leads connections that come to `server`, and keeps those that exist where they are: a stable address after a
+    /// failover. Behaviour does not change otherwise.
+    ///
+    /// # Panics
+    ///
+    /// When the server has a unix socket only.
+    pub fn lead_to(&self, server: &RedisServer) {
+        let upstream = resolved(server.address());
+        self.change(|relay| relay.set_upstream(upstream));
+    }
+
     /// How many connections were accepted since the proxy was made, those included that were reset at once.
     pub fn connections(&self) -> usize {
         let mut relay = self.relay();
@@ -198,11 +210,7 @@ impl Proxy {
 
     #[track_caller]
     fn start(upstream: impl ToSocketAddrs, userinfo: String) -> Self {
-        let upstream = match upstream.to_socket_addrs().map(|mut addresses| addresses.next()) {
-            Ok(Some(address)) => address,
-            Ok(None) => panic!("the proxy's upstream has no address"),
-            Err(error) => panic!("the proxy's upstream has no address: {error}"),
-        };
+        let upstream = resolved(upstream);
         let port = ReservedPort::any();
         let number = port.number();
         let poller = Arc::new(Poller::new());
@@ -249,6 +257,15 @@ impl Drop for Proxy {
             // A panic in it has printed its message already.
             let _ = thread.join();
         }
+    }
+}
+
+#[track_caller]
+fn resolved(upstream: impl ToSocketAddrs) -> SocketAddr {
+    match upstream.to_socket_addrs().map(|mut addresses| addresses.next()) {
+        Ok(Some(address)) => address,
+        Ok(None) => panic!("the proxy's upstream has no address"),
+        Err(error) => panic!("the proxy's upstream has no address: {error}"),
     }
 }
 

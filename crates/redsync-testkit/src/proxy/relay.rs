@@ -79,6 +79,10 @@ impl Relay {
         }
     }
 
+    pub(super) fn set_upstream(&mut self, upstream: SocketAddr) {
+        self.upstream = upstream;
+    }
+
     pub(super) fn reset_existing(&mut self) {
         for connection in self.connections.drain(..) {
             connection.reset();
