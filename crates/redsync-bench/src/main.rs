@@ -3,6 +3,7 @@
 mod contend;
 mod floor;
 mod hold;
+mod hung;
 mod pairs;
 mod rounds;
 
@@ -30,6 +31,8 @@ enum Measurement {
     Contend(contend::Options),
     /// Many guards held at once: what their renewal costs, and what each takes of memory.
     Hold(hold::Options),
+    /// The command with nodes that hang, beside the same with healthy ones.
+    HungCommand(hung::Options),
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,5 +40,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Measurement::Pairs(options) => pairs::measure(&options),
         Measurement::Contend(options) => contend::measure(&options),
         Measurement::Hold(options) => hold::measure(&options),
+        Measurement::HungCommand(options) => hung::measure(&options),
     }
 }

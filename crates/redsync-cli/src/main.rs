@@ -127,16 +127,15 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
     // `unlock` found nothing to release, there is nothing to finish either.
     if !matches!((command, &outcome), (Command::Unlock(_), Err(_))) {
         let within = match &outcome {
-            Err(failure) if matches!(failure.exit, Exit::Signal(_)) => LAST_WORDS_AT_A_SIGNAL,
-            _ => LAST_WORDS,
+            Err(failure) if matches!(failure.exit, Exit::Signal(_)) => {
+                fleet.farewell().min(LAST_WORDS_AT_A_SIGNAL)
+            }
+            _ => fleet.farewell(),
         };
         fleet.redsync.drain(within).await;
     }
     outcome
 }
-
-/// How long unfinished releases may delay the end of the command. What is not released by then expires.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// After a signal, somebody waits for the end. Enough to write every release to its socket; only answers are missed.
 const LAST_WORDS_AT_A_SIGNAL: Duration = Duration::from_millis(100);

@@ -5,7 +5,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use redsync::{Error, Mutex, Proposal, Redsync, SqliteNode, redacted};
@@ -23,6 +23,8 @@ pub(crate) struct Fleet {
     is_embedded: bool,
     /// Whether votes of restarted nodes are withheld.
     has_restart_guard: bool,
+    /// How long it took until a majority of several nodes had answered.
+    answered_after: Option<Duration>,
 }
 
 /// The environment variable that stands for `--restart-guard`.
@@ -47,7 +49,13 @@ pub(crate) async fn open(given: &Global, owner: Option<&str>, report: &Report) -
         let store = local_store()?;
         report.note("local_only", LOCAL_ONLY);
         let redsync = builder.node(Arc::new(SqliteNode::new(store))).build()?;
-        return Ok(Fleet { redsync, size: 1, is_embedded: true, has_restart_guard: false });
+        return Ok(Fleet {
+            redsync,
+            size: 1,
+            is_embedded: true,
+            has_restart_guard: false,
+            answered_after: None,
+        });
     }
     for url in &urls {
         if url.trim_start().to_ascii_lowercase().starts_with("memory:") {
@@ -64,11 +72,12 @@ pub(crate) async fn open(given: &Global, owner: Option<&str>, report: &Report) -
         "nodes",
         &format!("locking on {size} nodes, {} must agree: {}", size / 2 + 1, shown.join(", ")),
     );
-    let fleet = Fleet {
+    let mut fleet = Fleet {
         redsync: builder.build()?,
         size,
         is_embedded: false,
         has_restart_guard: restart_guard.unwrap_or(size > 1),
+        answered_after: None,
     };
     fleet.refuse_duplicates().await?;
     Ok(fleet)
@@ -100,17 +109,29 @@ impl Fleet {
         }
     }
 
-    /// A server that is named twice votes twice. What else may be wrong is told by the attempt itself.
-    async fn refuse_duplicates(&self) -> Result<(), Failure> {
+    /// A server that is named twice would vote twice. What else may be wrong is told by the attempt itself.
+    ///
+    /// A node that hangs is not waited for: it votes once it has said who it is, and no other node is the same server.
+    async fn refuse_duplicates(&mut self) -> Result<(), Failure> {
         if self.size == 1 {
             return Ok(());
         }
-        // To its own end, however long that takes: what a node that hangs leaves unsaid could be that the others are
-        // one and the same.
-        match self.redsync.check_nodes().await {
+        let began = Instant::now();
+        let checked = self.redsync.check_nodes().await;
+        self.answered_after = Some(began.elapsed());
+        match checked {
             Err(error @ Error::DuplicateNode { .. }) => Err(error.into()),
             _ => Ok(()),
         }
+    }
+
+    /// How long unfinished releases may delay the end of the command: where a majority of nodes was quick to answer,
+    /// little longer. What is not released by then expires. Every release has been written to its node's connection by then,
+    /// unless there is none; only answers are missed.
+    pub(crate) fn farewell(&self) -> Duration {
+        const LEAST: Duration = Duration::from_millis(30);
+        const MOST: Duration = Duration::from_millis(500);
+        self.answered_after.map_or(MOST, |after| (after * 2).clamp(LEAST, MOST))
     }
 }
 

@@ -33,6 +33,7 @@
 //! | `watchdog` | the second net, for a test process that is killed |
 //! | `proxy` | a misbehaving network before a server: [`Proxy`] |
 //! | `failover` | a primary and its replica behind one address: [`Pair`] |
+//! | `liar` | a server that answers what a test wants it to: [`Liar`] |
 //! | `postgres` | [`PostgresServer`], and a session with it |
 //! | `clock` | a server's clock that the test drives |
 //! | `client` | a client's connection, turn by turn |
@@ -50,6 +51,7 @@ mod control;
 mod directory;
 mod fuzz;
 mod failover;
+mod liar;
 mod place;
 mod port;
 mod postgres;
@@ -64,6 +66,7 @@ pub use builder::{SERVER_BINARY_VARIABLE, ServerBuilder};
 pub use client::Client;
 pub use fuzz::{INPUTS_VARIABLE, SEED_VARIABLE, fuzz};
 pub use failover::Pair;
+pub use liar::{Liar, Lie, Stage};
 pub use postgres::{PostgresServer, PsqlSession};
 pub use proxy::Proxy;
 pub use resp::Reply;

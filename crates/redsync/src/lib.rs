@@ -111,6 +111,7 @@ mod options;
 mod pages;
 mod protocol;
 mod redsync;
+mod roll;
 mod service;
 mod telling;
 mod waiting;

@@ -15,6 +15,7 @@ use crate::lease::Lease;
 use crate::mutex::Mutex;
 use crate::node::{self, IntoNode, Look, Node, Uptime};
 use crate::protocol::{LockName, OwnerLabel, Quorum};
+use crate::roll::{Roll, Voter};
 use crate::service::{Keeper, Reaper, Waiters};
 use crate::telling::{self, Asked};
 
@@ -37,8 +38,11 @@ impl Redsync {
     /// How long a shutdown may take.
     const FAREWELL: Duration = Duration::from_secs(5);
 
-    /// How much longer the rest of the nodes may take to say who they are, when a majority has.
-    const MOMENT: Duration = Duration::from_millis(250);
+    /// How much longer the rest of the nodes may take to say who they are, when a majority has: so many times as long as
+    /// that took, within these bounds. A node that is not hung is as near as the others, as a rule.
+    const MOMENTS: u32 = 2;
+    const MOMENT_LEAST: Duration = Duration::from_millis(8);
+    const MOMENT_MOST: Duration = Duration::from_millis(250);
 
     /// Connects to the nodes that `urls` name, and checks that a majority answers and none is listed twice.
     ///
@@ -164,48 +168,66 @@ impl Redsync {
 
     /// Asks every node who it is, and checks that a majority answers and that no two are the same server.
     ///
+    /// A node that hangs delays this by a moment only: twice as long as the others took, and 8 ms at least. From then on each node votes once it has said who it
+    /// is. One that turns out to be the same server as another does not vote; [`concerns`](Self::concerns) and an
+    /// event of the name `node is listed twice` tell it.
+    ///
     /// # Errors
     ///
-    /// [`Error::DuplicateNode`], else [`Error::NoQuorum`] when fewer than a majority answered.
+    /// [`Error::DuplicateNode`], else [`Error::NoQuorum`] when fewer than a majority answered within a second.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped at any point; nothing is changed.
+    /// May be dropped at any point; nothing is changed on the nodes.
     pub async fn check_nodes(&self) -> Result<(), Error> {
-        self.core.enter()?;
+        let began = self.core.enter()?;
+        let Some(roll) = &self.core.roll else { return self.check_only_node().await };
+        roll.begin();
         let mut ballot = self.ballot(|node| Box::pin(async move { node.identity().await }));
-        let mut known: Vec<(String, usize)> = Vec::new();
-        let mut errors = Vec::new();
-        let majority = self.core.quorum.majority();
+        let (mut known, mut errors) = (0, Vec::new());
+        let (majority, clock) = (self.core.quorum.majority(), &self.core.clock);
+        let mut end = None;
         loop {
-            // With a majority known, the others are given a moment more: enough for all that are not hung.
-            let answer = if known.len() < majority {
+            let answer = if known < majority {
                 ballot.next().await
             } else {
+                let now = clock.now();
+                let moment = now.saturating_since(began).saturating_mul(Self::MOMENTS);
+                let end = *end.get_or_insert(now + moment.clamp(Self::MOMENT_LEAST, Self::MOMENT_MOST));
                 tokio::select! {
                     biased;
                     answer = ballot.next() => answer,
-                    () = self.core.clock.sleep_until(self.core.clock.now() + Self::MOMENT) => None,
+                    () = clock.sleep_until(end) => None,
                 }
             };
             match answer {
                 None => break,
                 Some((_, Err(error))) => errors.push(error),
                 Some((index, Ok(identity))) => {
-                    if let Some((_, other)) = known.iter().find(|(other, _)| *other == identity) {
-                        let name = |index: usize| self.core.nodes[index].to_string();
-                        let (first, second) = (name(index.min(*other)), name(index.max(*other)));
+                    if let Some(other) = roll.said(index, identity) {
+                        let (first, second) = (roll.name(index.min(other)), roll.name(index.max(other)));
                         return Err(Error::DuplicateNode { first, second });
                     }
-                    known.push((identity, index));
+                    known += 1;
                 }
             }
         }
-        if known.len() < majority {
+        if known < majority {
             let total = self.core.quorum.nodes();
             return Err(Error::NoQuorum { name: None, operation: Operation::Connect, total, nodes: errors });
         }
         Ok(())
+    }
+
+    async fn check_only_node(&self) -> Result<(), Error> {
+        let mut ballot = self.ballot(|node| Box::pin(async move { node.identity().await }));
+        match ballot.next().await {
+            Some((_, Err(error))) => {
+                let (name, operation, nodes) = (None, Operation::Connect, vec![error]);
+                Err(Error::NoQuorum { name, operation, total: 1, nodes })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What makes nodes unfit to hold locks, as far as they say: a replica grants nothing, an evicting server forgets.
@@ -382,6 +404,12 @@ impl Builder {
         }
         let quorum = Quorum::of(nodes.len())?;
         let process = self.owner.map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new)?;
+        let roll = (quorum.nodes() > 1).then(|| Arc::new(Roll::of(&nodes)));
+        if let Some(roll) = &roll {
+            for (index, node) in nodes.iter_mut().enumerate() {
+                *node = Arc::new(Voter::new(Arc::clone(node), index, Arc::clone(roll)));
+            }
+        }
         let (nodes, clock, reaper, keeper): (Nodes, _, _, _) =
             (nodes.into(), self.clock, Reaper::new(), Keeper::new());
         // With one node, there is no quorum to break; and its restart is met on the first day.
@@ -389,7 +417,7 @@ impl Builder {
         let waiters = Waiters::new(quorum.nodes());
         telling::describe(&nodes);
         let is_described = AtomicBool::new(false);
-        let core = Core { nodes, quorum, clock, reaper, keeper, waiters, restart_guard, is_described };
+        let core = Core { nodes, roll, quorum, clock, reaper, keeper, waiters, restart_guard, is_described };
         Ok(Redsync { core: Arc::new(core), process })
     }
 }

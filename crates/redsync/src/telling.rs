@@ -151,6 +151,11 @@ pub(crate) fn unreachable(node: &str, fault: &NodeFault) {
     tracing::warn!(node, error = %fault, "node is unreachable");
 }
 
+/// A node turned out to be the same server as another, after it was not waited for.
+pub(crate) fn duplicate(node: &str, other: &str) {
+    tracing::error!(node, other, "node is listed twice");
+}
+
 /// A node answered a request, or did not, after so long.
 pub(crate) fn answered(node: &dyn fmt::Display, operation: Asked, took: Duration, error: Option<&NodeError>) {
     number::answered(node, operation.name(), took, error.and_then(failure));

@@ -34,6 +34,11 @@ pub(crate) async fn wait_in_line(
         if let Some(guard) = wait.with_a_token().await? {
             return Ok(guard);
         }
+        // Whatever the nodes say, they are not asked with one token after the other without a pause.
+        if let Some(many) = wait.tries.checked_sub(QUICK_TRIES) {
+            let until = core.clock.now() + PAUSE_LEAST.saturating_mul(1 << many.min(10)).min(PAUSE_MOST);
+            core.clock.sleep_until(end.map_or(until, |end| end.min(until))).await;
+        }
     }
 }
 
@@ -241,6 +246,9 @@ impl Wait<'_> {
 }
 
 const FRESH_STARTS: u32 = 3;
+
+/// So many tokens are drawn as soon as another is needed.
+const QUICK_TRIES: u32 = 16;
 const PAUSE_LEAST: Duration = Duration::from_millis(2);
 const PAUSE_MOST: Duration = Duration::from_millis(250);
 

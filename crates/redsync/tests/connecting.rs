@@ -8,7 +8,7 @@ use std::fs;
 use std::time::Duration;
 
 use redsync::{Error, NodeError, Redsync};
-use redsync_testkit::RedisServer;
+use redsync_testkit::{Proxy, RedisServer};
 use support::{assert_contains, connect_to, timed, with_causes};
 
 /// Takes and releases a lock through `url`, and says who held it meanwhile.
@@ -241,6 +241,35 @@ async fn two_databases_of_one_server_are_refused() {
 
     assert!(matches!(error, Error::DuplicateNode { .. }), "{error:?}");
     assert_contains(&error.to_string(), &[&server.url(), &third]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_listed_twice_and_answers_late_does_not_vote() {
+    let servers = redsync_testkit::servers(2);
+    let proxy = Proxy::before(&servers[0]);
+    // Longer than anybody is waited for whom a majority can do without.
+    proxy.delay(Duration::from_millis(150));
+    let urls = [servers[0].url(), servers[1].url(), proxy.url()];
+    let redsync = urls
+        .into_iter()
+        .fold(Redsync::builder().restart_guard(false), redsync::Builder::url)
+        .build()
+        .unwrap();
+    redsync.check_nodes().await.unwrap();
+    let mutex = redsync.mutex("name").fail_fast(false);
+    for mutex in [mutex.clone(), mutex.retry_delay(Duration::from_millis(50))] {
+        let guard = mutex.lock().await.unwrap();
+        guard.unlock().await.unwrap();
+    }
+    let concerns = redsync.concerns().await.unwrap();
+    assert!(
+        concerns.iter().any(|told| told.to_string().contains("is the same server as another")),
+        "{concerns:?}"
+    );
+    // With one of the two gone, the other would be a majority if it voted twice.
+    servers[1].kill();
+    let error = redsync.mutex("name").try_lock().await.unwrap_err();
+    assert_contains(&error.to_string(), &["is the same server as another"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::lost::Signals;
 use crate::options::Terms;
 use crate::protocol::{Expiry, Fence, Instant, LockName, Quorum};
+use crate::roll::Roll;
 use crate::service::{Keeper, Reaper, Waiters};
 use crate::telling;
 
@@ -33,6 +34,8 @@ use crate::telling;
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) nodes: Nodes,
+    /// Who the nodes are, where there are several.
+    pub(crate) roll: Option<Arc<Roll>>,
     pub(crate) quorum: Quorum,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) reaper: Reaper,

@@ -125,6 +125,10 @@ struct Ear {
 impl Listener for Ear {
     fn granted(&self, grant: Grant) {
         let Some(core) = self.core.upgrade() else { return };
+        if core.roll.as_ref().is_some_and(|roll| !roll.votes(self.index)) {
+            // It may be another's, told twice. Asking finds out who this node is, too.
+            return self.interrupted();
+        }
         let is_wanted = match core.waiters.line(&grant.name) {
             Some(line) => line.granted(&core, self.index, &grant),
             None => false,

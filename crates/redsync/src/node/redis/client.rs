@@ -22,6 +22,9 @@ pub trait Client: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// would be reported as taken by the second. Commands go out in the order of the calls. There is no deadline
     /// to keep; the caller drops the answer when its time is over.
     ///
+    /// A server that answers `READONLY` may have been demoted: connect anew after that, and resolve its name again, or a
+    /// failover behind a stable address is never noticed.
+    ///
     /// # Errors
     ///
     /// An error reply of the server is [`NodeFault::refused`](crate::NodeFault::refused) with its first word for a

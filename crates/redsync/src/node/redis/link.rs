@@ -344,8 +344,8 @@ impl Shared {
         }
     }
 
-    /// Gives a connection up; the next caller makes a new one.
-    fn replace(&self, gone: &Arc<Live>) {
+    /// Gives a connection up, for this reason where it is known; the next caller makes a new one.
+    fn replace(&self, gone: &Arc<Live>, why: Option<&NodeFault>) {
         {
             let mut state = self.state();
             if !matches!(&*state, State::Up(live) if Arc::ptr_eq(live, gone)) {
@@ -358,7 +358,10 @@ impl Shared {
             self.short_lived.store(short_lived, Ordering::Relaxed);
             *state = match short_lived.checked_sub(REPLACED_AT_ONCE) {
                 None | Some(0) => State::Idle,
-                Some(failures) => down(NodeFault::unreachable(AGAIN_AND_AGAIN), failures),
+                Some(failures) => {
+                    let why = why.map(|fault| format!(": {fault}")).unwrap_or_default();
+                    down(NodeFault::unreachable(format!("{AGAIN_AND_AGAIN}{why}")), failures)
+                }
             };
             self.seen.note_end();
         }
@@ -381,7 +384,7 @@ impl Shared {
             return;
         }
         self.demotions.store(demotions.saturating_add(1), Ordering::Relaxed);
-        self.replace(live);
+        self.replace(live, None);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -407,7 +410,7 @@ impl Link {
     /// Has the server say anew who it is, the next time that it is needed: it may have been promoted under its connection.
     pub(super) fn ask_again(&self) {
         if let Some(live) = self.live() {
-            self.shared.replace(&live);
+            self.shared.replace(&live, None);
         }
     }
 
@@ -507,8 +510,9 @@ impl Future for Exchange<'_> {
                 Ok(value)
             }
             Err(error) => {
-                self.shared.replace(&self.live);
-                Err(disconnect_fault(error))
+                let fault = disconnect_fault(error);
+                self.shared.replace(&self.live, Some(&fault));
+                Err(fault)
             }
         })
     }
@@ -519,7 +523,7 @@ impl Drop for Exchange<'_> {
         if self.courier.is_some() && clock::coarse_now().saturating_since(self.since) >= SILENCE {
             let silent = self.live.silent_requests.fetch_add(1, Ordering::Relaxed) + 1;
             if silent >= SILENT_REQUESTS {
-                self.shared.replace(&self.live);
+                self.shared.replace(&self.live, None);
             }
         }
     }
@@ -541,7 +545,7 @@ struct GivenUp {
 impl Drop for GivenUp {
     fn drop(&mut self) {
         if let (Some(shared), Some(live)) = (self.shared.upgrade(), self.live.upgrade()) {
-            shared.replace(&live);
+            shared.replace(&live, None);
         }
     }
 }

@@ -178,7 +178,7 @@ impl Number {
 
 fn too_large() -> io::Error {
     io::Error::new(
-        io::ErrorKind::ConnectionAborted,
+        io::ErrorKind::ConnectionReset,
         "the server sent a reply that is larger than any to a request of ours (more than 1 MiB); is it a Redis server?",
     )
 }
@@ -225,7 +225,11 @@ mod tests {
         for size in [1, 2, 3, 7, 1000] {
             for reply in replies {
                 assert_eq!(read(reply.as_bytes(), size), Ok(true), "{reply:?} by {size}");
-                assert_eq!(read(&reply.as_bytes()[..reply.len() - 1], size), Ok(false), "{reply:?} cut short");
+                assert_eq!(
+                    read(&reply.as_bytes()[..reply.len() - 1], size),
+                    Ok(false),
+                    "{reply:?} cut short"
+                );
             }
             assert_eq!(read(replies.concat().as_bytes(), size), Ok(true), "by {size}");
         }

@@ -58,9 +58,7 @@ async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = match (first, second) {
         (None, _) => return Err(io::Error::other("no address found for host")),
         (Some(only), None) => TcpStream::connect(only).await?,
-        (Some(first), Some(second)) => {
-            first_to_answer([first, second].into_iter().chain(addresses)).await?
-        }
+        (Some(first), Some(second)) => first_to_answer([first, second].into_iter().chain(addresses)).await?,
     };
     configure(&stream)?;
     Ok(stream)

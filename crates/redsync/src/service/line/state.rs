@@ -44,6 +44,8 @@ pub(super) struct Entry {
     pub(super) is_in_line: bool,
     /// When its place is to be renewed, on each node.
     pub(super) due: Box<[Option<Key>]>,
+    /// How often that has been done lately, on each node.
+    paces: Box<[Pace]>,
     pub(super) claim: Option<Key>,
     /// How many times in a row it was granted at once what it had yielded.
     pub(super) yields: u32,
@@ -114,6 +116,7 @@ impl State {
             drawn,
             is_in_line: true,
             due: vec![None; self.views.len()].into(),
+            paces: vec![Pace::default(); self.views.len()].into(),
             claim: None,
             yields: 0,
         };
@@ -145,6 +148,7 @@ impl State {
             return asked;
         }
         let mut until = now;
+        let mut too_soon = Vec::new();
         while asked.len() < BATCH
             && let Some(first) = view.due.first_entry()
             && first.key().0 <= until
@@ -153,12 +157,19 @@ impl State {
             let Some(entry) = self.members.get_mut(&token) else { continue };
             entry.due[index] = None;
             let waiting = Arc::clone(&entry.waiting);
+            if let Err(later) = entry.paces[index].take(now, waiting.holding.refresh()) {
+                too_soon.push((token, later));
+                continue;
+            }
             // What comes due soon after comes along.
             until = until.max(now + waiting.holding.refresh() / 8);
             let (number, sent) = waiting.holding.ask_to_enter(&[index]);
             asked.push(Asking { waiting, ticket: entry.ticket, number, sent });
         }
         view.is_asking = !asked.is_empty();
+        for (token, later) in too_soon {
+            self.schedule(&token, index, later);
+        }
         asked
     }
 
@@ -247,6 +258,29 @@ impl State {
     }
 }
 
+/// How often one place is renewed on one node, whatever the node says: the answers of one that lies, or whose clock runs
+/// wild, may each be a reason to ask again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// When it will have been idle for long enough to forget what was.
+    idle_at: Instant,
+}
+
+impl Pace {
+    /// Takes down that the place is renewed now; or gives the time at which it may be, for one that is renewed every `refresh`
+    /// as a rule.
+    fn take(&mut self, now: Instant, refresh: Duration) -> Result<(), Instant> {
+        let every = PACE.min(refresh / 4);
+        let idle_at = self.idle_at.max(now) + every;
+        let burst = every * PACE_BURST;
+        if idle_at.saturating_since(now) > burst {
+            return Err(now + (idle_at.saturating_since(now) - burst));
+        }
+        self.idle_at = idle_at;
+        Ok(())
+    }
+}
+
 impl View {
     pub(super) fn failed(&mut self, error: NodeError, since: Instant) {
         let since = self.failing.take().map_or(since, |(_, former)| former);
@@ -272,9 +306,50 @@ impl View {
 /// How many places are asked for at once: a script that asks for so many keeps a server from others for a millisecond.
 const BATCH: usize = 256;
 
+/// How often a place is renewed at most, in the long run, unless it is to be renewed oftener anyway.
+const PACE: Duration = Duration::from_millis(20);
+
+/// So many times it may be renewed as often as there is a reason to.
+const PACE_BURST: u32 = 32;
+
 /// A line that nobody waits in any more is kept for so long; and for so long after somebody had to wait, whoever comes asks
 /// for a place at once.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// How long the attendant sleeps where nothing is planned.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_renewed_at_once_some_times_and_then_at_a_steady_pace() {
+        let (mut pace, refresh) = (Pace::default(), Duration::from_secs(1));
+        let began = Instant::default() + Duration::from_secs(100);
+        let (mut now, mut renewals) = (began, 0);
+        while now < began + Duration::from_secs(10) {
+            match pace.take(now, refresh) {
+                Ok(()) => renewals += 1,
+                Err(later) => {
+                    assert!(later > now, "time goes on");
+                    now = later;
+                }
+            }
+        }
+        assert!((500..=540).contains(&renewals), "{renewals} in 10 s");
+        now = now + Duration::from_secs(10);
+        assert!((0..PACE_BURST).all(|_| pace.take(now, refresh).is_ok()), "what was long ago is forgotten");
+        assert!(pace.take(now, refresh).is_err());
+    }
+
+    #[test]
+    fn a_place_that_is_renewed_often_anyway_is_not_held_up() {
+        let (mut pace, refresh) = (Pace::default(), Duration::from_millis(8));
+        let mut now = Instant::default();
+        for _ in 0..1_000 {
+            now = now + refresh / 2;
+            assert!(pace.take(now, refresh).is_ok());
+        }
+    }
+}
