@@ -70,6 +70,9 @@ pub(crate) enum Command {
     /// follows SIGTERM at once. With --on-lost warn, the command goes on without the lock. It finds REDSYNC_NAME,
     /// REDSYNC_TOKEN and REDSYNC_FENCE in its environment.
     ///
+    /// A minority of nodes that hang delays neither the start nor the end. At the end such a node is waited for 25ms, or as
+    /// long as the others took to answer at the start (500ms at most); what it does not release by then expires.
+    ///
     /// Signals are sent on to the command and all that it started. What stops redsync (Ctrl-Z, SIGTSTP) stops the
     /// command too, and the lock is not renewed meanwhile; if it is lost by the time redsync is continued, the
     /// command is ended before it goes on.
@@ -89,6 +92,9 @@ pub(crate) enum Command {
     /// Let a lease last for its expiry from now on, and print it again
     Extend(ExtendArgs),
     /// Release a lock by its lease
+    ///
+    /// A minority of nodes that hang is waited for 25ms, or as long as the others took to answer (500ms at most); there the lock
+    /// stays until it expires, which keeps nobody from taking it.
     Unlock(UnlockArgs),
     /// Say whether the lock is free, or who holds it and for how long, and who waits for it
     ///

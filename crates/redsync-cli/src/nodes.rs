@@ -125,13 +125,13 @@ impl Fleet {
         }
     }
 
-    /// How long unfinished releases may delay the end of the command: where a majority of nodes was quick to answer,
-    /// little longer. What is not released by then expires. Every release has been written to its node's connection by then,
+    /// How long unfinished releases may delay the end of the command: as long as it took at the start until the nodes had
+    /// answered. What is not released by then expires. Every release has been written to its node's connection by then,
     /// unless there is none; only answers are missed.
     pub(crate) fn farewell(&self) -> Duration {
-        const LEAST: Duration = Duration::from_millis(30);
+        const LEAST: Duration = Duration::from_millis(25);
         const MOST: Duration = Duration::from_millis(500);
-        self.answered_after.map_or(MOST, |after| (after * 2).clamp(LEAST, MOST))
+        self.answered_after.map_or(MOST, |after| after.clamp(LEAST, MOST))
     }
 }
 

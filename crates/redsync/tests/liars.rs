@@ -91,7 +91,8 @@ async fn a_node_that_breaks_each_connection_is_not_connected_to_all_the_time() {
     while began.elapsed() < TIME {
         redsync.mutex("name").try_lock().await.unwrap_err();
     }
-    assert!(liar.connections() < 30, "{} connections in {TIME:?}", liar.connections());
+    // A burst, and then one every 100 ms.
+    assert!(liar.connections() < 80, "{} connections in {TIME:?}", liar.connections());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,11 +2,13 @@
 //!
 //! All requests of a node share one multiplexed RESP3 connection. One task connects at a time; callers wait for it
 //! as long as their own deadlines allow, and fail fast while the server is known to be down. A connection that
-//! leaves requests unanswered is replaced. Nothing is ever sent twice.
+//! leaves requests unanswered is replaced. So is one whose server refuses to write, and may have been demoted. Nothing is
+//! sent twice here.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -24,8 +26,9 @@ use super::courier::Courier;
 use super::facts::{Facts, Seen};
 use super::pushes::{Channels, Pushes};
 use super::replies::{connect_fault, disconnect_fault, reply_from, text};
+use super::reply_limit::TOO_LARGE;
 use super::scripts;
-use super::stream::Stream;
+use super::stream::{Excess, Stream};
 use crate::node::{Answer, NodeFault};
 use crate::{clock, protocol, telling};
 
@@ -36,7 +39,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// answered though the server is back.
 const DIAL_AGAIN: Duration = Duration::from_millis(500);
 
-/// So many attempts at once, and no more are begun beside them: each may cost what a server's first replies cost.
+/// So many attempts at once: each may cost what a server's first replies cost. The first goes on, and of the others the newest.
 const DIALS: usize = 3;
 
 /// While a server is known to be down, how long callers wait for it to be back: long enough to connect to one that is
@@ -59,10 +62,10 @@ const SILENCE: Duration = Duration::from_millis(40);
 /// So many such requests in a row, with no answer in between, and the connection is replaced.
 const SILENT_REQUESTS: u32 = 2;
 
-/// A connection that stood for so long was of use. Those that end earlier are replaced at once a few times, and then with
-/// the pauses of failed connects: a server may accept connections and break each.
-const STEADY: Duration = Duration::from_secs(1);
-const REPLACED_AT_ONCE: u32 = 5;
+/// A connection that ends is replaced at once, so many times in a row; and in the long run this often at most: a server may
+/// accept connections and break each.
+const REPLACED_AT_ONCE: u32 = 32;
+const REPLACED_EVERY: Duration = Duration::from_millis(100);
 
 /// A server that refuses to write may have been demoted, and its name lead elsewhere by now: its connection is given up.
 /// Where the next server refuses, too, its connection is kept for the least pause, the next one for twice as long, and so on.
@@ -85,8 +88,8 @@ struct Shared {
     pushes: Arc<Pushes>,
     /// How many times connecting was begun.
     connects: AtomicU64,
-    /// How many connections in a row ended before they were steady.
-    short_lived: AtomicU32,
+    /// When all replacements so far will be as long ago as they have to be.
+    replaced: Mutex<Option<Instant>>,
     /// How many connections in a row were given up because their server refused to write.
     demotions: AtomicU32,
 }
@@ -100,6 +103,7 @@ struct Live {
     silent_requests: AtomicU32,
     channels: Channels,
     since: Instant,
+    excess: Excess,
     _driver: Driver,
 }
 
@@ -142,8 +146,8 @@ enum State {
 impl Link {
     pub(super) fn new(address: Address, pushes: Arc<Pushes>) -> Self {
         let (state, seen, connects) = (Mutex::new(State::Idle), Seen::default(), AtomicU64::new(0));
-        let (short_lived, demotions) = (AtomicU32::new(0), AtomicU32::new(0));
-        let shared = Shared { address, state, seen, pushes, connects, short_lived, demotions };
+        let (replaced, demotions) = (Mutex::default(), AtomicU32::new(0));
+        let shared = Shared { address, state, seen, pushes, connects, replaced, demotions };
         Self { shared: Arc::new(shared) }
     }
 
@@ -263,17 +267,27 @@ impl Shared {
     async fn dial_until_answered(self: &Arc<Self>) -> Result<Dialled, NodeFault> {
         let in_time = async {
             let mut dialling = JoinSet::new();
+            let mut attempts = VecDeque::with_capacity(DIALS);
             loop {
-                if dialling.len() < DIALS {
-                    dialling.spawn(Arc::clone(self).dial());
+                if attempts.len() == DIALS
+                    && let Some(attempt) = attempts.remove(1)
+                {
+                    // The first goes on: it may be that the server is far away.
+                    attempt.abort();
                 }
-                tokio::select! {
-                    biased;
-                    Some(dialled) = dialling.join_next() => {
-                        let ended = |_| Err(NodeFault::unreachable("the runtime is ending"));
-                        return dialled.unwrap_or_else(ended);
+                attempts.push_back(dialling.spawn(Arc::clone(self).dial()));
+                let again = tokio::time::sleep(DIAL_AGAIN);
+                let mut again = pin!(again);
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(dialled) = dialling.join_next() => match dialled {
+                            Ok(dialled) => return dialled,
+                            Err(error) if error.is_cancelled() && attempts.len() == DIALS => {}
+                            Err(_) => return Err(NodeFault::unreachable("the runtime is ending")),
+                        },
+                        () = &mut again => break,
                     }
-                    () = tokio::time::sleep(DIAL_AGAIN) => {}
                 }
             }
         };
@@ -302,6 +316,7 @@ impl Shared {
                 Ok::<(), redis::aio::SendError>(())
             });
         let stream = Stream::open(&self.address.place).await.map_err(|error| connect_fault(error.into()))?;
+        let excess = stream.excess();
         let connecting = MultiplexedConnection::new_with_config(&self.address.login, stream, config);
         let (connection, driver) = connecting.await.map_err(connect_fault)?;
         let driver = Driver(tokio::spawn(driver).abort_handle());
@@ -327,7 +342,7 @@ impl Shared {
         let (couriers, silent_requests, channels) =
             (Mutex::default(), AtomicU32::new(0), Channels::default());
         let since = Instant::now();
-        let live = Live { connection, couriers, silent_requests, channels, since, _driver: driver };
+        let live = Live { connection, couriers, silent_requests, channels, since, excess, _driver: driver };
         let live = Arc::new(live);
         Ok(Dialled { live, is_gone, facts })
     }
@@ -351,21 +366,27 @@ impl Shared {
             if !matches!(&*state, State::Up(live) if Arc::ptr_eq(live, gone)) {
                 return;
             }
-            let short_lived = match gone.since.elapsed() >= STEADY {
-                true => 0,
-                false => self.short_lived.load(Ordering::Relaxed).saturating_add(1),
-            };
-            self.short_lived.store(short_lived, Ordering::Relaxed);
-            *state = match short_lived.checked_sub(REPLACED_AT_ONCE) {
-                None | Some(0) => State::Idle,
-                Some(failures) => {
+            *state = match self.too_soon() {
+                None => State::Idle,
+                Some(retry_at) => {
                     let why = why.map(|fault| format!(": {fault}")).unwrap_or_default();
-                    down(NodeFault::unreachable(format!("{AGAIN_AND_AGAIN}{why}")), failures)
+                    let fault = NodeFault::unreachable(format!("{AGAIN_AND_AGAIN}{why}"));
+                    State::Down { fault, failures: 0, retry_at }
                 }
             };
             self.seen.note_end();
         }
         self.pushes.interrupted();
+    }
+
+    /// Takes down that a connection is replaced; where that is too often, gives the time until which it has to wait.
+    fn too_soon(&self) -> Option<Instant> {
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let paid = replaced.map_or(now, |paid| paid.max(now)) + REPLACED_EVERY;
+        *replaced = Some(paid);
+        let wait = paid.saturating_duration_since(now).checked_sub(REPLACED_EVERY * REPLACED_AT_ONCE)?;
+        Some(now + wait)
     }
 
     /// The server refused to write, and so it may have been demoted. Connections to it may go on for ever, though its name,
@@ -510,7 +531,10 @@ impl Future for Exchange<'_> {
                 Ok(value)
             }
             Err(error) => {
-                let fault = disconnect_fault(error);
+                let fault = match self.live.excess.has_happened() {
+                    true => NodeFault::disconnected(format!("the connection broke: {TOO_LARGE}")),
+                    false => disconnect_fault(error),
+                };
                 self.shared.replace(&self.live, Some(&fault));
                 Err(fault)
             }
@@ -582,7 +606,6 @@ impl fmt::Debug for Link {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
     use std::sync::mpsc;
     use std::task::Waker;
 

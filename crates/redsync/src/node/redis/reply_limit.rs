@@ -176,11 +176,12 @@ impl Number {
     }
 }
 
+/// What became of a server that sends too much, in words.
+pub(super) const TOO_LARGE: &str = "the server sent a reply that is larger than any to a request of ours (more than 1 MiB); is it a Redis \
+                         server?";
+
 fn too_large() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::ConnectionReset,
-        "the server sent a reply that is larger than any to a request of ours (more than 1 MiB); is it a Redis server?",
-    )
+    io::Error::new(io::ErrorKind::ConnectionReset, TOO_LARGE)
 }
 
 #[cfg(test)]

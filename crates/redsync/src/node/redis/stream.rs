@@ -6,6 +6,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +23,17 @@ use super::reply_limit::ReplyLimit;
 pub(super) struct Stream {
     way: Way,
     limit: ReplyLimit,
+    excess: Excess,
+}
+
+/// Whether a stream was ended because of its replies. The redis crate passes the reason on to one request only.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Excess(Arc<AtomicBool>);
+
+impl Excess {
+    pub(super) fn has_happened(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 enum Way {
@@ -39,7 +52,7 @@ impl Stream {
             #[cfg(feature = "tls")]
             Place::Tls { host, port, config } => {
                 let name = rustls::pki_types::ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-                let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::clone(config));
+                let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
                 Way::Tls(Box::new(connector.connect(name, connect(host, *port).await?).await?))
             }
             #[cfg(unix)]
@@ -47,7 +60,11 @@ impl Stream {
             #[cfg(not(unix))]
             Place::Unix(_) => return Err(io::Error::other("this system has no unix sockets")),
         };
-        Ok(Self { way, limit: ReplyLimit::default() })
+        Ok(Self { way, limit: ReplyLimit::default(), excess: Excess::default() })
+    }
+
+    pub(super) fn excess(&self) -> Excess {
+        self.excess.clone()
     }
 }
 
@@ -99,7 +116,7 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { way, limit } = self.get_mut();
+        let Self { way, limit, excess } = self.get_mut();
         let before = buffer.filled().len();
         let read = match way {
             Way::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -113,6 +130,7 @@ impl AsyncRead for Stream {
         {
             // The redis crate must not see what it would set memory aside for.
             buffer.set_filled(before);
+            excess.0.store(true, Ordering::Relaxed);
             return Poll::Ready(Err(error));
         }
         read
