@@ -4,9 +4,10 @@ use std::error::Error;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use redsync::{Clock, SystemClock};
 use redsync_testkit::{RedisServer, servers};
 
 #[derive(Debug, Args)]
@@ -56,11 +57,11 @@ fn medians(options: &Options, urls: &[String]) -> Result<Medians, Box<dyn Error>
     let mut times: [Vec<Duration>; 5] = Default::default();
     for number in 0..options.times {
         let name = format!("hung-{number}");
-        let began = (Instant::now(), SystemTime::now());
+        let (began, began_micros) = (Instant::now(), SystemClock.wall_micros());
         let output = redsync(&options.command, urls, &["run", &name, "--", "date", "+%s%N"])?;
-        let ran = began.0.elapsed();
-        let started = UNIX_EPOCH + Duration::from_nanos(text(&output)?.parse()?);
-        let start = started.duration_since(began.1)?;
+        let ran = began.elapsed();
+        let started_micros = text(&output)?.parse::<u64>()? / 1_000;
+        let start = Duration::from_micros(started_micros.saturating_sub(began_micros));
         let began = Instant::now();
         let output = redsync(&options.command, urls, &["lock", &name])?;
         let locked = began.elapsed();

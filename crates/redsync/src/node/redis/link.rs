@@ -5,10 +5,9 @@
 //! leaves requests unanswered is replaced. So is one whose server refuses to write, and may have been demoted. Nothing is
 //! sent twice here.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -16,31 +15,20 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use redis::aio::MultiplexedConnection;
-use redis::{PushKind, ServerError, Value};
+use redis::{ServerError, Value};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
 
 use super::address::Address;
 use super::client::{Command, Reply};
 use super::courier::Courier;
+use super::dial::{CONNECT_TIMEOUT, DIAL_AGAIN, Dialled, Driver};
 use super::facts::{Facts, Seen};
 use super::pushes::{Channels, Pushes};
-use super::replies::{connect_fault, disconnect_fault, reply_from, text};
+use super::replies::{disconnect_fault, reply_from};
 use super::reply_limit::TOO_LARGE;
-use super::scripts;
-use super::stream::{Excess, Stream};
+use super::stream::Excess;
 use crate::node::{Answer, NodeFault};
 use crate::{clock, protocol, telling};
-
-/// How long connecting may take before it is given up and tried anew. Callers have shorter deadlines of their own.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// While connecting is silent, it is begun anew beside it this often. Where packets are lost, an attempt may never be
-/// answered though the server is back.
-const DIAL_AGAIN: Duration = Duration::from_millis(500);
-
-/// So many attempts at once: each may cost what a server's first replies cost. The first goes on, and of the others the newest.
-const DIALS: usize = 3;
 
 /// While a server is known to be down, how long callers wait for it to be back: long enough to connect to one that is
 /// near.
@@ -49,9 +37,6 @@ const HOPE: Duration = Duration::from_millis(30);
 /// After a failed connect, callers fail at once for this long; doubled for each further failure, with jitter.
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
-
-/// How many requests may be queued for the connection before the next has to wait for its turn to be queued.
-const QUEUE: usize = 1024;
 
 /// How many couriers of a connection are kept, of some 1.5 kB each.
 const COURIERS: usize = 128;
@@ -69,7 +54,7 @@ const REPLACED_EVERY: Duration = Duration::from_millis(100);
 
 /// A server that refuses to write may have been demoted, and its name lead elsewhere by now: its connection is given up.
 /// Where the next server refuses, too, its connection is kept for the least pause, the next one for twice as long, and so on.
-const DEMOTED_LEAST: Duration = Duration::from_millis(125);
+const DEMOTED_LEAST: Duration = Duration::from_millis(250);
 const DEMOTED_MOST: Duration = Duration::from_secs(1);
 
 /// A refusal after so long is the first of its kind, whatever came before.
@@ -79,13 +64,13 @@ pub(super) struct Link {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    address: Address,
+pub(super) struct Shared {
+    pub(super) address: Address,
     state: Mutex<State>,
     /// What the server last connected to said of itself. Set before the connection is used.
     seen: Seen,
     /// Who is told of what the server publishes.
-    pushes: Arc<Pushes>,
+    pub(super) pushes: Arc<Pushes>,
     /// How many times connecting was begun.
     connects: AtomicU64,
     /// When all replacements so far will be as long ago as they have to be.
@@ -95,32 +80,16 @@ struct Shared {
 }
 
 /// A connection that stands, as far as is known.
-struct Live {
-    connection: MultiplexedConnection,
+pub(super) struct Live {
+    pub(super) connection: MultiplexedConnection,
     /// Those that have nothing to carry.
-    couriers: Mutex<Vec<Courier>>,
+    pub(super) couriers: Mutex<Vec<Courier>>,
     /// Requests in a row that were given up unanswered.
-    silent_requests: AtomicU32,
-    channels: Channels,
-    since: Instant,
-    excess: Excess,
-    _driver: Driver,
-}
-
-/// The task that moves a connection's bytes. It ends with whatever owns this.
-struct Driver(AbortHandle);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// A new connection, what learns of its end, and what its server said of itself.
-struct Dialled {
-    live: Arc<Live>,
-    is_gone: watch::Receiver<bool>,
-    facts: Option<Facts>,
+    pub(super) silent_requests: AtomicU32,
+    pub(super) channels: Channels,
+    pub(super) since: Instant,
+    pub(super) excess: Excess,
+    pub(super) _driver: Driver,
 }
 
 enum State {
@@ -264,89 +233,6 @@ impl Shared {
         self.connects.fetch_add(1, Ordering::Relaxed)
     }
 
-    async fn dial_until_answered(self: &Arc<Self>) -> Result<Dialled, NodeFault> {
-        let in_time = async {
-            let mut dialling = JoinSet::new();
-            let mut attempts = VecDeque::with_capacity(DIALS);
-            loop {
-                if attempts.len() == DIALS
-                    && let Some(attempt) = attempts.remove(1)
-                {
-                    // The first goes on: it may be that the server is far away.
-                    attempt.abort();
-                }
-                attempts.push_back(dialling.spawn(Arc::clone(self).dial()));
-                let again = tokio::time::sleep(DIAL_AGAIN);
-                let mut again = pin!(again);
-                loop {
-                    tokio::select! {
-                        biased;
-                        Some(dialled) = dialling.join_next() => match dialled {
-                            Ok(dialled) => return dialled,
-                            Err(error) if error.is_cancelled() && attempts.len() == DIALS => {}
-                            Err(_) => return Err(NodeFault::unreachable("the runtime is ending")),
-                        },
-                        () = &mut again => break,
-                    }
-                }
-            }
-        };
-        let silent = |_| Err(NodeFault::unreachable(format!("no connection within {CONNECT_TIMEOUT:?}")));
-        tokio::time::timeout(CONNECT_TIMEOUT, in_time).await.unwrap_or_else(silent)
-    }
-
-    /// Connects once, and has the server say who it is.
-    async fn dial(self: Arc<Self>) -> Result<Dialled, NodeFault> {
-        let (gone, is_gone) = watch::channel(false);
-        // The caller's deadline is the only one for a request; the redis crate must not add its own.
-        let pushes = Arc::clone(&self.pushes);
-        let config = redis::AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE)
-            .set_push_sender(move |push: redis::PushInfo| {
-                match (push.kind, push.data.as_slice()) {
-                    (PushKind::Disconnection, _) => _ = gone.send_replace(true),
-                    (
-                        PushKind::Message | PushKind::SMessage,
-                        [Value::BulkString(channel), Value::BulkString(payload)],
-                    ) => pushes.message(&String::from_utf8_lossy(channel), payload),
-                    _ => {}
-                }
-                Ok::<(), redis::aio::SendError>(())
-            });
-        let stream = Stream::open(&self.address.place).await.map_err(|error| connect_fault(error.into()))?;
-        let excess = stream.excess();
-        let connecting = MultiplexedConnection::new_with_config(&self.address.login, stream, config);
-        let (connection, driver) = connecting.await.map_err(connect_fault)?;
-        let driver = Driver(tokio::spawn(driver).abort_handle());
-        let ask = |command: Command| {
-            let mut connection = connection.clone();
-            async move { connection.send_packed_command(command.as_redis()).await }
-        };
-        // Undo must not need a second trip to teach the server how: a client that is about to end, or that the server
-        // answers only after a pause, would not be there to make it. Where the user may not load scripts, EVAL still
-        // teaches them.
-        let [server, replication, memory] = Facts::questions();
-        let (server, replication, memory, ..) = tokio::join!(
-            ask(server),
-            ask(replication),
-            ask(memory),
-            ask(scripts::RELEASE.load()),
-            // One trip less in which what is given up could be overtaken by its release.
-            ask(scripts::ENTER.load()),
-        );
-        let answers = [text(server)?, text(replication)?, text(memory)?];
-        // Where the server refuses to speak of itself, nothing is known of this incarnation.
-        let facts = Facts::read(&answers, Instant::now());
-        let (couriers, silent_requests, channels) =
-            (Mutex::default(), AtomicU32::new(0), Channels::default());
-        let since = Instant::now();
-        let live = Live { connection, couriers, silent_requests, channels, since, excess, _driver: driver };
-        let live = Arc::new(live);
-        Ok(Dialled { live, is_gone, facts })
-    }
-
     /// Says when a server is lost, and when it is back; not each time that it is still lost.
     fn tell(&self, dialled: &Result<Dialled, NodeFault>, failures: u32) {
         let node = &self.address.label;
@@ -399,7 +285,7 @@ impl Shared {
         };
         let pause = match demotions {
             0 => Duration::ZERO,
-            more => DEMOTED_LEAST.saturating_mul(1 << more.min(10)).min(DEMOTED_MOST),
+            more => DEMOTED_LEAST.saturating_mul(1 << (more - 1).min(10)).min(DEMOTED_MOST),
         };
         if age < pause || !matches!(&*self.state(), State::Up(present) if Arc::ptr_eq(present, live)) {
             return;
@@ -606,6 +492,7 @@ impl fmt::Debug for Link {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::sync::mpsc;
     use std::task::Waker;
 

@@ -3,6 +3,7 @@
 pub(crate) mod address;
 pub(crate) mod client;
 mod courier;
+mod dial;
 mod facts;
 #[cfg(test)]
 mod fuzz;
