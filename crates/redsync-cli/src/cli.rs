@@ -6,20 +6,24 @@ use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use redsync::redacted;
+use redsync::{InvalidOption, OwnerLabel, redacted};
 
 use crate::duration;
-use crate::exit::{self, Exit};
+use crate::exit::Exit;
+use crate::help;
 use crate::report::{Failure, Report};
 
-/// Run a command while holding a lock: flock(1) for a fleet.
+/// Run a command while holding a lock: flock(1) for a fleet
+///
+/// A lock has a name and one holder at a time. The nodes keep it: Redis or Valkey servers, of which a majority must agree,
+/// or a file on this machine. A lock that its holder does not renew is free again after its expiry.
 #[derive(Debug, Parser)]
 #[command(
     name = "redsync",
     version,
     arg_required_else_help = true,
     max_term_width = 100,
-    after_help = after_help()
+    after_help = help::after_all()
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -82,14 +86,19 @@ pub(crate) enum Command {
     /// the command leaves running in the background when it ends, or puts into a process group of its own, is outside
     /// the lock.
     #[command(override_usage = "redsync run [OPTIONS] NAME [--] COMMAND [ARGS]...\n       \
-                                redsync run [OPTIONS] NAME -c TEXT")]
+                                redsync run [OPTIONS] NAME -c TEXT", after_help = help::DURATIONS)]
     Run(RunArgs),
     /// Take the lock and print its lease, for `extend` and `unlock`
     ///
-    /// Nothing extends the lock: it is free again when its expiry is over. The lease carries the lock's fence, which --json
-    /// shows by itself.
+    /// Nothing extends the lock: it is free again when its expiry is over. Check the exit status, because without the lock
+    /// there is no lease. The lease carries the lock's fence, which --json shows by itself.
+    ///
+    /// Without a reader for its lease, the lock could not be released. So `lock` fails where stdout is closed. To hold a lock
+    /// until its expiry and no longer, write `> /dev/null`.
+    #[command(after_help = help::after_lock())]
     Lock(LockArgs),
     /// Let a lease last for its expiry from now on, and print it again
+    #[command(after_help = help::DURATIONS)]
     Extend(ExtendArgs),
     /// Release a lock by its lease
     ///
@@ -155,8 +164,8 @@ pub(crate) struct AcquireArgs {
     /// Exit with N, from 0 to 255, where the lock is taken and was not had by the end of the wait [default: 75]
     #[arg(short = 'E', long, value_name = "N")]
     pub(crate) conflict_exit_code: Option<u8>,
-    /// Who holds or waits, in the words that `status` shows [default: HOST:PID]
-    #[arg(long, value_name = "TEXT")]
+    /// Who holds or waits, as `status` shows it; blanks become `-` [default: HOST:PID]
+    #[arg(long, value_name = "TEXT", value_parser = owner)]
     pub(crate) owner: Option<String>,
     /// Take the lock without a fence
     ///
@@ -175,6 +184,12 @@ impl AcquireArgs {
     pub(crate) fn gives_up_at_once(&self) -> bool {
         self.no_wait || self.wait.is_some_and(|wait| wait.is_zero())
     }
+}
+
+/// The label in `text`. A blank within a label could not be told from the end of the label.
+fn owner(text: &str) -> Result<String, InvalidOption> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    OwnerLabel::new(words.join("-")).map(|label| label.as_str().to_owned())
 }
 
 /// How a lock is released.
@@ -343,28 +358,6 @@ pub(crate) fn masked(mut text: String) -> String {
 
 /// The password of a URL that has no other place for it.
 const PARAMETER: &str = "password=";
-
-fn after_help() -> String {
-    format!("{EXAMPLES}\n\n{}\n\n{ENVIRONMENT}", exit::HELP)
-}
-
-const EXAMPLES: &str = "\
-Examples:
-  redsync run backup -- pg_dump -f /backup/db.dump
-  redsync run --try --node redis://10.0.0.1 nightly-report -- make report
-  lease=$(redsync lock deploy --expiry 10m --wait 1m) && ./deploy; redsync unlock \"$lease\"
-  redsync status backup";
-
-const ENVIRONMENT: &str = "\
-Environment:
-  REDSYNC_NODES   the nodes, separated by commas, where no --node is given; a comma in a URL
-                  is written %2C. Without either, locks are kept in $XDG_STATE_HOME/redsync
-                  and hold on this machine only
-  REDSYNC_RESTART_GUARD
-                  on or off, where no --restart-guard is given
-  REDSYNC_NAME, REDSYNC_TOKEN, REDSYNC_FENCE
-                  what a command that is run finds: the lock's name, the holder's token, and its
-                  fence: a number that grows from holder to holder (not with --no-fence)";
 
 #[cfg(test)]
 mod tests {

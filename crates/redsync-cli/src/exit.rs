@@ -21,18 +21,21 @@ use std::process::{ExitCode, ExitStatus};
 use redsync::{Error, ErrorKind, Operation};
 use rustix::process::Signal;
 
-/// The table above, for `--help`.
-pub(crate) const HELP: &str = "\
-Exit codes:
-  the command's own, or
-   64  usage: bad arguments, node URL, name or lease
-   69  no quorum of nodes could be reached, or too many restarted just now
-   74  the lock was lost while the command ran (it was ended, unless --on-lost warn)
-   75  the lock was taken for as long as was waited (-E sets another code)
-  126  the command cannot be executed
-  127  the command was not found
-  128+S  ended by signal S
-    1  anything else, such as `unlock` of a lock that had expired";
+use crate::help::Table;
+
+/// The table above, for `--help` and the manual page.
+pub(crate) const CODES: Table = &[
+    ("0", "Done. For `run`: the command ended with 0. For `status`: the question was answered."),
+    ("64", "Usage: bad arguments, node URL, name or lease."),
+    ("69", "No quorum of nodes could be reached, or too many of them restarted just now."),
+    ("74", "The lock was lost while the command ran. The command was ended, unless --on-lost warn."),
+    ("75", "The lock was taken for as long as redsync waited. -E sets another code."),
+    ("126", "The command cannot be executed."),
+    ("127", "The command was not found."),
+    ("128+S", "Signal S ended the command, or came while redsync waited."),
+    ("1", "Anything else, such as `unlock` of a lock that had expired."),
+    ("other", "For `run`: the command's own code. The command may also end with a code of this table."),
+];
 
 /// How this process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

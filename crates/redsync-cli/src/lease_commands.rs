@@ -1,8 +1,12 @@
 //! `lock`, `extend` and `unlock`: a lock whose holder is a line of text.
 
-use std::io::{self, BufRead};
+use std::fs::{self, File};
+use std::io::{self, BufRead, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use redsync::{Guard, Lease};
+use rustix::fs::{OFlags, fcntl_getfl};
 use serde_json::{Map, Value, json};
 
 use crate::acquire::acquire;
@@ -18,10 +22,11 @@ pub(crate) async fn lock(
     signals: &mut Signals,
     report: &Report,
 ) -> Result<Exit, Failure> {
+    refuse_closed_stdout()?;
     let guard = acquire(fleet, &args.name, &args.acquire, signals, report).await?;
+    // First of all: until somebody has the line, nobody can release the lock.
     let lease = guard.lease();
     if let Err(failure) = report.result(&lease, || Value::Object(description(&guard, &lease))) {
-        // Nobody has the line, so nobody could release it.
         let _ = guard.unlock().await;
         return Err(failure);
     }
@@ -65,14 +70,49 @@ fn description(guard: &Guard, lease: &Lease) -> Map<String, Value> {
     members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
+/// Fails where stdout was closed when this process started, because the lease would be lost and the lock would stay taken
+/// until its expiry.
+///
+/// The Rust runtime has opened `/dev/null` in place of a closed stdout, for reading and writing. A shell's `> /dev/null`
+/// opens it for writing only, and is allowed: scripts hold a lock until its expiry that way.
+fn refuse_closed_stdout() -> Result<(), Failure> {
+    let stdout = io::stdout();
+    let is_null = || {
+        let null = fs::metadata("/dev/null")?;
+        let device = File::from(stdout.as_fd().try_clone_to_owned()?).metadata()?;
+        io::Result::Ok(device.file_type().is_char_device() && device.rdev() == null.rdev())
+    };
+    let is_read = fcntl_getfl(&stdout).is_ok_and(|flags| flags.contains(OFlags::RDWR));
+    if is_read && is_null().unwrap_or(false) {
+        return Err(Failure::new(
+            Exit::Failure,
+            "output",
+            "stdout is closed, so the lease would be lost; the lock was not taken (to hold a lock until its expiry and \
+             throw the lease away, write `> /dev/null`)",
+        ));
+    }
+    Ok(())
+}
+
 /// The lease that was given, or the one in a line of stdin: as `lock` prints it, with or without `--json`.
 fn read(given: &str) -> Result<Lease, Failure> {
+    if given.trim().is_empty() {
+        return Err(Failure::usage(
+            "the lease is empty; did `redsync lock` fail? `redsync lock --help` shows how a script checks it",
+        ));
+    }
     if given != "-" {
         return Ok(given.parse()?);
     }
     let mut line = String::new();
-    let read = io::stdin().lock().read_line(&mut line);
-    read.map_err(|error| Failure::usage(format!("cannot read a lease from stdin: {error}")))?;
+    let read = io::stdin().lock().take(LONGEST_LINE + 1).read_line(&mut line);
+    let length = read.map_err(|error| Failure::usage(format!("cannot read a lease from stdin: {error}")))?;
+    if length as u64 > LONGEST_LINE {
+        return Err(Failure::usage(format!(
+            "the line on stdin is longer than {} KiB and so is no lease; give the line that `redsync lock` printed",
+            LONGEST_LINE / 1024
+        )));
+    }
     lease_in(&line)
 }
 
@@ -91,3 +131,6 @@ pub(crate) fn lease_in(line: &str) -> Result<Lease, Failure> {
         None => Err(Failure::usage("the JSON object on stdin has no \"lease\"")),
     }
 }
+
+/// In bytes. The longest name and token, percent-encoded, and what JSON adds, have less than a fifth of it.
+const LONGEST_LINE: u64 = 64 * 1024;

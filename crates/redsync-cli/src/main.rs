@@ -3,6 +3,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `cli` | what can be typed, and the help |
+//! | `help` | the tables and examples of the help and the manual page |
 //! | `duration` | `500ms`, `8s`, `1m30s`: read and written |
 //! | `nodes` | where the nodes come from |
 //! | `signals` | signals as events, from before the first attempt on |
@@ -17,13 +18,15 @@
 //! | `fence` | the holder's fence, and a counter that is broken |
 //! | `line` | those who wait, and places among them |
 //! | `withheld` | votes of restarted nodes, which do not count yet |
-//! | `pages` | completions and the manual page |
+//! | `man` | the manual page |
+//! | `completions` | completion scripts for shells |
 //! | `report` | what is said, as text and as JSON |
 //! | `exit` | what the exit code means |
 
 mod acquire;
 mod child;
 mod cli;
+mod completions;
 mod duration;
 #[cfg(target_os = "linux")]
 mod exec;
@@ -31,11 +34,12 @@ mod exit;
 mod fence;
 #[cfg(test)]
 mod fuzz;
+mod help;
 mod job;
 mod lease_commands;
 mod line;
+mod man;
 mod nodes;
-mod pages;
 mod report;
 mod run;
 mod signals;
@@ -44,6 +48,7 @@ mod terminal;
 mod withheld;
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::future::pending;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -70,9 +75,10 @@ fn main() -> ExitCode {
 
 fn execute(cli: &Cli, report: &Report) -> Result<Exit, Failure> {
     match &cli.command {
-        Command::Completions { shell } => pages::completions(*shell),
-        Command::Man => pages::man(),
+        Command::Completions { shell } => completions::completions(*shell),
+        Command::Man => man::man(),
         command => {
+            has_room_for_files()?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| Failure::system("cannot start", &error))?;
             let outcome = runtime.block_on(execute_with_nodes(command, cli, report));
@@ -81,6 +87,25 @@ fn execute(cli: &Cli, report: &Report) -> Result<Exit, Failure> {
             outcome
         }
     }
+}
+
+/// Checks that files can be opened, because the runtime panics where it cannot open those that signals need.
+fn has_room_for_files() -> Result<(), Failure> {
+    let mut files = Vec::new();
+    for _ in 0..FILES_AT_START {
+        match File::open("/") {
+            Ok(file) => files.push(file),
+            Err(error) => {
+                let can = files.len();
+                let what = format!(
+                    "cannot start: redsync needs {FILES_AT_START} files besides those already open, and can open \
+                     {can}; raise the limit (ulimit -n)"
+                );
+                return Err(Failure::system(&what, &error));
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Result<Exit, Failure> {
@@ -136,6 +161,9 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
     }
     outcome
 }
+
+/// The runtime, the local store and the start of a command need so many. Each node needs one more, and says so itself.
+const FILES_AT_START: usize = 16;
 
 /// After a signal, somebody waits for the end. Enough to write every release to its socket; only answers are missed.
 const LAST_WORDS_AT_A_SIGNAL: Duration = Duration::from_millis(100);

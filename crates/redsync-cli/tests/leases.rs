@@ -153,6 +153,99 @@ fn a_lock_whose_lease_cannot_be_written_is_released_again() {
 }
 
 #[test]
+fn a_lock_whose_lease_nobody_can_read_is_not_taken() {
+    let server = RedisServer::start();
+    for machine in [Machine::new(), Machine::with_nodes([&server])] {
+        for closing in [">&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"] {
+            for options in ["", "--json"] {
+                let script = format!("exec $redsync lock {options} --expiry 1h backup {closing}");
+                let outcome = finish(&mut machine.shell(&script));
+                assert_eq!(outcome.code, Some(1), "{script}: {outcome}");
+                let is_told = outcome
+                    .stderr
+                    .contains("stdout is closed, so the lease would be lost; the lock was not taken");
+                assert_eq!(is_told, !closing.contains("2>&-"), "{script}: {outcome}");
+            }
+        }
+        let next = machine.run_sh("--try backup", "true");
+        assert_eq!(next.code, Some(0), "{next}");
+    }
+}
+
+#[test]
+fn a_lock_until_its_expiry_needs_no_lease() {
+    let machine = Machine::new();
+    for output in ["> /dev/null", "> /dev/null 2>&1 < /dev/null", "1<> lease"] {
+        let outcome = finish(&mut machine.shell(&format!("exec $redsync lock --expiry 1s backup {output}")));
+        assert_eq!(outcome.code, Some(0), "{output}: {outcome}");
+        let rival = machine.run_sh("--try backup", "true");
+        assert_eq!(rival.code, Some(75), "{output}: {rival}");
+        assert_eq!(machine.run_sh("--wait 20s backup", "true").code, Some(0), "{output}");
+    }
+    assert!(machine.read("lease").starts_with("redsync:1000:backup:"));
+}
+
+#[test]
+fn a_line_that_is_too_long_for_a_lease_is_refused_and_not_read_to_its_end() {
+    let machine = Machine::new();
+    for command in ["unlock", "extend"] {
+        // Without an end.
+        let outcome = finish(&mut machine.shell(&format!("yes x | tr -d '\\n' | $redsync {command} -")));
+        assert_eq!(outcome.code, Some(64), "{outcome}");
+        assert!(outcome.stderr.contains("longer than 64 KiB and so is no lease"), "{outcome}");
+        assert!(outcome.stderr.len() < 400, "{outcome}");
+        let outcome = finish(&mut machine.shell(&format!("printf '\\377\\n' | $redsync {command} -")));
+        assert_eq!(outcome.code, Some(64), "{outcome}");
+        assert!(outcome.stderr.contains("cannot read a lease from stdin"), "{outcome}");
+    }
+    // The longest name there is.
+    let lease = machine.lock(&format!("--json {}", "ä".repeat(512)));
+    let outcome = finish(machine.shell("echo \"$lease\" | $redsync unlock -").env("lease", lease));
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+}
+
+#[test]
+fn an_owner_may_have_blanks_and_status_shows_one_word() {
+    let machine = Machine::new();
+    let outcome = machine.redsync(["lock", "-q", "--owner", " nightly  job of web-2 ", "backup"]);
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+    let status = machine.redsync(["status", "backup"]);
+    assert!(status.stdout.contains("held by nightly-job-of-web-2"), "{status}");
+    for owner in ["", "  ", "a\u{1b}[31m", &"x".repeat(129)] {
+        let outcome = machine.redsync(["lock", "--owner", owner, "another"]);
+        assert_eq!(outcome.code, Some(64), "{outcome}");
+        assert!(outcome.stderr.contains("invalid owner"), "{outcome}");
+        assert!(!outcome.stderr.contains('\u{1b}'), "{outcome}");
+    }
+}
+
+#[test]
+fn too_few_files_are_an_error_and_no_panic() {
+    let machine = Machine::new();
+    let mut worked = 0;
+    // With fewer, the system cannot load the program.
+    for limit in 4..40 {
+        for command in ["run -q backup true", "lock -q --expiry 2s backup", "status -q backup"] {
+            // A lock of the round before may be there still.
+            let script = format!("ulimit -n {limit} && exec $redsync {command}");
+            let outcome =
+                finish(machine.shell(&script).env("XDG_STATE_HOME", machine.path(&limit.to_string())));
+            assert!(!outcome.stderr.contains("panicked"), "{script}: {outcome}");
+            match outcome.code {
+                Some(0) => worked += 1,
+                code => {
+                    assert_eq!(code, Some(1), "{script}: {outcome}");
+                    assert!(outcome.stderr.contains("raise the limit (ulimit -n)"), "{script}: {outcome}");
+                }
+            }
+        }
+        let help = finish(&mut machine.shell(&format!("ulimit -n {limit} && exec $redsync --help")));
+        assert_eq!(help.code, Some(0), "{help}");
+    }
+    assert!(worked > 3, "{worked}");
+}
+
+#[test]
 fn a_reader_that_went_away_is_no_panic() {
     let server = RedisServer::start();
     let machine = Machine::with_nodes([&server]);

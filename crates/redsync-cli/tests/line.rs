@@ -41,7 +41,7 @@ fn who_polls_with_try_is_not_served_before_those_who_wait() {
         holder.signal(Signal::TERM);
         assert_eq!(holder.outcome().code, Some(143));
         // The one in line has it already, though it does not know yet.
-        let rival = machine.run_sh(&format!("-q --try {LONG}"), "true");
+        let rival = machine.run_sh(&format!("--try {LONG}"), "true");
         assert_eq!(rival.code, Some(75), "{rival}");
         assert!(rival.stderr.contains("held by w1"), "{rival}");
         waiter.signal(Signal::CONT);
@@ -60,7 +60,7 @@ fn barging_lets_whoever_asks_first_have_the_lock() {
         stop(&waiter);
         holder.signal(Signal::TERM);
         assert_eq!(holder.outcome().code, Some(143));
-        let rival = machine.run_sh(&format!("-q --try {LONG}"), "true");
+        let rival = machine.run_sh(&format!("--try {LONG}"), "true");
         assert_eq!(rival.code, Some(0), "{rival}");
         waiter.signal(Signal::CONT);
         let outcome = waiter.outcome();
@@ -79,7 +79,7 @@ fn barging_is_for_unlock_to_say_where_lock_took_the_lock() {
             let unlocked =
                 machine.redsync(["unlock"].into_iter().chain(options.split_whitespace()).chain([&*lease]));
             assert_eq!(unlocked.code, Some(0), "{unlocked}");
-            let rival = machine.run_sh(&format!("-q --try {LONG}"), "true");
+            let rival = machine.run_sh(&format!("--try {LONG}"), "true");
             assert_eq!(rival.code, code, "{options:?}: {rival}");
             waiter.signal(Signal::CONT);
             let outcome = waiter.outcome();
@@ -189,7 +189,7 @@ fn who_gives_up_leaves_the_line() {
     let servers = servers(3);
     for machine in [Machine::new(), Machine::with_nodes([&servers[0]]), Machine::with_nodes(&servers)] {
         let _holder = hold(&machine);
-        let outcome = machine.run_sh(&format!("-q --wait 500ms {LONG}"), "true");
+        let outcome = machine.run_sh(&format!("--wait 500ms {LONG}"), "true");
         assert_eq!(outcome.code, Some(75), "{outcome}");
         assert!(outcome.stderr.contains("held by web-2:311"), "{outcome}");
         assert_eq!(owners_in_line(&machine), Vec::<String>::new());

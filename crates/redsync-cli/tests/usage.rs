@@ -43,6 +43,8 @@ fn what_cannot_be_right_is_64_and_says_what_would_be() {
         ("completions tcsh", "tcsh"),
         ("extend garbage", "invalid lease"),
         ("unlock redsync:8000:backup", "cut off"),
+        ("unlock ", "the lease is empty; did `redsync lock` fail?"),
+        ("extend ", "the lease is empty; did `redsync lock` fail?"),
         ("status --node 127.0.0.1:6379 backup", "it has no scheme"),
         ("status --node http://127.0.0.1 backup", "http:// is no kind of node"),
         ("status --node memory: backup", "would be gone with it"),
@@ -72,9 +74,9 @@ fn without_arguments_it_helps_on_stderr_and_with_help_on_stdout() {
     for text in [&bare.stderr, &help.stdout] {
         for part in [
             "run",
-            "redsync run backup -- pg_dump",
+            "redsync run backup pg_dump",
             "Exit codes:",
-            "   75  ",
+            "\n  75 ",
             "Environment:",
             "REDSYNC_NODES",
             "REDSYNC_RESTART_GUARD",

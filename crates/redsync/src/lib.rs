@@ -141,3 +141,8 @@ pub use self::protocol::{
     Expiry, Fence, Instant, InvalidOption, LockName, OwnerLabel, Proposal, Round, Ticket, Token,
 };
 pub use self::redsync::{Builder, Redsync};
+
+/// The README's examples, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
