@@ -26,7 +26,7 @@ use self::pushes::{Channels, Pushes};
 use self::scripts::Script;
 use super::place::no_places;
 use super::{
-    Acquired, Answer, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine, InvalidUrl,
+    Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine, InvalidUrl,
     Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
 };
 use crate::protocol::{Fence, LockName, Proposal, Ticket, Token};
@@ -123,12 +123,34 @@ impl RedisNode {
         keys: &[Key<'_>],
         with_arguments: impl Fn(Command) -> Command,
     ) -> Result<Reply, NodeFault> {
-        match self.execute(with_arguments(script.by_hash(keys))).await {
+        let reply = match self.execute(with_arguments(script.by_hash(keys))).await {
             // Not a replay: a server that does not know the script has run nothing.
             Err(fault) if fault.code() == Some("NOSCRIPT") => {
                 self.execute(with_arguments(script.by_source(keys))).await
             }
             other => other,
+        };
+        match (reply, keys) {
+            (Err(fault), [lease, line, ..]) if fault.code() == Some("WRONGTYPE") => {
+                Err(self.of_another_type(fault, *lease, *line).await)
+            }
+            (reply, _) => reply,
+        }
+    }
+
+    /// Says which of a lock's keys has another type, for a script that names more than one. The lease is read once more: the
+    /// server's own words name no key.
+    async fn of_another_type(&self, fault: NodeFault, lease: Key<'_>, line: Key<'_>) -> NodeFault {
+        match self.execute(Command::new("GET").joined(&lease)).await {
+            Ok(Reply::Text(_) | Reply::Nil) => {
+                let message = format!(
+                    "the key {:?} holds something else than the queue of this lock; delete it (WRONGTYPE)",
+                    line.concat()
+                );
+                let of_line = NodeFault::refused("WRONGTYPE", message);
+                if fault.applied() == Applied::Unknown { of_line.perhaps_applied() } else { of_line }
+            }
+            _ => fault,
         }
     }
 
