@@ -213,7 +213,7 @@ impl Settings {
             drift_factor: self.drift_factor,
             timeout_factor: self.timeout_factor,
             drift: self.drift,
-            request_timeout: RequestTimeout::of(self.expiry, self.timeout_factor),
+            request_timeout: self.request_timeout(),
             wait_for_all: self.wait_for_all,
             repair_on_extend: self.repair_on_extend,
             renew: self.renew,
@@ -226,6 +226,10 @@ impl Settings {
 
     pub(crate) fn expiry(&self) -> Duration {
         self.expiry.as_duration()
+    }
+
+    pub(crate) fn request_timeout(&self) -> RequestTimeout {
+        RequestTimeout::of(self.expiry, self.timeout_factor)
     }
 }
 
