@@ -336,7 +336,8 @@ impl Mutex {
     }
 
     fn settings(&self) -> Result<Settings, Error> {
-        let settings = self.options.checked(&self.name, &self.process, self.core.restart_guard)?;
+        let by_default = (self.core.restart_guard, self.core.confirm_grants);
+        let settings = self.options.checked(&self.name, &self.process, by_default)?;
         Ok(settings.fenced(self.is_fenced))
     }
 
