@@ -233,7 +233,7 @@ impl RedisNode {
         if places.iter().any(|place| place.claim.fence.is_some()) {
             self.note_fences();
         }
-        let reply = self.run(&scripts::ENTER, &keys, |command| {
+        let arguments = |command: Command| {
             let command = command.arg(&contact).number(is_yielding.into());
             places.iter().fold(command, |command, place| {
                 let (fence, retention) = numbers(place.claim.fence);
@@ -245,8 +245,13 @@ impl RedisNode {
                     .number(fence)
                     .number(retention)
             })
-        });
-        let reply = reply.await?;
+        };
+        let mut reply = self.run(&scripts::ENTER, &keys, arguments).await?;
+        // More waiters are dead than one call drops.
+        while matches!(reply, Reply::Int(1)) {
+            let further = self.run(&scripts::ENTER, &keys, arguments).await;
+            reply = further.map_err(NodeFault::perhaps_applied)?;
+        }
         let entered = entered(&reply, places.len()).ok_or_else(|| unexpected("the enter script", &reply))?;
         Ok(match contact.is_empty() {
             true => entered.unless_asked_within(ASK_WITHIN),
@@ -422,7 +427,15 @@ impl Node for RedisNode {
                 }
             };
             let given = if self.knows_of_fences() { 3 } else { 2 };
-            match self.run(&scripts::RELEASE, &keys[..given], arguments).await? {
+            let mut reply = self.run(&scripts::RELEASE, &keys[..given], arguments).await?;
+            // More waiters are dead than one call drops. What became of the token, the first call said.
+            let mut first = None;
+            while let Reply::Int(unfinished @ UNFINISHED..) = reply {
+                first.get_or_insert(Reply::Int(unfinished - UNFINISHED));
+                let further = self.run(&scripts::RELEASE, &keys[..given], arguments).await;
+                reply = further.map_err(NodeFault::perhaps_applied)?;
+            }
+            match first.unwrap_or(reply) {
                 // Whoever waits has to ask for it, this once.
                 Reply::Int(3) => {
                     self.note_fences();
@@ -517,6 +530,9 @@ fn holder_with_time(reply: &[Reply]) -> Result<Holder, NodeFault> {
 fn holder_of(token: &[u8], time_left: TimeLeft) -> Holder {
     Holder::new(String::from_utf8_lossy(token), time_left)
 }
+
+/// What the release script adds to its reply where dead waiters are left to be dropped.
+const UNFINISHED: i64 = 10;
 
 /// How soon those should ask again whom the server cannot tell.
 const ASK_WITHIN: Duration = Duration::from_millis(50);
