@@ -356,6 +356,9 @@ Environment:
                   and hold on this machine only
   REDSYNC_RESTART_GUARD
                   on or off, where no --restart-guard is given
+  REDSYNC_CONFIRM_GRANTS
+                  on: a waiter asks the server before it believes that the lock was handed to it, for
+                  servers on which others may publish; one round trip more for each hand-over
   REDSYNC_NAME, REDSYNC_TOKEN, REDSYNC_FENCE
                   what a command that is run finds: the lock's name, the holder's token, and its
                   fence: a number that grows from holder to holder (not with --no-fence)";

@@ -129,6 +129,18 @@ fn how_a_command_is_begun_is_nobodys_business() {
 }
 
 #[test]
+fn whether_grants_are_confirmed_is_said_in_the_environment() {
+    let machine = Machine::new();
+    for (value, code) in [("maybe", 64), ("on", 0), ("off", 0), ("", 0)] {
+        let mut command = machine.command(["run", "-q", "backup", "--", "true"]);
+        let outcome = finish(command.env("REDSYNC_CONFIRM_GRANTS", value));
+        assert_eq!(outcome.code, Some(code), "{value}: {outcome}");
+        let said = "redsync: REDSYNC_CONFIRM_GRANTS is \"maybe\"; it can be on or off\n";
+        assert_eq!(outcome.stderr, if code == 64 { said } else { "" }, "{value}: {outcome}");
+    }
+}
+
+#[test]
 fn a_bad_switch_in_the_environment_is_64_and_says_what_it_can_be() {
     let machine = Machine::new();
     for value in ["maybe", "1", "ON"] {

@@ -113,7 +113,9 @@ async fn grants_that_are_confirmed_cost_one_request_more_and_are_had_at_once() {
             let holder = first.mutex("name").fenced().fail_fast(false).lock().await.unwrap();
             let mutex = second.mutex("name").fenced();
             let waiter = tokio::spawn(async move { (mutex.lock().await.unwrap(), SystemClock.now()) });
-            wait_until("it is in line", DEADLINE, || servers.iter().all(|server| server.waiting("name") == 1));
+            wait_until("it is in line", DEADLINE, || {
+                servers.iter().all(|server| server.waiting("name") == 1)
+            });
             let released = SystemClock.now();
             holder.unlock().await.unwrap();
             let (guard, had) = timeout(DEADLINE, waiter).await.expect("it is handed over").unwrap();

@@ -84,10 +84,10 @@ async fn who_enters_a_free_lock_behind_thousands_of_dead_waiters_has_it_at_once(
     fill(&server);
     let node = RedisNode::open(&server.url()).unwrap();
     let expiry = Expiry::new(Duration::from_secs(60)).unwrap();
-    let claim = |token: &str| {
-        Claim::new(LockName::new("name").unwrap(), Token::from_text(token).unwrap(), expiry)
-    };
-    let place = |token: &str, ticket: u64| Place::new(claim(token), Ticket::from_micros(ticket), Round::new(1));
+    let claim =
+        |token: &str| Claim::new(LockName::new("name").unwrap(), Token::from_text(token).unwrap(), expiry);
+    let place =
+        |token: &str, ticket: u64| Place::new(claim(token), Ticket::from_micros(ticket), Round::new(1));
     let (client, late) = (ClientId::random(), 1_000_000);
 
     let entered = node.enter(&client, &[place("first", late)]).await.unwrap();

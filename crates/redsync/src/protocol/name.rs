@@ -92,7 +92,9 @@ mod tests {
             );
             assert_eq!(message, said, "{name}");
         }
-        for name in ["redsync:line", "x:redsync:fence", "{x}:redsync", "redsync:tagged:line", "redsync:grants:x"] {
+        for name in
+            ["redsync:line", "x:redsync:fence", "{x}:redsync", "redsync:tagged:line", "redsync:grants:x"]
+        {
             assert!(LockName::new(name).is_ok(), "{name}");
         }
     }

@@ -128,8 +128,19 @@ mod tests {
     /// Names made of the parts of keys.
     fn names() -> impl Strategy<Value = String> {
         const PARTS: &[&str] = &[
-            "a", "b", "{", "}", ":", "redsync", ":redsync:", "}:redsync:", ":redsync:tagged:", "tagged", "line",
-            "fence", "grants",
+            "a",
+            "b",
+            "{",
+            "}",
+            ":",
+            "redsync",
+            ":redsync:",
+            "}:redsync:",
+            ":redsync:tagged:",
+            "tagged",
+            "line",
+            "fence",
+            "grants",
         ];
         prop::collection::vec(prop::sample::select(PARTS), 1..8).prop_map(|parts| parts.concat())
     }

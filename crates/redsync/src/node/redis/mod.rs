@@ -26,8 +26,8 @@ use self::pushes::{Channels, Pushes};
 use self::scripts::Script;
 use super::place::no_places;
 use super::{
-    Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine, InvalidUrl,
-    Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
+    Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine,
+    InvalidUrl, Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
 };
 use crate::protocol::{Fence, LockName, Proposal, Ticket, Token};
 
