@@ -2,11 +2,12 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redsync::{
-    Claim, ClientId, Expiry, LockName, Node, Place, Placed, RedisNode, Redsync, Released, Round, Succession,
-    Ticket, Token,
+    Claim, ClientId, Expiry, Grant, Holder, Listener, LockName, Node, Place, Placed, RedisNode, Redsync,
+    Released, Round, SqliteNode, Succession, Ticket, Token,
 };
 use redsync_testkit::{RedisServer, wait_until};
 use support::{DEADLINE, over};
@@ -133,4 +134,52 @@ async fn a_release_that_is_given_up_among_thousands_of_dead_waiters_keeps_nobody
 
     let guard = timeout(DEADLINE, waiter).await.expect("it has its turn").unwrap();
     guard.unlock().await.unwrap();
+}
+
+/// Hears nothing, and is soon gone.
+#[derive(Debug)]
+struct Deaf;
+
+impl Listener for Deaf {
+    fn granted(&self, _: Grant) {}
+    fn freed(&self, _: LockName) {}
+    fn interrupted(&self) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_passes_over_more_dead_waiters_than_it_drops_at_once() {
+    const DEAD: u64 = 1_000;
+    let path = std::env::temp_dir().join(format!("redsync-{}-dead.db", std::process::id()));
+    let node = SqliteNode::new(&path);
+    let expiry = Expiry::new(Duration::from_secs(60)).unwrap();
+    let (name, token) = (LockName::new("name").unwrap(), |text: &str| Token::from_text(text).unwrap());
+    let place = |text: &str, ticket| {
+        let claim = Claim::new(LockName::new("name").unwrap(), Token::from_text(text).unwrap(), expiry);
+        Place::new(claim, Ticket::from_micros(ticket), Round::new(1))
+    };
+    let clients = [ClientId::random(), ClientId::random()];
+    let listeners: [Arc<dyn Listener>; 2] = [Arc::new(Deaf), Arc::new(Deaf)];
+    clients
+        .iter()
+        .zip(&listeners)
+        .for_each(|(client, listener)| node.listen(client, Arc::downgrade(listener)));
+    let [gone, kept] = listeners;
+    node.acquire(&place("holder", 0).claim).await.unwrap();
+    let places: Vec<Place> = (0..DEAD).map(|number| place(&format!("dead-{number}"), number)).collect();
+    node.enter(&clients[0], &places).await.unwrap();
+    node.enter(&clients[1], &[place("first", DEAD), place("second", DEAD + 1)]).await.unwrap();
+    drop(gone);
+
+    let mut waiting = DEAD + 2;
+    for (holder, next) in [("holder", "first"), ("first", "second")] {
+        node.release(&name, &token(holder), Succession::HandOver).await.unwrap();
+        let look = node.inspect(&name).await.unwrap();
+        assert_eq!(look.holder.as_ref().map(Holder::token), Some(next));
+        assert!((waiting - 300..waiting - 200).contains(&look.waiting), "{} of {waiting}", look.waiting);
+        waiting = look.waiting;
+    }
+    drop(kept);
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+    }
 }
