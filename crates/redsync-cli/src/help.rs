@@ -53,6 +53,11 @@ pub(crate) const ENVIRONMENT: Table = &[
          either, locks are kept in a file and hold on this machine only.",
     ),
     ("REDSYNC_RESTART_GUARD", "on or off, where no --restart-guard is given."),
+    (
+        "REDSYNC_CONFIRM_GRANTS",
+        "on: a waiter asks the node before it believes that the lock was handed to it. For servers on which others may \
+         publish; it costs one round trip more for each hand-over.",
+    ),
     ("XDG_STATE_HOME, HOME", "Where that file is: see Files."),
     (
         "REDSYNC_NAME, REDSYNC_TOKEN, REDSYNC_FENCE",

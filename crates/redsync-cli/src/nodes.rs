@@ -30,17 +30,23 @@ pub(crate) struct Fleet {
 /// The environment variable that stands for `--restart-guard`.
 const RESTART_GUARD: &str = "REDSYNC_RESTART_GUARD";
 
+/// The environment variable that has grants confirmed that servers announce.
+const CONFIRM_GRANTS: &str = "REDSYNC_CONFIRM_GRANTS";
+
 /// The nodes that `--node` or else [`VARIABLE`] name; if neither does, a store on this machine.
 pub(crate) async fn open(given: &Global, owner: Option<&str>, report: &Report) -> Result<Fleet, Failure> {
     let urls = if given.nodes.is_empty() { from_environment()? } else { given.nodes.clone() };
     let restart_guard = match given.restart_guard {
-        None => restart_guard_from_environment()?,
+        None => switch_from_environment(RESTART_GUARD)?,
         given => given,
     };
     let restart_guard = restart_guard.map(|switch| switch == Switch::On);
     let mut builder = Redsync::builder();
     if let Some(guard) = restart_guard {
         builder = builder.restart_guard(guard);
+    }
+    if switch_from_environment(CONFIRM_GRANTS)? == Some(Switch::On) {
+        builder = builder.confirm_grants(true);
     }
     if let Some(owner) = owner {
         builder = builder.owner(owner);
@@ -146,13 +152,11 @@ fn from_environment() -> Result<Vec<String>, Failure> {
     }
 }
 
-fn restart_guard_from_environment() -> Result<Option<Switch>, Failure> {
-    let Some(value) = env::var_os(RESTART_GUARD).filter(|value| !value.is_empty()) else { return Ok(None) };
+fn switch_from_environment(variable: &str) -> Result<Option<Switch>, Failure> {
+    let Some(value) = env::var_os(variable).filter(|value| !value.is_empty()) else { return Ok(None) };
     let value = value.to_string_lossy();
     let switch = Switch::from_str(&value, false).ok();
-    switch
-        .map(Some)
-        .ok_or_else(|| Failure::usage(format!("{RESTART_GUARD} is {value:?}; it can be on or off")))
+    switch.map(Some).ok_or_else(|| Failure::usage(format!("{variable} is {value:?}; it can be on or off")))
 }
 
 /// The file of the embedded store, in a directory that only its user may enter.

@@ -38,6 +38,10 @@ fn what_cannot_be_right_is_64_and_says_what_would_be() {
         ("run -q -v backup true", "--quiet and --verbose cannot be used together"),
         ("-q run backup --verbose true", "--quiet and --verbose cannot be used together"),
         ("run --owner= backup -- true", "invalid owner"),
+        ("run {x}:redsync:line -- true", "invalid name: it contains \"}:redsync:\""),
+        ("lock --no-fence {x}:redsync:fence", "invalid name: it contains \"}:redsync:\""),
+        ("status {a}:1:redsync:tagged:line", "invalid name: it contains \":redsync:tagged:\""),
+        ("unlock redsync:8000:%7Bx%7D%3Aredsync%3Afence:17", "invalid name: it contains \"}:redsync:\""),
         ("rum backup -- true", "'rum'"),
         ("lock", "<NAME>"),
         ("completions tcsh", "tcsh"),
@@ -123,6 +127,18 @@ fn how_a_command_is_begun_is_nobodys_business() {
         let outcome = machine.redsync(arguments.split(' '));
         let said = format!("{}{}", outcome.stdout, outcome.stderr);
         assert!(!said.contains("__exec"), "{arguments}: {outcome}");
+    }
+}
+
+#[test]
+fn whether_grants_are_confirmed_is_said_in_the_environment() {
+    let machine = Machine::new();
+    for (value, code) in [("maybe", 64), ("on", 0), ("off", 0), ("", 0)] {
+        let mut command = machine.command(["run", "-q", "backup", "--", "true"]);
+        let outcome = finish(command.env("REDSYNC_CONFIRM_GRANTS", value));
+        assert_eq!(outcome.code, Some(code), "{value}: {outcome}");
+        let said = "redsync: REDSYNC_CONFIRM_GRANTS is \"maybe\"; it can be on or off\n";
+        assert_eq!(outcome.stderr, if code == 64 { said } else { "" }, "{value}: {outcome}");
     }
 }
 

@@ -325,7 +325,9 @@ impl<'s, 'a> Asking<'s, 'a> {
         self.attempt = known as u8;
         let (now, index) = (self.now(), usize::from(node));
         let sent = self.at().ledger.sent(number);
-        let counts = sent.is_some_and(|sent| !self.is_withheld(node, sent));
+        let is_to_be_confirmed =
+            self.step.world.configuration.confirms && self.keeps(Rule::ToldGrantsAreConfirmed);
+        let counts = !is_to_be_confirmed && sent.is_some_and(|sent| !self.is_withheld(node, sent));
         let number = match self.keeps(Rule::GrantsCountFromTheirRound) {
             true => number,
             false => {
@@ -353,6 +355,10 @@ impl<'s, 'a> Asking<'s, 'a> {
         if self.is_withheld(node, sent) {
             self.at().ledger.granted_in_doubt(index, number);
             return false;
+        }
+        let doubted = self.at().ledger.doubted_since(index);
+        if doubted.is_some_and(|sent| !self.is_withheld(node, sent)) {
+            self.at().ledger.believe(index);
         }
         let number = self.counted_from(number);
         self.at().ledger.granted(index, number, fence, now);

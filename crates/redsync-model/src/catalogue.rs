@@ -3,7 +3,7 @@
 use crate::configuration::{Configuration, Faults, Role, Search};
 use crate::world::Action;
 
-const NO_FAULTS: Faults = Faults { delays: 2, breaks: 0, crashes: 0, restarts: 0, wipes: 0 };
+const NO_FAULTS: Faults = Faults { delays: 2, breaks: 0, crashes: 0, restarts: 0, wipes: 0, forgeries: 0 };
 
 /// What most configurations have.
 fn base(name: &'static str, words: &'static str, nodes: u8, clients: Vec<Role>) -> Configuration {
@@ -16,6 +16,7 @@ fn base(name: &'static str, words: &'static str, nodes: u8, clients: Vec<Role>) 
         ticks: 3,
         hurry: 0,
         is_fenced: false,
+        confirms: false,
         faults: NO_FAULTS,
         prelude: Vec::new(),
         search: Search::Exhaustive,
@@ -64,6 +65,18 @@ pub(crate) fn all() -> Vec<Configuration> {
             faults: Faults { delays: 2, crashes: 1, ..NO_FAULTS },
             sights: &["holds", "is handed a lease", "loses"],
             ..base("one-crashes", "one node, two clients that wait, one of which crashes", 1, vec![waits; 2])
+        },
+        Configuration {
+            confirms: true,
+            is_fenced: true,
+            faults: Faults { delays: 1, forgeries: 1, ..NO_FAULTS },
+            sights: &["holds", "is handed a lease", "extends"],
+            ..base(
+                "one-forged",
+                "one node, two clients that wait, and another who tells them of grants that there were not",
+                1,
+                vec![Role { extensions: 1, ..waits }, waits],
+            )
         },
         Configuration {
             is_fenced: true,
@@ -262,7 +275,7 @@ pub(crate) fn all() -> Vec<Configuration> {
             )
         },
         Configuration {
-            faults: Faults { delays: 3, breaks: 2, crashes: 1, restarts: 1, wipes: 1 },
+            faults: Faults { delays: 3, breaks: 2, crashes: 1, restarts: 1, wipes: 1, forgeries: 0 },
             ticks: 8,
             is_fenced: true,
             search: Search::Random { states: 2_000_000 },
@@ -279,7 +292,7 @@ pub(crate) fn all() -> Vec<Configuration> {
             )
         },
         Configuration {
-            faults: Faults { delays: 3, breaks: 2, crashes: 1, restarts: 1, wipes: 0 },
+            faults: Faults { delays: 3, breaks: 2, crashes: 1, restarts: 1, wipes: 0, forgeries: 0 },
             ticks: 8,
             is_fenced: true,
             search: Search::Random { states: 1_000_000 },
@@ -296,7 +309,7 @@ pub(crate) fn all() -> Vec<Configuration> {
             )
         },
         Configuration {
-            faults: Faults { delays: 4, breaks: 2, crashes: 1, restarts: 1, wipes: 1 },
+            faults: Faults { delays: 4, breaks: 2, crashes: 1, restarts: 1, wipes: 1, forgeries: 0 },
             ticks: 8,
             is_fenced: true,
             search: Search::Random { states: 1_000_000 },

@@ -15,6 +15,8 @@ pub(crate) struct Configuration {
     /// By how many ticks nodes' fast clocks may shorten a lease.
     pub(crate) hurry: u8,
     pub(crate) is_fenced: bool,
+    /// Clients ask a node before they believe what it tells.
+    pub(crate) confirms: bool,
     pub(crate) faults: Faults,
     /// What has happened before.
     pub(crate) prelude: Vec<Action>,
@@ -57,6 +59,8 @@ pub(crate) struct Faults {
     /// Restarts that keep the data, and restarts that lose it.
     pub(crate) restarts: u8,
     pub(crate) wipes: u8,
+    /// How often another tells a client, in a node's name, that it was granted what it waits for.
+    pub(crate) forgeries: u8,
 }
 
 /// How it is searched.

@@ -42,6 +42,7 @@ const fn hunting_ground(rule: Rule) -> &'static str {
             "one-waits"
         }
         Rule::YieldedLeasesCountForNothing | Rule::LostYieldsSpoil => "three-yields",
+        Rule::ToldGrantsAreConfirmed => "one-forged",
         Rule::TheDeadAreSkipped => "one-crashes",
         Rule::HandingOverCounts => "one-line",
         Rule::FencesAreConfirmed | Rule::ConfirmingChecksTheOwner => "three-fences",

@@ -20,6 +20,7 @@ pub enum Rule {
     YieldedLeasesCountForNothing,
     LostYieldsSpoil,
     UnwantedGrantsArePassedOn,
+    ToldGrantsAreConfirmed,
     TheDeadAreSkipped,
     HandingOverCounts,
     FencesAreConfirmed,
@@ -30,7 +31,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::BoundsStartBeforeSending,
         Self::DriftIsTakenOff,
         Self::AMajorityOfEndsStands,
@@ -46,6 +47,7 @@ impl Rule {
         Self::YieldedLeasesCountForNothing,
         Self::LostYieldsSpoil,
         Self::UnwantedGrantsArePassedOn,
+        Self::ToldGrantsAreConfirmed,
         Self::TheDeadAreSkipped,
         Self::HandingOverCounts,
         Self::FencesAreConfirmed,
@@ -72,6 +74,7 @@ impl Rule {
             Self::YieldedLeasesCountForNothing => "yielded-leases-count",
             Self::LostYieldsSpoil => "lost-yields-forgotten",
             Self::UnwantedGrantsArePassedOn => "unwanted-grants-kept",
+            Self::ToldGrantsAreConfirmed => "told-grants-believed",
             Self::TheDeadAreSkipped => "the-dead-are-granted",
             Self::HandingOverCounts => "uncounted-hand-over",
             Self::FencesAreConfirmed => "unconfirmed-fence",
@@ -130,6 +133,10 @@ impl Rule {
             Self::UnwantedGrantsArePassedOn => {
                 ("a grant that nobody wants any more is released", "it is ignored")
             }
+            Self::ToldGrantsAreConfirmed => (
+                "where others may publish, a grant that is told of counts once the node has confirmed it",
+                "it counts when it is told of",
+            ),
             Self::TheDeadAreSkipped => (
                 "who let its place lapse, or cannot be told, is skipped",
                 "the first in line gets it, dead or alive",

@@ -10,7 +10,7 @@ use crate::asking::Asking;
 use crate::client::{Client, Phase};
 use crate::ledger::RequestNumber;
 use crate::node::{Claim, ClientId, Place, Proposal, Succession, Token, Told};
-use crate::protocol::{Instant, Round};
+use crate::protocol::{Fence, Instant, Round};
 use crate::rules::Rule;
 use crate::terms::{RETENTION, instant};
 use crate::wire::{Answer, Link, Request, Said, What};
@@ -32,6 +32,7 @@ impl<'a> Step<'a> {
         | Action::ApplyUnheard(_, node)
         | Action::ApplyStray(_, node, _)
         | Action::Break(_, node)
+        | Action::Forge(_, node)
         | Action::Restart(node, _) = action
         {
             self.state.unnamed = self.state.unnamed.max(node + 1);
@@ -78,6 +79,7 @@ impl<'a> Step<'a> {
                 self.state.faults.breaks -= 1;
                 self.break_link(client, node);
             }
+            Action::Forge(client, node) => self.forge(client, node),
             Action::Crash(client) => self.crash(client),
             Action::Restart(node, keeps_data) => self.restart(node, keeps_data),
         }
@@ -206,6 +208,16 @@ impl<'a> Step<'a> {
             let at = self.state.pushes.partition_point(|other| *other < push);
             self.state.pushes.insert(at, push);
         }
+    }
+
+    /// Another, who sees who waits, tells `client` of a grant to its newest request, with a fence that would be the next.
+    fn forge(&mut self, client: u8, node: u8) {
+        self.state.faults.forgeries -= 1;
+        let Some(attempt) = self.state.clients[usize::from(client)].current() else { return };
+        let (client, token) = (State::client_id(client), attempt.token);
+        let round = attempt.ledger.newest().round().as_u32();
+        let fence = Fence::new(self.state.micros()).ok();
+        self.tell(node, Told::Granted { client, token, round, fence, was_alive: true });
     }
 
     /// The connection between `client` and `node` ends: what was asked by it is uncertain, and the node knows that nobody

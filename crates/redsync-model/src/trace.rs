@@ -94,6 +94,9 @@ impl fmt::Display for Line<'_> {
                 )?;
                 self.say_what_follows(f, client)?;
             }
+            Action::Forge(client, node) => {
+                write!(f, "another tells {} in the name of node {}", Name(client), node + 1)?;
+            }
             Action::Crash(client) => write!(f, "{} crashes", Name(client))?,
             Action::Restart(node, keeps_data) => {
                 write!(

@@ -82,6 +82,8 @@ pub(crate) enum Action {
     Release(u8),
     /// The connection between a client and a node breaks.
     Break(u8, u8),
+    /// Another tells a client, in a node's name, that it was granted what it waits for.
+    Forge(u8, u8),
     /// A client is gone.
     Crash(u8),
     /// A node starts again; with its data, or without.
@@ -207,6 +209,11 @@ impl State {
             && !ledger.clone().minority(crate::terms::instant(self.now)).is_empty()
     }
 
+    /// Whether `client` listens for grants to a token of its.
+    pub(crate) fn can_be_told(&self, client: u8) -> bool {
+        self.clients[usize::from(client)].current().is_some_and(|attempt| attempt.is_told)
+    }
+
     /// Whether `client` can be told by `node`.
     pub(crate) fn client_id(client: u8) -> ClientId {
         ClientId(client)
@@ -249,6 +256,9 @@ impl Model for World {
                 actions.extend((0..heard).map(|answer| Action::Hear(client, node, answer)));
                 let strays = link.strays.len() as u8;
                 actions.extend((0..strays).map(|stray| Action::ApplyStray(client, node, stray)));
+                if state.faults.forgeries > 0 && is_alive && state.can_be_told(client) {
+                    actions.push(Action::Forge(client, node));
+                }
                 if state.faults.breaks > 0 && is_alive && !link.is_quiet() {
                     actions.push(Action::Break(client, node));
                 }

@@ -33,6 +33,7 @@ noticed! {
     yielded_leases_count_for_nothing: YieldedLeasesCountForNothing;
     lost_yields_spoil: LostYieldsSpoil;
     unwanted_grants_are_passed_on: UnwantedGrantsArePassedOn;
+    told_grants_are_confirmed: ToldGrantsAreConfirmed;
     the_dead_are_skipped: TheDeadAreSkipped;
     handing_over_counts: HandingOverCounts;
     fences_are_confirmed: FencesAreConfirmed;
@@ -43,7 +44,7 @@ noticed! {
 
 #[test]
 fn nothing_goes_wrong_where_no_rule_is_broken() {
-    for name in ["one-extends", "one-fast", "one-crashes", "three-wrong-clocks"] {
+    for name in ["one-extends", "one-fast", "one-crashes", "one-forged", "three-wrong-clocks"] {
         let checked = check(name, 1, 1).expect("it is in the catalogue");
         assert!(checked.holds(), "{name}: {:?}, never: {:?}", checked.broken, checked.unseen);
     }

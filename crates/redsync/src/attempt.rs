@@ -183,6 +183,9 @@ fn heard(
     (number, sent): (RequestNumber, Instant),
     returned: Returned<Vote>,
 ) -> Result<(), NodeError> {
+    if returned.is_ok() {
+        holding.core.waiters.tickets.heard(index);
+    }
     match returned {
         Ok((Acquired::Granted(fence), uptime)) => holding.vote(index, (number, sent), fence, uptime),
         Ok((Acquired::Taken(holder), _)) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use crate::attempt::attempt;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, NodeError};
 use crate::fenced::FencedMutex;
 use crate::guard::Guard;
 use crate::holding::{Core, Holding};
@@ -90,8 +90,9 @@ impl Mutex {
     ///
     /// # Errors
     ///
-    /// [`Error::NoQuorum`] when no quorum of nodes could be reached for longer than the expiry; [`Error::Taken`] when
-    /// [`wait_up_to`](Mutex::wait_up_to) or the tries were over; [`Error::ValidityExhausted`] when nodes are so slow that
+    /// [`Error::NoQuorum`] when no quorum of nodes could be reached for longer than the expiry, or answered at all before
+    /// [`wait_up_to`](Mutex::wait_up_to) was over; [`Error::Taken`] when that or the tries were over otherwise, also where the
+    /// lock was granted so late that the nodes had no time left to agree on a fence; [`Error::ValidityExhausted`] when nodes are so slow that
     /// nothing is left of the expiry each time; [`Error::InvalidOption`] before anything is asked.
     ///
     /// # Cancel safety
@@ -112,11 +113,35 @@ impl Mutex {
             Patience::UpTo(duration) => Some(acquiring.began + duration),
             Patience::Tries(_) | Patience::Unbounded => None,
         };
-        match &settings.waiting {
+        let locked = match &settings.waiting {
             Waiting::InLine => {
                 wait_in_line(&self.core, settings, acquiring.began, end, &mut acquiring.tries).await
             }
             Waiting::Polling(delay) => self.poll(settings, delay, end, acquiring).await,
+        };
+        match end {
+            Some(_) => locked.map_err(|error| self.at_the_limit(settings, error)),
+            None => locked,
+        }
+    }
+
+    /// What the end of a wait with a limit is called. A node that answered before has not failed where the limit left it less
+    /// time for its last answer than nodes take: without such nodes, a missed quorum may be a lock that others had for too long.
+    fn at_the_limit(&self, settings: &Settings, error: Error) -> Error {
+        let Error::NoQuorum { name: Some(name), operation, total, nodes } = error else { return error };
+        let timeout = settings.request_timeout().as_duration();
+        let is_cut_short = |error: &NodeError| match error {
+            NodeError::Timeout { node, after } if *after < timeout => {
+                let index = self.core.nodes.iter().position(|other| other.to_string() == *node);
+                index.is_some_and(|index| self.core.waiters.tickets.may_yet_answer(index, *after))
+            }
+            _ => false,
+        };
+        let nodes: Vec<NodeError> = nodes.into_iter().filter(|error| !is_cut_short(error)).collect();
+        let failed = nodes.iter().filter(|error| !error.is_answer()).count();
+        match total - failed > total / 2 {
+            true => Error::Taken { name, operation, nodes },
+            false => Error::NoQuorum { name: Some(name), operation, total, nodes },
         }
     }
 
@@ -311,7 +336,8 @@ impl Mutex {
     }
 
     fn settings(&self) -> Result<Settings, Error> {
-        let settings = self.options.checked(&self.name, &self.process, self.core.restart_guard)?;
+        let by_default = (self.core.restart_guard, self.core.confirm_grants);
+        let settings = self.options.checked(&self.name, &self.process, by_default)?;
         Ok(settings.fenced(self.is_fenced))
     }
 

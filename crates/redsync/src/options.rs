@@ -40,6 +40,7 @@ pub struct LockOptions {
     pub(crate) max_hold: Option<Duration>,
     pub(crate) on_lost: Option<OnLost>,
     pub(crate) restart_guard: Option<bool>,
+    pub(crate) confirm_grants: Option<bool>,
     pub(crate) succession: Succession,
     pub(crate) fence_retention: Option<Duration>,
 }
@@ -96,7 +97,7 @@ impl LockOptions {
         &self,
         name: &str,
         process: &OwnerLabel,
-        restart_guard: bool,
+        (restart_guard, confirm_grants): (bool, bool),
     ) -> Result<Settings, Error> {
         let name = LockName::new(name)?;
         let expiry = Expiry::new(self.expiry.unwrap_or(Self::DEFAULT_EXPIRY))?;
@@ -156,6 +157,7 @@ impl LockOptions {
             max_hold: self.max_hold,
             on_lost: self.on_lost.clone(),
             restart_guard: self.restart_guard.unwrap_or(restart_guard),
+            confirm_grants: self.confirm_grants.unwrap_or(confirm_grants),
             succession: self.succession,
             fence_retention,
             is_fenced: false,
@@ -181,6 +183,7 @@ pub(crate) struct Settings {
     max_hold: Option<Duration>,
     on_lost: Option<OnLost>,
     restart_guard: bool,
+    confirm_grants: bool,
     succession: Succession,
     fence_retention: Duration,
     is_fenced: bool,
@@ -213,19 +216,24 @@ impl Settings {
             drift_factor: self.drift_factor,
             timeout_factor: self.timeout_factor,
             drift: self.drift,
-            request_timeout: RequestTimeout::of(self.expiry, self.timeout_factor),
+            request_timeout: self.request_timeout(),
             wait_for_all: self.wait_for_all,
             repair_on_extend: self.repair_on_extend,
             renew: self.renew,
             max_hold: self.max_hold,
             on_lost: self.on_lost.clone(),
             restart_guard: self.restart_guard,
+            confirm_grants: self.confirm_grants,
             succession: self.succession,
         }
     }
 
     pub(crate) fn expiry(&self) -> Duration {
         self.expiry.as_duration()
+    }
+
+    pub(crate) fn request_timeout(&self) -> RequestTimeout {
+        RequestTimeout::of(self.expiry, self.timeout_factor)
     }
 }
 
@@ -243,6 +251,7 @@ pub(crate) struct Terms {
     pub(crate) max_hold: Option<Duration>,
     pub(crate) on_lost: Option<OnLost>,
     pub(crate) restart_guard: bool,
+    pub(crate) confirm_grants: bool,
     pub(crate) succession: Succession,
 }
 
@@ -474,6 +483,19 @@ macro_rules! option_methods {
             #[must_use]
             pub fn restart_guard(mut self, guard: bool) -> Self {
                 self $(.$options)* .restart_guard = Some(guard);
+                self
+            }
+
+            /// Whether a waiter asks the node before it believes that a release handed the lock to it. Off by default.
+            ///
+            /// A node announces a hand-over by a message. On a Redis server, other users may be permitted to publish such
+            /// messages and to read who waits, though not to take locks. Turn this on where you do not trust them: a forged
+            /// message then costs a request, and brings nobody the lock. Each hand-over takes one round trip more.
+            ///
+            /// Messages with a fence that no clock explains (more than a second ahead of the time) are always confirmed.
+            #[must_use]
+            pub fn confirm_grants(mut self, confirm: bool) -> Self {
+                self $(.$options)* .confirm_grants = Some(confirm);
                 self
             }
         }

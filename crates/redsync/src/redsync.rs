@@ -99,7 +99,13 @@ impl Redsync {
 
     /// For what [`connect`](Redsync::connect) and [`new`](Redsync::new) do not offer.
     pub fn builder() -> Builder {
-        Builder { nodes: Vec::new(), clock: Arc::new(SystemClock), owner: None, restart_guard: None }
+        Builder {
+            nodes: Vec::new(),
+            clock: Arc::new(SystemClock),
+            owner: None,
+            restart_guard: None,
+            confirm_grants: false,
+        }
     }
 
     /// The lock called `name`: any non-empty text up to 1 KiB. Go's redsync: `NewMutex`.
@@ -335,6 +341,7 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     owner: Option<String>,
     restart_guard: Option<bool>,
+    confirm_grants: bool,
 }
 
 enum Listed {
@@ -383,6 +390,13 @@ impl Builder {
         self
     }
 
+    /// Whether waiters ask the node before they believe that a release handed the lock to them, for all locks that do not say
+    /// so themselves; see [`Mutex::confirm_grants`]. Default: off.
+    pub fn confirm_grants(mut self, confirm: bool) -> Self {
+        self.confirm_grants = confirm;
+        self
+    }
+
     /// The finished [`Redsync`]. Nothing is connected to yet; [`Redsync::check_nodes`] does.
     ///
     /// # Errors
@@ -416,8 +430,19 @@ impl Builder {
         let restart_guard = self.restart_guard.unwrap_or(quorum.nodes() > 1);
         let waiters = Waiters::new(quorum.nodes());
         telling::describe(&nodes);
-        let is_described = AtomicBool::new(false);
-        let core = Core { nodes, roll, quorum, clock, reaper, keeper, waiters, restart_guard, is_described };
+        let (confirm_grants, is_described) = (self.confirm_grants, AtomicBool::new(false));
+        let core = Core {
+            nodes,
+            roll,
+            quorum,
+            clock,
+            reaper,
+            keeper,
+            waiters,
+            restart_guard,
+            confirm_grants,
+            is_described,
+        };
         Ok(Redsync { core: Arc::new(core), process })
     }
 }

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use rand::RngExt;
 use redsync::{Clock, MemoryNode, Node, Redsync, Sleep, SystemClock};
-use redsync_testkit::{RedisServer, servers};
+use redsync_testkit::{RedisServer, servers, wait_until};
 use seed::seed;
-use support::{DEADLINE, connect, connect_to, wait_until_empty};
+use support::{DEADLINE, connect, connect_to, median, over, wait_until_empty};
 use tokio::time::timeout;
 use workers::{Entry, Fleet, What, assert_apart, list_of, of, when};
 
@@ -266,4 +266,38 @@ async fn a_wall_clock_that_is_wrong_by_an_hour_brings_nobody_more_or_less_than_i
         drop(clients);
         wait_until_empty(&servers, DEADLINE);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_became_first_unawares_asks_as_soon_as_a_lost_holders_lease_has_ended() {
+    const EXPIRY: Duration = Duration::from_millis(900);
+    let server = RedisServer::start();
+    let mut late = Vec::new();
+    for round in 0..7 {
+        let name = format!("round-{round}");
+        let [holding, first, second] = [(); 3].map(|()| over([server.url()]).mutex(&name).expiry(EXPIRY));
+        let holder = holding.renew(false).lock().await.unwrap();
+        let is_in_line = |waiting| wait_until("it is in line", DEADLINE, || server.waiting(&name) == waiting);
+        let first = tokio::spawn(async move { first.lock().await });
+        is_in_line(1);
+        let second = tokio::spawn(async move { (second.lock().await.unwrap(), SystemClock.now()) });
+        is_in_line(2);
+        // Shortly before the end, when the second has renewed its place for the last time.
+        while server.command(&["PTTL", &name]).int() > 25 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        first.abort();
+        is_in_line(1);
+        let ends =
+            SystemClock.now() + Duration::from_millis(server.command(&["PTTL", &name]).int().max(0) as u64);
+
+        let (guard, had) = second.await.unwrap();
+
+        late.push(had.saturating_since(ends));
+        drop(holder);
+        guard.unlock().await.unwrap();
+    }
+    println!("the one who became first had it so long after the lease's end: {late:?}");
+    // It was 23 ms, less where the place had just been renewed.
+    assert!(median(late) < Duration::from_millis(15));
 }

@@ -5,7 +5,7 @@ mod support;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redsync::{Error, ErrorKind, FaultKind, Fence, FencedGuard, NodeError, Redsync};
+use redsync::{Error, ErrorKind, FaultKind, Fence, FencedGuard, Lease, NodeError, Redsync};
 use redsync_testkit::{RedisServer, servers, wait_until};
 use tokio::time::timeout;
 
@@ -243,6 +243,46 @@ async fn a_key_that_became_another_type_is_neither_extended_nor_released() {
     assert_contains(&refusal(&extended), &["WRONGTYPE"]);
     assert_contains(&refusal(&unlocked), &["WRONGTYPE"]);
     assert_eq!(list(&server), ["first", "second"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_key_of_the_queue_has_another_type_that_key_is_named() {
+    for (name, line) in [("name", "{name}:redsync:line"), ("{a}:1", "{a}:1:redsync:tagged:line")] {
+        let server = RedisServer::start();
+        let redsync = connect_to(&server).await;
+        let holder = redsync.mutex(name).lock().await.unwrap();
+        server.command(&["SET", line, "something else"]);
+
+        let waiting = redsync.mutex(name).expiry(Duration::from_secs(2)).lock().await.unwrap_err();
+        let unlocked = holder.unlock().await.unwrap_err();
+
+        let said = format!("the key {line:?} holds something else than the queue of this lock; delete it");
+        assert_contains(&refusal(&waiting), &[&said, "WRONGTYPE"]);
+        assert_contains(&refusal(&unlocked), &[&said, "WRONGTYPE"]);
+        assert_eq!(server.get(line).as_deref(), Some("something else"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_another_locks_key_is_refused_wherever_a_name_is_given() {
+    let server = RedisServer::start();
+    let redsync = connect_to(&server).await;
+    let said = "invalid name: it contains \"}:redsync:\"";
+    for name in ["{x}:redsync:line", "{x}:redsync:fence", "{x}:redsync:redsync:grants:0"] {
+        for error in [
+            redsync.mutex(name).try_lock().await.unwrap_err(),
+            redsync.mutex(name).fenced().lock().await.unwrap_err(),
+            redsync.inspect(name).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{name}: {error}");
+            assert_contains(&error.to_string(), &[said]);
+        }
+        let line = format!("redsync:8000:{}:1700000000000000", name.replace(':', "%3A"));
+        assert_contains(&line.parse::<Lease>().unwrap_err().to_string(), &["invalid lease: ", said]);
+        let parts = Lease::from_parts(name, "1700000000000000", Duration::from_secs(8));
+        assert_contains(&parts.unwrap_err().to_string(), &[said]);
+    }
+    assert_eq!(server.keys(), Vec::<String>::new());
 }
 
 fn list(server: &RedisServer) -> Vec<String> {

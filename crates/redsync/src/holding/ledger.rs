@@ -278,7 +278,8 @@ impl Ledger {
     /// so.
     ///
     /// SAFETY RULE (design §8): when it was granted is not known, but that it was after that request was sent; its end is
-    /// counted from there. A grant to a place that was renewed since without having the lease, or yielded, is over.
+    /// counted from there. A grant to a place that was renewed since without having the lease, or yielded, is over. A request
+    /// that was never asked was granted nothing, whoever says so.
     pub(super) fn told(
         &mut self,
         node: usize,
@@ -288,7 +289,8 @@ impl Ledger {
         now: Instant,
     ) -> bool {
         let entry = &mut self.nodes[node];
-        if matches!(entry.mark, Mark::None | Mark::Released) || number < entry.heard {
+        let is_stale = number < entry.heard || number.0 > self.requests;
+        if matches!(entry.mark, Mark::None | Mark::Released) || is_stale {
             return false;
         }
         let shortest = entry.shortest_unanswered;
@@ -302,6 +304,12 @@ impl Ledger {
             self.counts(node, fence);
         }
         true
+    }
+
+    /// The newest request.
+    #[allow(dead_code, reason = "the model's forger asks for it")]
+    pub(super) fn newest(&self) -> RequestNumber {
+        RequestNumber(self.requests)
     }
 
     /// When request `number` was sent, if that is remembered.
@@ -502,12 +510,14 @@ impl Ledger {
     /// `node` has the lease by a grant that counts, and its counter is at `fence`.
     ///
     /// SAFETY RULE (design §10): a lease that was first granted when the node may have forgotten what it had counted, was
-    /// counted by that. It comes to count as a lease when it is renewed later, and never for a fence.
+    /// counted by that. It comes to count as a lease when it is renewed later, and never for a fence; nor does what was counted
+    /// for an earlier lease, which may have ended since.
     fn counts(&mut self, node: usize, fence: Option<Fence>) {
         let entry = &mut self.nodes[node];
-        if entry.doubted.is_none() {
-            (entry.is_vote, entry.fence) = (true, fence);
-        }
+        (entry.is_vote, entry.fence) = match entry.doubted {
+            None => (true, fence),
+            Some(_) => (false, None),
+        };
     }
 
     /// Records that `node` had no lease when it answered request `number`. What it told of since is another matter.

@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) restart_guard: bool,
     /// Whether the numbers were described again when it was first used: a recorder may have been installed since it was made.
     pub(crate) is_described: AtomicBool,
+    /// Whether grants that nodes tell of are confirmed, unless a lock says otherwise.
+    pub(crate) confirm_grants: bool,
 }
 
 impl Core {

@@ -15,7 +15,8 @@ use crate::telling;
 pub(crate) enum Told {
     /// It counts, if there are enough of them.
     Counts,
-    /// The lease is there, and counts for nothing until the node is asked again: too old, or the node forgot others.
+    /// The lease is there, and counts for nothing until the node is asked again: too old, or the node forgot others. Or it is
+    /// to be confirmed that the lease is there.
     InDoubt,
     /// It is over.
     Stale,
@@ -109,12 +110,22 @@ impl Holding {
             };
         }
         let sent = ledger.sent(number);
-        let counts = sent.is_some_and(|sent| self.withheld(uptime, sent, now).is_none());
+        let counts = !self.is_to_be_confirmed(grant, now)
+            && sent.is_some_and(|sent| self.withheld(uptime, sent, now).is_none());
         match ledger.told(index, number, grant.fence, counts, now) {
             false => Told::Stale,
             true if counts && ledger.end_on(index).is_some_and(|end| now < end) => Told::Counts,
             true => Told::InDoubt,
         }
+    }
+
+    /// Whether the node has to be asked whether it granted this. What it tells comes by a channel on which others may publish.
+    ///
+    /// SAFETY RULE (design §8): a fence that no clock explains is believed only where the node's own answer has it.
+    fn is_to_be_confirmed(&self, grant: &Grant, now: Instant) -> bool {
+        let core = &self.core;
+        let time = || Fence::from(core.waiters.tickets.time(&core.clock, now));
+        self.terms.confirm_grants || grant.fence.is_some_and(|fence| fence.is_far_ahead_of(time()))
     }
 
     /// Whether the vote of a node that had been up for `uptime` a moment before `now` is withheld from a request sent at
@@ -159,7 +170,8 @@ impl Holding {
     pub(crate) async fn top_up(self: &Arc<Self>) {
         let expiry = self.terms.claim.expiry;
         let has_doubts = self.ledger().has_doubts();
-        if has_doubts {
+        // Where each grant is confirmed, the others are being confirmed, or were told of and will be released.
+        if has_doubts && !self.terms.confirm_grants {
             let _ = self.extend(expiry).await;
         } else if !self.terms.renew && self.remaining() < self.terms.trusted().mul_f64(0.9) {
             let holding = Arc::clone(self);

@@ -164,7 +164,7 @@ impl Default for TimeoutFactor {
 pub(crate) struct RequestTimeout(Duration);
 
 impl RequestTimeout {
-    const LEAST: Duration = Duration::from_millis(50);
+    pub(crate) const LEAST: Duration = Duration::from_millis(50);
     const MOST: Duration = Duration::from_secs(2);
 
     /// The timeout of requests for leases of `expiry`.

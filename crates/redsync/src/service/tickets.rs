@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::protocol::{Instant, Ticket};
+use crate::protocol::{Instant, RequestTimeout, Ticket};
 
 /// Draws tickets, and knows the nodes' clocks and how far away they are.
 pub(crate) struct Tickets {
@@ -18,6 +18,8 @@ pub(crate) struct Tickets {
 struct Acquaintance {
     /// How long it takes to answer, smoothed.
     round_trip: Duration,
+    /// It has answered a request.
+    has_answered: bool,
     clock: Option<Sight>,
 }
 
@@ -99,6 +101,7 @@ impl Tickets {
     pub(crate) fn answered(&self, index: usize, sent: Instant, now: Instant, micros: u64) {
         let took = now.saturating_since(sent);
         let mut node = self.node(index);
+        node.has_answered = true;
         node.round_trip = match node.round_trip {
             Duration::ZERO => took,
             former => (former * 7 + took) / 8,
@@ -107,6 +110,18 @@ impl Tickets {
         if node.clock.is_none_or(|former| sight.width() <= former.width() + former.age(now) / 1_000) {
             node.clock = Some(sight);
         }
+    }
+
+    /// Takes down that node `index` answered a request that was not about a place.
+    pub(crate) fn heard(&self, index: usize) {
+        self.node(index).has_answered = true;
+    }
+
+    /// Whether node `index` answered earlier, and may answer yet though it has been silent for `silent`: for three of its round
+    /// trips or 50 ms, whichever is longer.
+    pub(crate) fn may_yet_answer(&self, index: usize, silent: Duration) -> bool {
+        let node = self.node(index);
+        node.has_answered && silent < (node.round_trip * 3).max(RequestTimeout::LEAST)
     }
 
     /// How long one who has too few leases waits for more before it yields them: a few of the slowest node's round trips.

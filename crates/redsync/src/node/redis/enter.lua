@@ -7,7 +7,8 @@
 -- ARGV[3…] for each: token, expiry in milliseconds, ticket, round, the fence that is proposed or 0, how long the counter
 --          is kept in milliseconds
 -- Reply    {holder's token, milliseconds left or -1, microseconds by this server's clock, for each: its place in line,
---          counted from 1; or if it has the lease, 0, less where the counter stands if it asks for a fence}
+--          counted from 1; or if it has the lease, 0, less where the counter stands if it asks for a fence};
+--          1: nobody has the lease, and more waiters are dead than one call drops; the caller calls again
 -- Called by RedisNode::enter and RedisNode::yield_lease.
 local contact, yields = ARGV[1], ARGV[2] == '1'
 local now = now_micros()
@@ -37,6 +38,10 @@ if longest > 0 then
 end
 if not holder or (yields and asking[holder]) then
   holder = hand_over(asking, false)
+  if holder == true then
+    redis.call('DEL', LEASE)
+    return 1
+  end
 end
 local reply = {holder, redis.call('PTTL', LEASE), now}
 for i = 3, #ARGV, 6 do

@@ -10,7 +10,7 @@ reply[#reply + 1] = counter_at(FENCE) or 0
 local members = redis.call('ZRANGE', LINE, 0, ARGV[1] * 2 - 1, 'WITHSCORES')
 local token = false
 for i = 1, #members, 2 do
-  if not token or not said_of(token, members[i]) then
+  if not token or not waiter_in(members[i], token) then
     token = members[i]
     reply[#reply + 1] = token
     reply[#reply + 1] = members[i + 1]

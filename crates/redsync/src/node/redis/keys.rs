@@ -1,4 +1,7 @@
 //! The names of what is kept on a server for one lock, all of it in one slot of a cluster.
+//!
+//! Each key beside the lease contains a part that no lock's name may contain ([`LockName::RESERVED`]). So no lock is another
+//! lock's queue or counter.
 
 use crate::node::ClientId;
 use crate::protocol::LockName;
@@ -79,6 +82,8 @@ fn has_tag(key: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn line(name: &str) -> String {
@@ -118,6 +123,48 @@ mod tests {
     #[test]
     fn no_two_locks_share_a_line() {
         assert_ne!(line("a"), line("{a}"));
+    }
+
+    /// Names made of the parts of keys.
+    fn names() -> impl Strategy<Value = String> {
+        const PARTS: &[&str] = &[
+            "a",
+            "b",
+            "{",
+            "}",
+            ":",
+            "redsync",
+            ":redsync:",
+            "}:redsync:",
+            ":redsync:tagged:",
+            "tagged",
+            "line",
+            "fence",
+            "grants",
+        ];
+        prop::collection::vec(prop::sample::select(PARTS), 1..8).prop_map(|parts| parts.concat())
+    }
+
+    /// All that a server keeps for a lock beside its lease, and the channel of its grants.
+    fn beside(name: &LockName) -> [String; 3] {
+        let keys = Keys::of(name);
+        let channel = channel_in_slot(&ClientId::random(), name);
+        [keys.line().concat(), keys.fence().concat(), channel]
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_that_is_accepted_is_a_key_beside_another_lock((one, other) in (names(), names())) {
+            let Ok(one) = LockName::new(one) else { return Ok(()) };
+            for key in beside(&one) {
+                prop_assert!(LockName::new(&key).is_err(), "{key} is beside {one}");
+                if let Ok(other) = LockName::new(&other)
+                    && other != one
+                {
+                    prop_assert!(!beside(&other).contains(&key), "{key} is beside {one} and {other}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -29,8 +29,8 @@ use self::pushes::{Channels, Pushes};
 use self::scripts::Script;
 use super::place::no_places;
 use super::{
-    Acquired, Answer, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine, InvalidUrl,
-    Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
+    Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine,
+    InvalidUrl, Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
 };
 use crate::protocol::{Fence, LockName, Proposal, Ticket, Token};
 
@@ -126,12 +126,34 @@ impl RedisNode {
         keys: &[Key<'_>],
         with_arguments: impl Fn(Command) -> Command,
     ) -> Result<Reply, NodeFault> {
-        match self.execute(with_arguments(script.by_hash(keys))).await {
+        let reply = match self.execute(with_arguments(script.by_hash(keys))).await {
             // Not a replay: a server that does not know the script has run nothing.
             Err(fault) if fault.code() == Some("NOSCRIPT") => {
                 self.execute(with_arguments(script.by_source(keys))).await
             }
             other => other,
+        };
+        match (reply, keys) {
+            (Err(fault), [lease, line, ..]) if fault.code() == Some("WRONGTYPE") => {
+                Err(self.of_another_type(fault, *lease, *line).await)
+            }
+            (reply, _) => reply,
+        }
+    }
+
+    /// Says which of a lock's keys has another type, for a script that names more than one. The lease is read once more: the
+    /// server's own words name no key.
+    async fn of_another_type(&self, fault: NodeFault, lease: Key<'_>, line: Key<'_>) -> NodeFault {
+        match self.execute(Command::new("GET").joined(&lease)).await {
+            Ok(Reply::Text(_) | Reply::Nil) => {
+                let message = format!(
+                    "the key {:?} holds something else than the queue of this lock; delete it (WRONGTYPE)",
+                    line.concat()
+                );
+                let of_line = NodeFault::refused("WRONGTYPE", message);
+                if fault.applied() == Applied::Unknown { of_line.perhaps_applied() } else { of_line }
+            }
+            _ => fault,
         }
     }
 
@@ -233,7 +255,7 @@ impl RedisNode {
         if places.iter().any(|place| place.claim.fence.is_some()) {
             self.note_fences();
         }
-        let reply = self.run(&scripts::ENTER, &keys, |command| {
+        let arguments = |command: Command| {
             let command = command.arg(&contact).number(is_yielding.into());
             places.iter().fold(command, |command, place| {
                 let (fence, retention) = numbers(place.claim.fence);
@@ -245,8 +267,13 @@ impl RedisNode {
                     .number(fence)
                     .number(retention)
             })
-        });
-        let reply = reply.await?;
+        };
+        let mut reply = self.run(&scripts::ENTER, &keys, arguments).await?;
+        // More waiters are dead than one call drops.
+        while matches!(reply, Reply::Int(1)) {
+            let further = self.run(&scripts::ENTER, &keys, arguments).await;
+            reply = further.map_err(NodeFault::perhaps_applied)?;
+        }
         let entered = entered(&reply, places.len()).ok_or_else(|| unexpected("the enter script", &reply))?;
         Ok(match contact.is_empty() {
             true => entered.unless_asked_within(ASK_WITHIN),
@@ -428,7 +455,15 @@ impl Node for RedisNode {
                 }
             };
             let given = if self.knows_of_fences() { 3 } else { 2 };
-            match self.run_on_primary(&scripts::RELEASE, &keys[..given], arguments).await? {
+            let mut reply = self.run_on_primary(&scripts::RELEASE, &keys[..given], arguments).await?;
+            // More waiters are dead than one call drops. What became of the token, the first call said.
+            let mut first = None;
+            while let Reply::Int(unfinished @ UNFINISHED..) = reply {
+                first.get_or_insert(Reply::Int(unfinished - UNFINISHED));
+                let further = self.run(&scripts::RELEASE, &keys[..given], arguments).await;
+                reply = further.map_err(NodeFault::perhaps_applied)?;
+            }
+            match first.unwrap_or(reply) {
                 // Whoever waits has to ask for it, this once.
                 Reply::Int(3) => {
                     self.note_fences();
@@ -523,6 +558,9 @@ fn holder_with_time(reply: &[Reply]) -> Result<Holder, NodeFault> {
 fn holder_of(token: &[u8], time_left: TimeLeft) -> Holder {
     Holder::new(String::from_utf8_lossy(token), time_left)
 }
+
+/// What the release script adds to its reply where dead waiters are left to be dropped.
+const UNFINISHED: i64 = 10;
 
 /// How soon those should ask again whom the server cannot tell.
 const ASK_WITHIN: Duration = Duration::from_millis(50);

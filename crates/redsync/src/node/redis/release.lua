@@ -6,7 +6,9 @@
 -- ARGV[2]  nothing: the lease is handed over; 'barging': it is let go of, and the first in line is told that it may ask
 -- Reply    1: released; 2: it had a place in line, and has left; 0: nobody has the lease;
 --          {holder's token, milliseconds left or -1}: another has it;
---          3: released, and let go of, since the first in line wants a fence and its counter was not given
+--          3: released, and let go of, since the first in line wants a fence and its counter was not given;
+--          10 more than 0, 1 or 2: more waiters are dead than one call drops; the caller calls again. A lease that this token
+--          has stays until the last of these calls, so that nobody comes before those who wait
 -- Called by RedisNode::release.
 local token = ARGV[1]
 local reply = 1 -- holder: as release_alone.lua found it
@@ -17,27 +19,21 @@ if holder ~= token then
   end
 end
 if not ARGV[2] then
-  if hand_over({}, token) ~= nil then
+  local next = hand_over({}, token)
+  if next == true then
+    return reply + 10
+  end
+  if next ~= nil then
     return reply
   end
   reply = reply == 1 and 3 or reply
 end
-local now = now_micros()
+redis.call('TIME')
 leave(token)
 redis.call('DEL', LEASE)
-while true do
-  local members = redis.call('ZRANGE', LINE, 0, 1)
-  local waiting, place = members[1], members[2]
-  if not waiting then
-    return reply
-  end
-  local waiter = said_of(waiting, place)
-  if waiter then
-    local deadline, contact = string.match(waiter, '^(%d+):%d+:%d+:%d+:%d+:(.*)$')
-    if deadline and tonumber(deadline) > now and (contact == '' or tell(contact, 'freed:' .. LEASE)) then
-      return reply
-    end
-    redis.call('ZREM', LINE, place)
-  end
-  redis.call('ZREM', LINE, waiting)
-end
+local deaf = {}
+local next = first_alive({}, function(_, contact)
+  deaf[contact] = deaf[contact] or contact ~= '' and not tell(contact, 'freed:' .. LEASE)
+  return not deaf[contact]
+end)
+return next == true and reply + 10 or reply

@@ -233,26 +233,35 @@ impl Change<'_> {
             .map(drop)
     }
 
-    /// The first in line who is alive; those before it are dropped.
+    /// The first in line who is alive; of those before it, [`MOST_DROPPED`] are dropped, and the others are passed over.
     ///
     /// SAFETY RULE (design §8): whoever let its deadline pass, or cannot be told, is skipped in the same step.
     fn first(&self, name: &LockName) -> rusqlite::Result<Option<Waiter>> {
-        let mut judged = HashMap::new();
-        loop {
-            let first = self
-                .transaction
-                .prepare_cached(
-                    "SELECT token, round, expiry, deadline, boot, client, pid, namespace, begun, proposal, retention
-                     FROM redsync_line
-                     WHERE name = ?1 ORDER BY ticket, token LIMIT 1",
-                )?
-                .query_row([name.as_str()], Waiter::read)
-                .optional()?;
-            match first {
-                Some(waiter) if !self.is_alive(&waiter, &mut judged) => self.leave(name, &waiter.token)?,
-                first => return Ok(first),
-            };
+        let mut statement = self.transaction.prepare_cached(
+            "SELECT token, round, expiry, deadline, boot, client, pid, namespace, begun, proposal, retention, ticket
+             FROM redsync_line
+             WHERE name = ?1 ORDER BY ticket, token",
+        )?;
+        let (mut rows, mut judged) = (statement.query([name.as_str()])?, HashMap::new());
+        let (mut first, mut last_dead, mut dead) = (None, None, 0);
+        while let Some(row) = rows.next()? {
+            let waiter = Waiter::read(row)?;
+            if self.is_alive(&waiter, &mut judged) {
+                first = Some(waiter);
+                break;
+            }
+            dead += 1;
+            if dead <= MOST_DROPPED {
+                last_dead = Some((row.get::<_, i64>(11)?, waiter.token));
+            }
         }
+        drop(rows);
+        if let Some((ticket, token)) = last_dead {
+            self.transaction
+                .prepare_cached("DELETE FROM redsync_line WHERE name = ?1 AND (ticket, token) <= (?2, ?3)")?
+                .execute((name.as_str(), ticket, token))?;
+        }
+        Ok(first)
     }
 
     /// A killed process may have left many places behind: each process is judged once.
@@ -360,6 +369,10 @@ impl Waiter {
         })
     }
 }
+
+/// How many dead waiters one step drops: the file is closed to other writers meanwhile, and dropping one takes longer than
+/// passing it over.
+const MOST_DROPPED: usize = 256;
 
 /// What the line is in order of: the ticket, then the token.
 type Whereabouts<'a> = (i64, &'a str);

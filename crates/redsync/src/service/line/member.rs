@@ -117,21 +117,25 @@ impl Member {
         let (core, claim) = (&holding.core, &holding.terms.claim);
         let everyone: Vec<usize> = (0..core.nodes.len()).collect();
         let mut count = Count::new(Operation::Lock, &core.nodes, core.quorum, &everyone);
+        let mut nodes = Vec::new();
         let after = now.saturating_since(began);
         let state = self.line.lock();
         for (index, view) in state.views.iter().enumerate() {
             let node = || core.nodes[index].to_string();
             let failure = view.failing.as_ref().map(|(error, _)| error).or(view.doubt.as_ref());
-            count.add(match (failure, &view.holder) {
+            let said = match (failure, &view.holder) {
                 (Some(error), _) => Err(error.clone()),
                 _ if holding.is_granted_on(index) => Ok(()),
                 (None, Some(holder)) => Err(NodeError::Taken { node: node(), holder: holder.clone() }),
                 (None, None) => Err(NodeError::Timeout { node: node(), after }),
-            });
+            };
+            nodes.extend(said.as_ref().err().cloned());
+            count.add(said);
         }
         drop(state);
-        let name = || claim.name.clone();
-        count.into_error(name()).unwrap_or_else(|| Error::ValidityExhausted { name: name(), took: after })
+        // A majority has granted, and what it granted does not count yet: a moment later, the lock would have been had.
+        let (name, operation) = (|| claim.name.clone(), Operation::Lock);
+        count.into_error(name()).unwrap_or_else(|| Error::Taken { name: name(), operation, nodes })
     }
 
     /// The request for a place on node `index`, which the caller makes itself: the first is not to wait for others.

@@ -287,8 +287,9 @@ impl Line {
             }
         }
         if let TimeLeft::For(left) = entered.holder.time_left() {
-            // Whoever comes first hands the lease to the first in line, whoever that is: the others need not hurry.
-            let behind = u32::try_from(view.position.saturating_sub(1).min(100)).unwrap_or(100);
+            // Whoever comes first hands the lease to the first in line, whoever that is: the others need not hurry. Except the
+            // second, which may be the first by now: one that left the line tells nobody.
+            let behind = u32::try_from(view.position.saturating_sub(2).min(100)).unwrap_or(100);
             view.look_at = Some(now + left + MOMENT + STAGGER * behind);
         } else {
             view.look_at = None;
@@ -331,7 +332,7 @@ fn jitter(token: &Token, salt: u64) -> f64 {
 /// After a holder's time is over, for the first of us: clocks are not exact to the millisecond.
 const MOMENT: Duration = Duration::from_millis(3);
 
-/// How much later each further one in line asks.
+/// How much later each further one in line asks, from the third on.
 const STAGGER: Duration = Duration::from_millis(20);
 
 /// How often the first in line looks whether the lease of another library's is gone: that is how those wait, too.
