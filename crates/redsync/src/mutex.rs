@@ -90,7 +90,8 @@ impl Mutex {
     ///
     /// # Errors
     ///
-    /// [`Error::NoQuorum`] when no quorum of nodes could be reached for longer than the expiry; [`Error::Taken`] when
+    /// [`Error::NoQuorum`] when no quorum of nodes could be reached for longer than the expiry, or at once where waiting does
+    /// not help, as with a wrong password (see [`Error::remedy`]); [`Error::Taken`] when
     /// [`wait_up_to`](Mutex::wait_up_to) or the tries were over; [`Error::ValidityExhausted`] when nodes are so slow that
     /// nothing is left of the expiry each time; [`Error::InvalidOption`] before anything is asked.
     ///
@@ -144,6 +145,10 @@ impl Mutex {
                 };
             let now = self.core.clock.now();
             let is_over = end.is_some_and(|end| now >= end);
+            if error.remedy().is_some() {
+                // No further try can end differently.
+                return Err(error);
+            }
             let wait = error.wait_for_restarted();
             if let Some(wait) = wait {
                 // It will pass: this is no try, and nobody is out of reach. It is told once.

@@ -1,19 +1,24 @@
 //! Redis and Valkey.
 
+mod account;
 pub(crate) mod address;
 pub(crate) mod client;
 mod courier;
 mod dial;
 mod facts;
+mod first_bytes;
 #[cfg(test)]
 mod fuzz;
 mod keys;
 mod link;
+mod permissions;
 mod pushes;
 mod replies;
 mod reply_limit;
 mod scripts;
 mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::fmt;
 use std::future::ready;
@@ -25,12 +30,13 @@ use self::client::{Client, Command, Messages, Reply};
 use self::facts::{Facts, Seen};
 use self::keys::{Key, Keys};
 use self::link::{Executing, Link};
+use self::permissions::Permitted;
 use self::pushes::{Channels, Pushes};
 use self::scripts::Script;
 use super::place::no_places;
 use super::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine, InvalidUrl,
-    Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
+    Listener, Look, Node, NodeFault, Place, Placed, Released, Remedy, Succession, TimeLeft, Uptime,
 };
 use crate::protocol::{Fence, LockName, Proposal, Ticket, Token};
 
@@ -50,6 +56,7 @@ pub struct RedisNode {
     has_fences: AtomicBool,
     /// Somebody has asked for a lock without a fence here.
     has_plain: AtomicBool,
+    permitted: Permitted,
 }
 
 /// How the server is spoken to.
@@ -72,7 +79,11 @@ impl RedisNode {
     ///   system's; `&cert=FILE&key=FILE` present a client certificate. Needs the feature `tls`.
     /// * `redis+unix:///PATH[?db=NUMBER&user=USER&password=PASSWORD]`
     ///
-    /// Users and passwords are percent-encoded. The port is 6379, the database 0, unless given.
+    /// Users and passwords are percent-encoded. The port is 6379, the database 0, unless given. A `ca=FILE` may also hold the
+    /// server's own self-signed certificate; the host must be one of its names (subjectAltName).
+    ///
+    /// Where the URL names a user, the permissions of that are looked at before a first grant: what cannot be released is
+    /// not granted. That costs one round trip for each beginning of a name up to its last colon.
     ///
     /// # Errors
     ///
@@ -89,9 +100,10 @@ impl RedisNode {
         Self::on(server, Arc::default())
     }
 
-    const fn on(server: Server, pushes: Arc<Pushes>) -> Self {
+    fn on(server: Server, pushes: Arc<Pushes>) -> Self {
         let (has_fences, has_plain) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { server, pushes, set_takes_nx_and_get: AtomicBool::new(true), has_fences, has_plain }
+        let permitted = Permitted::default();
+        Self { server, pushes, set_takes_nx_and_get: AtomicBool::new(true), has_fences, has_plain, permitted }
     }
 
     fn execute(&self, command: Command) -> Executing<'_> {
@@ -122,15 +134,20 @@ impl RedisNode {
     /// EVALSHA; and where the server does not know the script, one plain EVAL, which also teaches it.
     async fn run(
         &self,
+        name: &LockName,
         script: &'static Script,
         keys: &[Key<'_>],
         with_arguments: impl Fn(Command) -> Command,
     ) -> Result<Reply, NodeFault> {
-        match self.execute(with_arguments(script.by_hash(keys))).await {
+        let reply = match self.execute(with_arguments(script.by_hash(keys))).await {
             // Not a replay: a server that does not know the script has run nothing.
             Err(fault) if fault.code() == Some("NOSCRIPT") => {
                 self.execute(with_arguments(script.by_source(keys))).await
             }
+            other => other,
+        };
+        match reply {
+            Err(fault) if fault.remedy().is_some() => Err(Box::pin(self.explained(name, fault)).await),
             other => other,
         }
     }
@@ -138,13 +155,14 @@ impl RedisNode {
     /// [`run`](Self::run), and once more where the server cannot write any more and its name may lead to another by now.
     async fn run_on_primary(
         &self,
+        name: &LockName,
         script: &'static Script,
         keys: &[Key<'_>],
         with_arguments: impl Fn(Command) -> Command,
     ) -> Result<Reply, NodeFault> {
-        match self.run(script, keys, &with_arguments).await {
+        match self.run(name, script, keys, &with_arguments).await {
             Err(fault) if self.leads_elsewhere(&fault) => {
-                Box::pin(self.run(script, keys, with_arguments)).await
+                Box::pin(self.run(name, script, keys, with_arguments)).await
             }
             other => other,
         }
@@ -156,7 +174,7 @@ impl RedisNode {
 
     async fn acquire_by_script(&self, claim: &Claim) -> Result<Acquired, NodeFault> {
         let keys = [Keys::of(&claim.name).lease()];
-        let reply = self.run_on_primary(&scripts::ACQUIRE, &keys, |command| {
+        let reply = self.run_on_primary(&claim.name, &scripts::ACQUIRE, &keys, |command| {
             command.arg(claim.token.as_str()).number(claim.expiry.as_millis())
         });
         match reply.await? {
@@ -170,7 +188,7 @@ impl RedisNode {
         self.note_fences();
         let keys = Keys::of(&claim.name);
         let keys = [keys.lease(), keys.fence()];
-        let reply = self.run_on_primary(&scripts::ACQUIRE_FENCED, &keys, |command| {
+        let reply = self.run_on_primary(&claim.name, &scripts::ACQUIRE_FENCED, &keys, |command| {
             let command = command.arg(claim.token.as_str()).number(claim.expiry.as_millis());
             command.number(proposal.fence.as_u64()).number(millis(proposal.retention))
         });
@@ -210,7 +228,8 @@ impl RedisNode {
                 format!(
                     "a cluster cannot keep a lock of this name: put a hash tag into it, as in {{tag}}:{name}"
                 ),
-            )),
+            )
+            .with_remedy(Remedy::Node)),
             _ => Ok(()),
         }
     }
@@ -227,13 +246,17 @@ impl RedisNode {
         if keys::is_split(name) {
             self.refuse_where_split(name).await?;
         }
+        let is_fenced = places.iter().any(|place| place.claim.fence.is_some());
+        if self.needs_permit(name, is_fenced) {
+            Box::pin(self.permit(name, is_fenced)).await?;
+        }
         let contact = self.contact(client, name).await?;
         let keys = Keys::of(name);
         let keys = [keys.lease(), keys.line(), keys.fence()];
-        if places.iter().any(|place| place.claim.fence.is_some()) {
+        if is_fenced {
             self.note_fences();
         }
-        let reply = self.run(&scripts::ENTER, &keys, |command| {
+        let reply = self.run(name, &scripts::ENTER, &keys, |command| {
             let command = command.arg(&contact).number(is_yielding.into());
             places.iter().fold(command, |command, place| {
                 let (fence, retention) = numbers(place.claim.fence);
@@ -272,6 +295,48 @@ impl RedisNode {
             }
         };
         Ok(if is_subscribed { format!("{kind}{channel}") } else { String::new() })
+    }
+
+    fn acquire_permitted<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
+        if keys::is_split(&claim.name) {
+            return Box::pin(async move {
+                self.refuse_where_split(&claim.name).await?;
+                match claim.fence {
+                    Some(proposal) => self.acquire_fenced(claim, proposal).await,
+                    None => self.acquire_by_script(claim).await,
+                }
+            });
+        }
+        if let Some(proposal) = claim.fence {
+            return Box::pin(self.acquire_fenced(claim, proposal));
+        }
+        self.note_plain();
+        if !self.set_takes_nx_and_get.load(Ordering::Relaxed) {
+            return Box::pin(self.acquire_by_script(claim));
+        }
+        Box::pin(async move {
+            let set = || {
+                Command::new("SET")
+                    .arg(claim.name.as_str())
+                    .arg(claim.token.as_str())
+                    .arg("NX")
+                    .arg("GET")
+                    .arg("PX")
+                    .number(claim.expiry.as_millis())
+            };
+            let reply = match self.execute(set()).await {
+                Err(fault) if self.leads_elsewhere(&fault) => Box::pin(self.execute(set())).await,
+                reply => reply,
+            };
+            match self.acquired_by_set(claim, reply) {
+                Ok(Some(acquired)) => Ok(acquired),
+                Ok(None) => Box::pin(self.acquire_by_script(claim)).await,
+                Err(fault) if fault.remedy().is_some() => {
+                    Err(Box::pin(self.explained(&claim.name, fault)).await)
+                }
+                Err(fault) => Err(fault),
+            }
+        })
     }
 
     /// Free and uncontended, the whole acquisition is one plain command. `None` where it takes the script.
@@ -336,41 +401,14 @@ impl Node for RedisNode {
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
-        if keys::is_split(&claim.name) {
+        let is_fenced = claim.fence.is_some();
+        if self.needs_permit(&claim.name, is_fenced) {
             return Box::pin(async move {
-                self.refuse_where_split(&claim.name).await?;
-                match claim.fence {
-                    Some(proposal) => self.acquire_fenced(claim, proposal).await,
-                    None => self.acquire_by_script(claim).await,
-                }
+                self.permit(&claim.name, is_fenced).await?;
+                self.acquire_permitted(claim).await
             });
         }
-        if let Some(proposal) = claim.fence {
-            return Box::pin(self.acquire_fenced(claim, proposal));
-        }
-        self.note_plain();
-        if !self.set_takes_nx_and_get.load(Ordering::Relaxed) {
-            return Box::pin(self.acquire_by_script(claim));
-        }
-        Box::pin(async move {
-            let set = || {
-                Command::new("SET")
-                    .arg(claim.name.as_str())
-                    .arg(claim.token.as_str())
-                    .arg("NX")
-                    .arg("GET")
-                    .arg("PX")
-                    .number(claim.expiry.as_millis())
-            };
-            let reply = match self.execute(set()).await {
-                Err(fault) if self.leads_elsewhere(&fault) => Box::pin(self.execute(set())).await,
-                reply => reply,
-            };
-            match self.acquired_by_set(claim, reply)? {
-                Some(acquired) => Ok(acquired),
-                None => Box::pin(self.acquire_by_script(claim)).await,
-            }
-        })
+        self.acquire_permitted(claim)
     }
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
@@ -386,9 +424,9 @@ impl Node for RedisNode {
             let reply = match claim.fence {
                 Some(_) => {
                     self.note_fences();
-                    self.run_on_primary(&scripts::EXTEND, &keys, arguments).await?
+                    self.run_on_primary(&claim.name, &scripts::EXTEND, &keys, arguments).await?
                 }
-                None => self.run_on_primary(&scripts::EXTEND, &keys[..1], arguments).await?,
+                None => self.run_on_primary(&claim.name, &scripts::EXTEND, &keys[..1], arguments).await?,
             };
             match reply {
                 Reply::Int(2) => Ok(Extended::Retaken),
@@ -428,7 +466,7 @@ impl Node for RedisNode {
                 }
             };
             let given = if self.knows_of_fences() { 3 } else { 2 };
-            match self.run_on_primary(&scripts::RELEASE, &keys[..given], arguments).await? {
+            match self.run_on_primary(name, &scripts::RELEASE, &keys[..given], arguments).await? {
                 // Whoever waits has to ask for it, this once.
                 Reply::Int(3) => {
                     self.note_fences();
@@ -447,7 +485,8 @@ impl Node for RedisNode {
         Box::pin(async move {
             let keys = Keys::of(name);
             let keys = [keys.lease(), keys.line(), keys.fence()];
-            let reply = self.run(&scripts::INSPECT, &keys, |command| command.number(Look::SHOWN as u64));
+            let reply =
+                self.run(name, &scripts::INSPECT, &keys, |command| command.number(Look::SHOWN as u64));
             let reply = reply.await?;
             looked(&reply).ok_or_else(|| unexpected("the inspect script", &reply))
         })
