@@ -96,9 +96,8 @@ impl Exit {
         }
     }
 
-    /// What failures of so many nodes come to where too few have answered. `error` is each node's.
-    pub(crate) fn of_nodes(errors: impl Iterator<Item = &NodeError>, total: usize) -> Self {
-        let nodes = errors.cloned().collect();
+    /// What failures of so many nodes come to where too few have answered.
+    pub(crate) fn of_nodes(nodes: Vec<NodeError>, total: usize) -> Self {
         Self::of(&Error::NoQuorum { name: None, operation: Operation::Connect, total, nodes })
     }
 

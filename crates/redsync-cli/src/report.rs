@@ -40,7 +40,9 @@ impl Report {
     /// Says why the command fails, and how it ends. `--quiet` leaves a taken lock to the exit code, as flock(1) does.
     pub(crate) fn failure(&self, failure: &Failure) -> Exit {
         let is_told_by_code = self.quiet && matches!(failure.exit, Exit::Taken | Exit::Conflict(_));
-        if let Some(Said { kind, message, nodes, remedy }) = failure.said.as_ref().filter(|_| !is_told_by_code) {
+        if let Some(Said { kind, message, nodes, remedy }) =
+            failure.said.as_ref().filter(|_| !is_told_by_code)
+        {
             if self.json {
                 say(&json!({ "error": kind, "message": message, "nodes": nodes, "remedy": remedy }));
             } else {

@@ -20,7 +20,7 @@ pub(crate) async fn status(fleet: &Fleet, args: &StatusArgs, report: &Report) ->
     Ok(match looked.state() {
         LockState::Unknown => {
             let errors = looked.nodes().iter().filter_map(|node| node.answer.as_ref().err());
-            Exit::of_nodes(errors, looked.nodes().len())
+            Exit::of_nodes(errors.cloned().collect(), looked.nodes().len())
         }
         _ => Exit::Success,
     })
