@@ -432,7 +432,7 @@ impl Future for Exchange<'_> {
             Err(error) => {
                 let fault = match self.live.excess.has_happened() {
                     true => NodeFault::disconnected(format!("the connection broke: {TOO_LARGE}")),
-                    false => disconnect_fault(error),
+                    false => disconnect_fault(&error),
                 };
                 self.shared.replace(&self.live, Some(&fault));
                 Err(fault)

@@ -90,9 +90,9 @@ const fn tls_failed(_: &io::Error) -> bool {
     false
 }
 
-pub(super) fn disconnect_fault(error: RedisError) -> NodeFault {
-    let fault = NodeFault::disconnected(format!("the connection broke: {}", cause_of(&error)));
-    match io_cause(&error).and_then(io::Error::raw_os_error) {
+pub(super) fn disconnect_fault(error: &RedisError) -> NodeFault {
+    let fault = NodeFault::disconnected(format!("the connection broke: {}", cause_of(error)));
+    match io_cause(error).and_then(io::Error::raw_os_error) {
         Some(number) => fault.with_source(io::Error::from_raw_os_error(number)),
         None => fault,
     }
@@ -272,7 +272,7 @@ fn denied_command(detail: &str) -> Option<&str> {
 
 /// The text of an answer to INFO; nothing where the server refuses it.
 pub(super) fn text(answer: redis::RedisResult<Value>, account: &Account) -> Result<String, NodeFault> {
-    match answer.map_err(disconnect_before_use).and_then(|value| reply_from(value, account)) {
+    match answer.map_err(|error| disconnect_before_use(&error)).and_then(|value| reply_from(value, account)) {
         Ok(Reply::Text(text)) => Ok(String::from_utf8_lossy(&text).into_owned()),
         Ok(_) => Ok(String::new()),
         Err(fault) if fault.kind() == FaultKind::Refused => Ok(String::new()),
@@ -281,8 +281,8 @@ pub(super) fn text(answer: redis::RedisResult<Value>, account: &Account) -> Resu
 }
 
 /// A connection that broke before it carried any request.
-fn disconnect_before_use(error: RedisError) -> NodeFault {
-    NodeFault::unreachable(format!("the connection broke: {}", cause_of(&error)))
+fn disconnect_before_use(error: &RedisError) -> NodeFault {
+    NodeFault::unreachable(format!("the connection broke: {}", cause_of(error)))
 }
 
 pub(super) fn reply_from(value: Value, account: &Account) -> Result<Reply, NodeFault> {
