@@ -37,7 +37,10 @@ pub(crate) const CODES: Table = &[
     ("74", "The lock was lost while the command ran. The command was ended, unless --on-lost warn."),
     ("75", "The lock was taken for as long as redsync waited. -E sets another code."),
     ("77", "Servers refuse this client: wrong password or user, or missing permissions."),
-    ("78", "Nodes are not what they should be: no Redis, a Sentinel, a cluster's member, TLS mixed up, no such database."),
+    (
+        "78",
+        "Nodes are not what they should be: no Redis, a Sentinel, a cluster's member, TLS mixed up, no such database.",
+    ),
     ("126", "The command cannot be executed."),
     ("127", "The command was not found."),
     ("128+S", "Signal S ended the command, or came while redsync waited."),

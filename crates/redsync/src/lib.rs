@@ -134,8 +134,8 @@ pub use self::node::SqliteNode;
 pub use self::node::redis::client::{Client, Command, Messages, Reply};
 pub use self::node::{
     Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Grant, Holder, IfFree, InLine,
-    IntoNode, InvalidUrl, Listener, Look, MemoryNode, Node, NodeFault, Place, Placed, Released, Remedy, Succession,
-    TimeLeft, Uptime, redacted,
+    IntoNode, InvalidUrl, Listener, Look, MemoryNode, Node, NodeFault, Place, Placed, Released, Remedy,
+    Succession, TimeLeft, Uptime, redacted,
 };
 pub use self::options::LockOptions;
 pub use self::protocol::{
