@@ -6,19 +6,24 @@
 //! | 1 | | the lock was not held any more (`extend`, `unlock`), output could not be written, … |
 //! | 64 | `EX_USAGE` | arguments, options, node URLs, names or leases that cannot be right |
 //! | 69 | `EX_UNAVAILABLE` | no quorum of nodes could be reached, or had been up for long enough to be trusted |
+//! | 73 | `EX_CANTCREAT` | the local store cannot be used: no directory, no permission, damaged, disk full |
 //! | 74 | `EX_IOERR` | the lock was lost while the command ran |
 //! | 75 | `EX_TEMPFAIL` | the lock was taken, and stayed so for as long as was waited (or what `-E` says) |
+//! | 77 | `EX_NOPERM` | so many servers refuse us that no majority is left: password, user, permissions |
+//! | 78 | `EX_CONFIG` | so many nodes are not what they should be: no Redis, a Sentinel, a cluster's member, TLS mixed up, … |
 //! | 126 | | the command was found but cannot be executed |
 //! | 127 | | the command was not found |
 //! | 128 + S | | signal S came while waiting, or ended the command |
 //! | else | | `run`: the command's own |
+//!
+//! 73, 77 and 78 come at once, whatever was to be waited for: waiting does not help. 69 comes when it has not helped.
 //!
 //! A command's own code may be any of these too; the line on stderr tells them apart.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
 
-use redsync::{Error, ErrorKind, Operation};
+use redsync::{Error, ErrorKind, NodeError, Operation, Remedy};
 use rustix::process::Signal;
 
 use crate::help::Table;
@@ -27,9 +32,15 @@ use crate::help::Table;
 pub(crate) const CODES: Table = &[
     ("0", "Done. For `run`: the command ended with 0. For `status`: the question was answered."),
     ("64", "Usage: bad arguments, node URL, name or lease."),
-    ("69", "No quorum of nodes could be reached, or too many of them restarted just now."),
+    ("69", "No quorum of nodes could be reached for now, or too many of them restarted just now."),
+    ("73", "The local store cannot be used: no directory, no permission, damaged, or its disk is full."),
     ("74", "The lock was lost while the command ran. The command was ended, unless --on-lost warn."),
     ("75", "The lock was taken for as long as redsync waited. -E sets another code."),
+    ("77", "Servers refuse this client: wrong password or user, or missing permissions."),
+    (
+        "78",
+        "Nodes are not what they should be: no Redis, a Sentinel, a cluster's member, TLS mixed up, no such database.",
+    ),
     ("126", "The command cannot be executed."),
     ("127", "The command was not found."),
     ("128+S", "Signal S ended the command, or came while redsync waited."),
@@ -44,6 +55,12 @@ pub(crate) enum Exit {
     Failure,
     Usage,
     NoQuorum,
+    /// The local store cannot be used.
+    NoStore,
+    /// Servers refuse this client.
+    NoAccess,
+    /// Nodes are not what they should be.
+    WrongNodes,
     Lost,
     Taken,
     /// As `Taken`, with the code that `-E` gives.
@@ -62,6 +79,7 @@ impl Exit {
         match error {
             Error::Taken { operation: Operation::Lock, .. } => Self::Taken,
             _ => match error.kind() {
+                ErrorKind::NoQuorum if error.remedy().is_some() => Self::needing(error.remedy()),
                 // Granted, but too late to be of any use: the nodes are as good as out of reach.
                 ErrorKind::NoQuorum | ErrorKind::ValidityExhausted => Self::NoQuorum,
                 ErrorKind::Invalid => Self::Usage,
@@ -71,15 +89,33 @@ impl Exit {
         }
     }
 
+    /// No quorum, and what has to be seen to first, if anything.
+    pub(crate) const fn needing(remedy: Option<Remedy>) -> Self {
+        match remedy {
+            Some(Remedy::Access) => Self::NoAccess,
+            Some(Remedy::Node) => Self::WrongNodes,
+            Some(Remedy::Store) => Self::NoStore,
+            _ => Self::NoQuorum,
+        }
+    }
+
+    /// What failures of so many nodes come to where too few have answered.
+    pub(crate) fn of_nodes(nodes: Vec<NodeError>, total: usize) -> Self {
+        Self::of(&Error::NoQuorum { name: None, operation: Operation::Connect, total, nodes })
+    }
+
     fn code(self) -> i32 {
         match self {
             Self::Success => 0,
             Self::Failure => 1,
             Self::Usage => 64,
             Self::NoQuorum => 69,
+            Self::NoStore => 73,
             Self::Lost => 74,
             Self::Taken => 75,
             Self::Conflict(code) => code.into(),
+            Self::NoAccess => 77,
+            Self::WrongNodes => 78,
             Self::NotExecutable => 126,
             Self::NotFound => 127,
             Self::Signal(signal) => 128 + signal.as_raw(),

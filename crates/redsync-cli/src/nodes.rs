@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use redsync::{Error, Mutex, Proposal, Redsync, SqliteNode, redacted};
 
 use crate::cli::{Global, Switch};
+use crate::exit::Exit;
 use crate::report::{Failure, Report};
 
 /// The environment variable that names the nodes, separated by commas.
@@ -168,7 +169,9 @@ fn local_store() -> Result<PathBuf, Failure> {
     };
     let directory = state.join("redsync");
     let created = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-    created.map_err(|error| Failure::system(&format!("cannot create {}", directory.display()), &error))?;
+    created.map_err(|error| {
+        Failure::new(Exit::NoStore, "store", format!("cannot create {}: {error}", directory.display()))
+    })?;
     Ok(directory.join("locks.db"))
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use redsync::{Error, ErrorKind, InvalidLease, NodeError};
+use redsync::{Error, ErrorKind, InvalidLease, NodeError, Remedy};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
@@ -40,9 +40,11 @@ impl Report {
     /// Says why the command fails, and how it ends. `--quiet` leaves a taken lock to the exit code, as flock(1) does.
     pub(crate) fn failure(&self, failure: &Failure) -> Exit {
         let is_told_by_code = self.quiet && matches!(failure.exit, Exit::Taken | Exit::Conflict(_));
-        if let Some(Said { kind, message, nodes }) = failure.said.as_ref().filter(|_| !is_told_by_code) {
+        if let Some(Said { kind, message, nodes, remedy }) =
+            failure.said.as_ref().filter(|_| !is_told_by_code)
+        {
             if self.json {
-                say(&json!({ "error": kind, "message": message, "nodes": nodes }));
+                say(&json!({ "error": kind, "message": message, "nodes": nodes, "remedy": remedy }));
             } else {
                 say(&format_args!("redsync: {}", one_line(message)));
             }
@@ -86,11 +88,12 @@ struct Said {
     kind: &'static str,
     message: String,
     nodes: Vec<Value>,
+    remedy: Option<&'static str>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { exit, said: Some(Said { kind, message: message.into(), nodes: Vec::new() }) }
+        Self { exit, said: Some(Said { kind, message: message.into(), nodes: Vec::new(), remedy: None }) }
     }
 
     /// Nothing to say: whoever sent the signal knows.
@@ -128,7 +131,8 @@ impl From<Error> for Failure {
             _ => "failed",
         };
         let nodes = error.nodes().iter().map(node_json).collect();
-        Self { exit: Exit::of(&error), said: Some(Said { kind, message: error.to_string(), nodes }) }
+        let remedy = error.remedy().and_then(remedy_name);
+        Self { exit: Exit::of(&error), said: Some(Said { kind, message: error.to_string(), nodes, remedy }) }
     }
 }
 
@@ -160,10 +164,21 @@ fn node_json(error: &NodeError) -> Value {
         _ => "failed",
     };
     let mut object = json!({ "node": error.node(), "error": kind, "message": error.to_string() });
+    object["remedy"] = json!(error.remedy().and_then(remedy_name));
     if let NodeError::Withheld { wait, .. } = error {
         object["withheld_for_ms"] = wait.map_or(Value::Null, millis);
     }
     object
+}
+
+/// What a person has to see to before waiting can help, in a word.
+const fn remedy_name(remedy: Remedy) -> Option<&'static str> {
+    match remedy {
+        Remedy::Access => Some("access"),
+        Remedy::Node => Some("node"),
+        Remedy::Store => Some("store"),
+        _ => None,
+    }
 }
 
 /// A time as JSON has it.

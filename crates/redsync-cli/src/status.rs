@@ -18,7 +18,10 @@ pub(crate) async fn status(fleet: &Fleet, args: &StatusArgs, report: &Report) ->
     let withheld = Withheld::of(&looked, fleet.restart_guard_for(LockOptions::DEFAULT_EXPIRY));
     report.result(in_text(&args.name, &looked, &withheld), || in_json(&args.name, &looked, &withheld))?;
     Ok(match looked.state() {
-        LockState::Unknown => Exit::NoQuorum,
+        LockState::Unknown => {
+            let errors = looked.nodes().iter().filter_map(|node| node.answer.as_ref().err());
+            Exit::of_nodes(errors.cloned().collect(), looked.nodes().len())
+        }
         _ => Exit::Success,
     })
 }

@@ -278,6 +278,6 @@ fn local_locks_are_kept_where_xdg_says_or_nowhere() {
 
     let mut command = machine.command(["lock", "backup"]);
     let outcome = finish(command.env("XDG_STATE_HOME", "/proc/no/such"));
-    assert_eq!(outcome.code, Some(1), "{outcome}");
+    assert_eq!(outcome.code, Some(73), "{outcome}");
     assert!(outcome.stderr.contains("cannot create /proc/no/such/redsync"), "{outcome}");
 }

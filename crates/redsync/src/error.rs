@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::lost::Lost;
-use crate::node::{Applied, Holder, InvalidUrl, NodeFault};
+use crate::node::{Applied, Holder, InvalidUrl, NodeFault, Remedy};
 use crate::protocol::{InvalidOption, LockName};
 
 /// Why a lock could not be taken, extended, released or looked at.
@@ -187,6 +187,13 @@ impl Error {
         waits.min()
     }
 
+    /// What a person has to change, where so many nodes need that that no majority is left, and waiting does not help: for
+    /// [`Error::NoQuorum`]. Where nodes need different things, it is what most of them need. `None` where it may pass.
+    pub fn remedy(&self) -> Option<Remedy> {
+        let Self::NoQuorum { total, nodes, .. } = self else { return None };
+        Remedy::of_too_many(nodes.iter().filter_map(NodeError::remedy), *total)
+    }
+
     /// What each node said that did not agree, if nodes were asked.
     pub fn nodes(&self) -> &[NodeError] {
         match self {
@@ -207,6 +214,14 @@ impl NodeError {
             | Self::Withheld { node, .. }
             | Self::Timeout { node, .. }
             | Self::Failed { node, .. } => node,
+        }
+    }
+
+    /// What a person has to change before this node can do what it is asked, where waiting does not help.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::Failed { source, .. } => source.remedy(),
+            Self::Taken { .. } | Self::NotHeld { .. } | Self::Withheld { .. } | Self::Timeout { .. } => None,
         }
     }
 
@@ -245,7 +260,9 @@ impl fmt::Display for Error {
                 match (total, operation) {
                     (1, _) if nodes.iter().any(NodeError::is_withheld) => write!(f, ":{}", Nodes(nodes)),
                     (1, _) => write!(f, ": the only node failed{}", Nodes(nodes)),
-                    (_, Operation::Lock) if nodes.iter().any(NodeError::is_withheld) => {
+                    (_, Operation::Lock)
+                        if self.remedy().is_none() && nodes.iter().any(NodeError::is_withheld) =>
+                    {
                         write!(
                             f,
                             ": {failed} of {total} nodes cannot vote yet, {needed} must{}",

@@ -115,6 +115,7 @@ mod roll;
 mod service;
 mod telling;
 mod waiting;
+mod words;
 
 pub use self::clock::{Clock, DrivenClock, Sleep, SystemClock};
 pub use self::error::{Error, ErrorKind, NodeError, Operation};
@@ -133,8 +134,8 @@ pub use self::node::SqliteNode;
 pub use self::node::redis::client::{Client, Command, Messages, Reply};
 pub use self::node::{
     Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Grant, Holder, IfFree, InLine,
-    IntoNode, InvalidUrl, Listener, Look, MemoryNode, Node, NodeFault, Place, Placed, Released, Succession,
-    TimeLeft, Uptime, redacted,
+    IntoNode, InvalidUrl, Listener, Look, MemoryNode, Node, NodeFault, Place, Placed, Released, Remedy,
+    Succession, TimeLeft, Uptime, redacted,
 };
 pub use self::options::LockOptions;
 pub use self::protocol::{

@@ -91,8 +91,9 @@ impl Mutex {
     /// # Errors
     ///
     /// [`Error::NoQuorum`] when no quorum of nodes could be reached for longer than the expiry, or answered at all before
-    /// [`wait_up_to`](Mutex::wait_up_to) was over; [`Error::Taken`] when that or the tries were over otherwise, also where the
-    /// lock was granted so late that the nodes had no time left to agree on a fence; [`Error::ValidityExhausted`] when nodes are so slow that
+    /// [`wait_up_to`](Mutex::wait_up_to) was over, or at once where waiting does not help, as with a wrong password (see
+    /// [`Error::remedy`]); [`Error::Taken`] when the wait or the tries were over otherwise, also where the lock was granted so
+    /// late that the nodes had no time left to agree on a fence; [`Error::ValidityExhausted`] when nodes are so slow that
     /// nothing is left of the expiry each time; [`Error::InvalidOption`] before anything is asked.
     ///
     /// # Cancel safety
@@ -169,6 +170,10 @@ impl Mutex {
                 };
             let now = self.core.clock.now();
             let is_over = end.is_some_and(|end| now >= end);
+            if error.remedy().is_some() {
+                // No further try can end differently.
+                return Err(error);
+            }
             let wait = error.wait_for_restarted();
             if let Some(wait) = wait {
                 // It will pass: this is no try, and nobody is out of reach. It is told once.

@@ -101,6 +101,11 @@ impl Wait<'_> {
                     guard.give_back(self.time_left()).await;
                     return self.once_more(error);
                 }
+                // Waiting does not help. What a minority granted is given back first.
+                Err(error) if error.remedy().is_some() => {
+                    guard.give_back(self.time_left()).await;
+                    return Err(error);
+                }
                 Err(error) => {
                     self.tell_withheld(&error);
                     refusal = Some(error);

@@ -5,7 +5,7 @@ mod support;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redsync::{Error, ErrorKind, FaultKind, Fence, FencedGuard, Lease, NodeError, Redsync};
+use redsync::{Error, ErrorKind, FaultKind, Fence, FencedGuard, Lease, NodeError, Redsync, Remedy};
 use redsync_testkit::{RedisServer, servers, wait_until};
 use tokio::time::timeout;
 
@@ -51,18 +51,79 @@ async fn a_user_who_may_not_set_is_told_so() {
 
     let error = redsync.mutex("name").tries(1).lock().await.unwrap_err();
 
-    assert_contains(&refusal(&error), &["the user lacks a permission", "NOPERM", "'set'"]);
+    assert_contains(&refusal(&error), &["user ann lacks permissions", "NOPERM", "ACL SETUSER ann +set"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_may_not_run_scripts_is_told_so() {
+async fn a_user_who_may_not_run_scripts_is_told_so_before_it_is_granted_anything() {
     let server = RedisServer::builder().user("ann", "secret", "~* +@all -evalsha -eval").start();
     let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
-    let guard = redsync.mutex("name").lock().await.unwrap();
 
-    let error = guard.extend().await.unwrap_err();
+    let error = redsync.mutex("name").lock().await.unwrap_err();
 
-    assert_contains(&refusal(&error), &["the user lacks a permission", "NOPERM", "'evalsha'"]);
+    assert_contains(&refusal(&error), &["user ann lacks a permission", "NOPERM", "ACL SETUSER ann +evalsha"]);
+    assert_eq!(server.get("name"), None, "what cannot be released is not granted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_user_may_not_release_is_not_granted_and_the_missing_rules_are_named() {
+    for (rules, missing) in [
+        ("~lock:* &* +@all", "ACL SETUSER ann ~{lock:a}:redsync:*"),
+        ("~lock:* ~{lock:*}:redsync:* &* +@all -del", "ACL SETUSER ann +del"),
+        ("~lock:* ~{lock:*}:redsync:* &* +@all -pexpire -zpopmin", "ACL SETUSER ann +pexpire +zpopmin"),
+        ("~{lock:*}:redsync:* &* +@all", "ACL SETUSER ann ~lock:a"),
+    ] {
+        let server = RedisServer::builder().user("ann", "secret", rules).start();
+        let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
+        let mutex = redsync.mutex("lock:a");
+
+        for (way, error) in [
+            ("plain", mutex.lock().await.unwrap_err()),
+            ("fenced", mutex.clone().fenced().lock().await.unwrap_err()),
+            ("polling", mutex.clone().retry_delay(Duration::from_millis(10)).lock().await.unwrap_err()),
+        ] {
+            assert_contains(&refusal(&error), &[missing, "NOPERM", "user ann lacks permissions"]);
+            assert_eq!(error.remedy(), Some(Remedy::Access), "{way}: {error}");
+        }
+        assert_eq!(server.keys(), [""; 0], "{rules}: nothing is granted");
+        server.command(&["ACL", "SETUSER", "ann", "allkeys", "+@all"]);
+        mutex.lock().await.expect("it is looked at anew").unlock().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_waits_is_not_granted_what_it_may_not_release() {
+    let server = RedisServer::builder().user("ann", "secret", "~lock:* &* +@all -del").start();
+    let all = connect_to_as_kit(&server).await;
+    let holder = all.mutex("lock:a").lock().await.unwrap();
+    let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
+
+    let error = timeout(DEADLINE, redsync.mutex("lock:a").lock()).await.expect("it ends").unwrap_err();
+
+    assert_contains(&refusal(&error), &["ACL SETUSER ann +del ~{lock:a}:redsync:*"]);
+    holder.unlock().await.unwrap();
+    assert_eq!(server.get("lock:a"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permissions_are_looked_at_once_for_each_beginning_of_a_name() {
+    let server = RedisServer::builder().user("ann", "secret", format!("{FEW_PERMISSIONS} +script")).start();
+    let redsync = Redsync::connect([url_of(&server, "ann", "secret")]).await.unwrap();
+    redsync.mutex("orders:1").lock().await.unwrap().unlock().await.unwrap();
+    let scripts = || server.command_counts(["evalsha", "eval"]).iter().sum::<u64>();
+    let before = scripts();
+
+    for number in 0..10 {
+        redsync.mutex(format!("orders:{number}")).lock().await.unwrap().unlock().await.unwrap();
+    }
+
+    assert_eq!(scripts() - before, 10, "the releases");
+    assert_eq!(server.command(&["ACL", "LOG"]).array().len(), 0, "nothing is tried that is denied");
+}
+
+async fn connect_to_as_kit(server: &RedisServer) -> Redsync {
+    let kit = "redsync-testkit";
+    Redsync::connect([url_of(server, kit, kit)]).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +133,10 @@ async fn a_user_who_may_not_use_the_key_is_told_so() {
 
     let error = redsync.mutex("report").tries(1).lock().await.unwrap_err();
 
-    assert_contains(&refusal(&error), &["the user lacks a permission", "NOPERM"]);
+    assert_contains(
+        &refusal(&error),
+        &["user ann lacks permissions", "NOPERM", "~report ~{report}:redsync:*"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

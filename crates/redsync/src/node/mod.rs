@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::sync::Weak;
 use std::time::Duration;
 
-pub use self::fault::{Applied, FaultKind, NodeFault};
+pub use self::fault::{Applied, FaultKind, NodeFault, Remedy};
 pub use self::into::IntoNode;
 pub use self::memory::MemoryNode;
 pub use self::place::{ClientId, Entered, Grant, InLine, Listener, Look, Place, Placed, Succession};
@@ -31,6 +31,7 @@ pub use self::sqlite::SqliteNode;
 pub(crate) use self::url::open;
 pub use self::url::{InvalidUrl, redacted};
 use crate::protocol::{Expiry, Fence, LockName, Proposal, Token};
+use crate::words::clean;
 
 /// A node's answer to one request: a future that a caller may drop at any time.
 ///
@@ -239,14 +240,11 @@ impl fmt::Display for Holder {
 }
 
 fn show_owner(token: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    // Any program may have written it, and at any length.
     const SHOWN: usize = 16;
     match crate::protocol::owner_in(token) {
-        Some(owner) => write!(f, "{}", owner.escape_debug()),
-        None => {
-            let shown: String = token.chars().take(SHOWN).collect();
-            let more = if shown.len() < token.len() { "…" } else { "" };
-            write!(f, "token {}{more}", shown.escape_debug())
-        }
+        Some(owner) => f.write_str(&clean(owner, crate::protocol::OwnerLabel::MAX_BYTES)),
+        None => write!(f, "token {}", clean(token, SHOWN)),
     }
 }
 

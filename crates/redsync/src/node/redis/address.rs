@@ -8,12 +8,16 @@ use percent_encoding::percent_decode_str;
 use redis::{ProtocolVersion, RedisConnectionInfo};
 use url::Url;
 
+use super::account::Account;
+#[cfg(feature = "tls")]
+use super::tls;
 use crate::node::InvalidUrl;
 
 /// A server's address: where it is, what it is told first, and a label that shows no secret.
 pub(crate) struct Address {
     pub(super) place: Place,
     pub(super) login: RedisConnectionInfo,
+    pub(super) account: Account,
     pub(crate) label: String,
 }
 
@@ -27,9 +31,21 @@ pub(super) enum Place {
     Tls {
         host: String,
         port: u16,
+        /// The host, as its certificate must have it.
+        name: rustls::pki_types::ServerName<'static>,
         config: Arc<rustls::ClientConfig>,
     },
     Unix(PathBuf),
+}
+
+impl Place {
+    pub(super) const fn has_tls(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// Reads a URL as [`RedisNode::open`](super::RedisNode::open) describes it.
@@ -45,6 +61,10 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn of(text: &'a str) -> Result<Self, InvalidUrl> {
+        if text.contains('#') {
+            // What follows would be dropped; and what comes before it may be the beginning of a password, and no host.
+            return Err(InvalidUrl::new(text, "it holds a #; write %23 for one in a user, password or path"));
+        }
         let url = Url::parse(text).map_err(|error| {
             let reason = match error {
                 url::ParseError::EmptyHost => "it names no host".to_owned(),
@@ -72,7 +92,8 @@ impl<'a> Reading<'a> {
         let (host, port) = self.host_and_port()?;
         let login = self.login(self.database_in_path()?)?;
         self.refuse_other_parameters()?;
-        Ok(Address { place: Place::Tcp { host, port }, login, label: self.label() })
+        let account = self.account(&login);
+        Ok(Address { place: Place::Tcp { host, port }, login, account, label: self.label() })
     }
 
     fn unix_socket(&mut self) -> Result<Address, InvalidUrl> {
@@ -93,7 +114,8 @@ impl<'a> Reading<'a> {
         }
         self.refuse_other_parameters()?;
         let label = format!("redis+unix://{path}{}", database_suffix(database));
-        Ok(Address { place: Place::Unix(path.into()), login, label })
+        let account = self.account(&login);
+        Ok(Address { place: Place::Unix(path.into()), login, account, label })
     }
 
     #[cfg(not(feature = "tls"))]
@@ -105,59 +127,32 @@ impl<'a> Reading<'a> {
     fn tls(&mut self) -> Result<Address, InvalidUrl> {
         let (host, port) = self.host_and_port()?;
         let login = self.login(self.database_in_path()?)?;
-        let authorities = match self.take("ca") {
-            Some(path) => self.certificates(&path)?,
-            None => rustls_native_certs::load_native_certs().certs,
-        };
-        let identity = match (self.take("cert"), self.take("key")) {
+        let authorities = self.take("ca").map(|path| self.file(path)).transpose()?;
+        let client = match (self.take("cert"), self.take("key")) {
             (None, None) => None,
-            (Some(cert), Some(key)) => Some((self.certificates(&cert)?, self.key(&key)?)),
+            (Some(cert), Some(key)) => Some((self.file(cert)?, self.file(key)?)),
             _ => return Err(self.refuse("a client certificate needs both, cert=FILE and key=FILE")),
         };
         self.refuse_other_parameters()?;
 
-        // rustls wants one provider of cryptography per process, and does not choose where features offer two.
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        let mut trusted = rustls::RootCertStore::empty();
-        trusted.add_parsable_certificates(authorities);
-        let config = rustls::ClientConfig::builder().with_root_certificates(trusted);
-        let config = match identity {
-            None => config.with_no_client_auth(),
-            Some((certificates, key)) => config
-                .with_client_auth_cert(certificates, key)
-                .map_err(|error| self.refuse(format!("cannot use the client certificate: {error}")))?,
-        };
-        let place = Place::Tls { host, port, config: Arc::new(config) };
-        Ok(Address { place, login, label: self.label() })
+        let config =
+            tls::config(&tls::Files { authorities, client }).map_err(|reason| self.refuse(reason))?;
+        let name = rustls::pki_types::ServerName::try_from(host.clone())
+            .map_err(|_| self.refuse("its host is no name that a certificate can have"))?;
+        let place = Place::Tls { host, port, name, config: Arc::new(config) };
+        let account = self.account(&login);
+        Ok(Address { place, login, account, label: self.label() })
     }
 
     #[cfg(feature = "tls")]
-    fn certificates(
-        &self,
-        path: &str,
-    ) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, InvalidUrl> {
-        use rustls::pki_types::{CertificateDer, pem::PemObject};
-
-        let pem = self.file(path)?;
-        match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
-            Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-            _ => Err(self.refuse(format!("{path} holds no certificate in PEM form"))),
-        }
+    fn file(&self, path: String) -> Result<tls::Pem, InvalidUrl> {
+        let read = std::fs::read(&path);
+        let text = read.map_err(|error| self.refuse(format!("cannot read {path}: {error}")))?;
+        Ok(tls::Pem { path, text })
     }
 
-    #[cfg(feature = "tls")]
-    fn key(&self, path: &str) -> Result<rustls::pki_types::PrivateKeyDer<'static>, InvalidUrl> {
-        use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
-
-        PrivateKeyDer::from_pem_slice(&self.file(path)?)
-            .map_err(|_| self.refuse(format!("{path} holds no private key in PEM form")))
-    }
-
-    #[cfg(feature = "tls")]
-    fn file(&self, path: &str) -> Result<Vec<u8>, InvalidUrl> {
-        std::fs::read(path).map_err(|error| self.refuse(format!("cannot read {path}: {error}")))
+    fn account(&self, login: &RedisConnectionInfo) -> Account {
+        Account::new(login.username(), login.password(), self.url.password())
     }
 
     fn host_and_port(&self) -> Result<(String, u16), InvalidUrl> {

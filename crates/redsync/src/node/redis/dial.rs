@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,15 @@ use redis::{PushKind, Value};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::address::Address;
 use super::client::Command;
-use super::facts::Facts;
+use super::facts::{self, Facts};
+use super::first_bytes::FirstBytes;
 use super::link::{Live, Shared};
 use super::pushes::Channels;
-use super::replies::{connect_fault, text};
+use super::replies::{connect_fault, is_wordless, socket_fault, speaks_tls_fault, text};
 use super::scripts;
-use super::stream::Stream;
+use super::stream::{Stream, speaks_tls};
 use crate::node::NodeFault;
 
 /// How long connecting may take before it is given up and tried anew. Callers have shorter deadlines of their own.
@@ -51,6 +53,7 @@ pub(super) struct Dialled {
 
 impl Shared {
     pub(super) async fn dial_until_answered(self: &Arc<Self>) -> Result<Dialled, NodeFault> {
+        self.is_connected.store(false, Ordering::Relaxed);
         let in_time = async {
             let mut dialling = JoinSet::new();
             let mut attempts = VecDeque::<AbortHandle>::with_capacity(DIALS);
@@ -77,7 +80,14 @@ impl Shared {
                 }
             }
         };
-        let silent = |_| Err(NodeFault::unreachable(format!("no connection within {CONNECT_TIMEOUT:?}")));
+        let silent = |_| {
+            Err(NodeFault::unreachable(match self.is_connected.load(Ordering::Relaxed) {
+                true => format!(
+                    "it takes connections and says nothing within {CONNECT_TIMEOUT:?}; does it hang, or is it a Redis?"
+                ),
+                false => format!("no connection within {CONNECT_TIMEOUT:?}"),
+            }))
+        };
         tokio::time::timeout(CONNECT_TIMEOUT, in_time).await.unwrap_or_else(silent)
     }
 
@@ -101,10 +111,19 @@ impl Shared {
                 }
                 Ok::<(), redis::aio::SendError>(())
             });
-        let stream = Stream::open(&self.address.place).await.map_err(|error| connect_fault(error.into()))?;
+        let Address { place, login, account, .. } = &self.address;
+        let first = FirstBytes::default();
+        let stream = Stream::open(place, &first).await;
+        let stream = stream.map_err(|error| socket_fault(&error, &first.read(), place.has_tls(), account))?;
         let excess = stream.excess();
-        let connecting = MultiplexedConnection::new_with_config(&self.address.login, stream, config);
-        let (connection, driver) = connecting.await.map_err(connect_fault)?;
+        self.is_connected.store(true, Ordering::Relaxed);
+        let (connection, driver) = match MultiplexedConnection::new_with_config(login, stream, config).await {
+            Ok(connected) => connected,
+            Err(error) if is_wordless(&error, &first.read()) && speaks_tls(place).await => {
+                return Err(speaks_tls_fault());
+            }
+            Err(error) => return Err(connect_fault(&error, &first.read(), place.has_tls(), account)),
+        };
         let driver = Driver(tokio::spawn(driver).abort_handle());
         let ask = |command: Command| {
             let mut connection = connection.clone();
@@ -122,7 +141,10 @@ impl Shared {
             // One trip less in which what is given up could be overtaken by its release.
             ask(scripts::ENTER.load()),
         );
-        let answers = [text(server)?, text(replication)?, text(memory)?];
+        let answers = [text(server, account)?, text(replication, account)?, text(memory, account)?];
+        if let Some(fault) = facts::no_store(&answers[0]) {
+            return Err(fault);
+        }
         // Where the server refuses to speak of itself, nothing is known of this incarnation.
         let facts = Facts::read(&answers, Instant::now());
         let (couriers, silent_requests, channels) =

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::client::Command;
+use crate::node::{NodeFault, Remedy};
+use crate::words::clean;
 
 /// What a server said of itself when it was asked.
 #[derive(Clone, Debug)]
@@ -135,6 +137,17 @@ impl Seen {
     }
 }
 
+/// Why what answered to `INFO server` keeps no locks, whoever asks.
+pub(super) fn no_store(server: &str) -> Option<NodeFault> {
+    let mode = ["redis_mode", "server_mode"].iter().find_map(|mode| field(server, mode));
+    (mode == Some("sentinel")).then(|| {
+        NodeFault::unreachable(
+            "a Sentinel answers there, which keeps no locks: name the server that it watches (ask it: SENTINEL masters)",
+        )
+        .with_remedy(Remedy::Node)
+    })
+}
+
 /// For a server that has been up for longer than this machine can count back.
 fn earliest(now: Instant) -> Instant {
     let reachable = (0..40).rev().map(|power| Duration::from_secs(1 << power));
@@ -147,11 +160,15 @@ pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     fields.find_map(|(field, value)| (field == name).then(|| value.trim()))
 }
 
+/// So much of what a server says of itself is passed on, in characters.
+const SHOWN: usize = 100;
+
 fn concerns(replication: &str, memory: &str) -> Vec<String> {
     let mut concerns = Vec::new();
     if field(replication, "role") == Some("slave") {
-        let primary = field(replication, "master_host").unwrap_or("another server");
-        let port = field(replication, "master_port").map(|port| format!(":{port}")).unwrap_or_default();
+        let primary = clean(field(replication, "master_host").unwrap_or("another server"), SHOWN);
+        let port = field(replication, "master_port").map(|port| format!(":{}", clean(port, SHOWN)));
+        let port = port.unwrap_or_default();
         concerns.push(format!(
             "it is a replica of {primary}{port}, and grants nothing; name a server that is independent of all others"
         ));
@@ -161,6 +178,7 @@ fn concerns(replication: &str, memory: &str) -> Vec<String> {
         && is_limited
         && policy != "noeviction"
     {
+        let policy = clean(policy, SHOWN);
         concerns.push(format!(
             "it drops keys when its memory is full, locks among them (maxmemory-policy {policy}); set noeviction"
         ));

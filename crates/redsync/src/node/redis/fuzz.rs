@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use redis::{ErrorKind, RedisError, Value};
 use redsync_testkit::fuzz;
 
+use super::account::Account;
 use super::*;
 use crate::node::Grant;
 use crate::protocol::{Expiry, Round};
@@ -89,7 +90,7 @@ fn replies() {
         let mut rest = input;
         let mut replies = VecDeque::new();
         while let Ok(value) = parser.parse_value(&mut rest) {
-            replies.push_back(replies::reply_from(value));
+            replies.push_back(replies::reply_from(value, &Account::default()));
             if rest.is_empty() || replies.len() > 8 {
                 break;
             }
@@ -100,7 +101,7 @@ fn replies() {
 
         let (mut rest, mut replies) = (input, VecDeque::new());
         while !rest.is_empty() && replies.len() < 4 {
-            replies.push_back(replies::reply_from(value(&mut rest, 4)));
+            replies.push_back(replies::reply_from(value(&mut rest, 4), &Account::default()));
         }
         ask_everything(&replies);
     });
@@ -166,11 +167,11 @@ fn faults() {
             of_kinds.into_iter().chain([io]).chain(refused)
         };
         for error in errors() {
-            let fault = replies::connect_fault(error);
+            let fault = replies::connect_fault(&error, &[], false, &Account::default());
             let _ = format!("{fault} {fault:?}");
         }
         for error in errors() {
-            let fault = replies::disconnect_fault(error);
+            let fault = replies::disconnect_fault(&error);
             let _ = format!("{fault} {fault:?}");
         }
         // Whoever sees the token has the lock; some servers quote what they were sent.
@@ -178,7 +179,7 @@ fn faults() {
         let quoting = format!("-ERR unknown {said}, with args beginning with: 'hunter2'\r\n");
         let fault = redis::parse_redis_value(quoting.as_bytes())
             .ok()
-            .and_then(|said| replies::reply_from(said).err());
+            .and_then(|said| replies::reply_from(said, &Account::default()).err());
         assert!(fault.is_none_or(|fault| !fault.to_string().contains("hunter2")), "{quoting}");
     });
 }

@@ -36,6 +36,11 @@ impl<'a> Keys<'a> {
         self.beside("}:redsync:fence", ":redsync:tagged:fence")
     }
 
+    /// In the same slot, and nothing is ever kept there.
+    pub(super) const fn none(self) -> Key<'a> {
+        self.beside("}:redsync:none", ":redsync:tagged:none")
+    }
+
     /// Names that have a hash tag of their own keep it; all others become one. The two kinds end differently, or a lock
     /// named `{a}` would share its line with one named `a`.
     ///
@@ -102,7 +107,7 @@ mod tests {
             let named = LockName::new(name).unwrap();
             let keys = Keys::of(&named);
             assert_eq!(keys.lease().concat(), name);
-            for key in [keys.line(), keys.fence()] {
+            for key in [keys.line(), keys.fence(), keys.none()] {
                 assert_eq!(hashed(&key.concat()), hashed(name), "{name}");
             }
             let channel = channel_in_slot(&ClientId::random(), &named);

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{ServerError, Value};
 use tokio::sync::watch;
 
+use super::account::Account;
 use super::address::Address;
 use super::client::{Command, Reply};
 use super::courier::Courier;
@@ -73,6 +74,8 @@ pub(super) struct Shared {
     pub(super) pushes: Arc<Pushes>,
     /// How many times connecting was begun.
     connects: AtomicU64,
+    /// Whether the server has taken a connection since connecting was begun.
+    pub(super) is_connected: AtomicBool,
     /// When all replacements so far will be as long ago as they have to be.
     replaced: Mutex<Option<Instant>>,
     /// How many connections in a row were given up because their server refused to write.
@@ -116,7 +119,8 @@ impl Link {
     pub(super) fn new(address: Address, pushes: Arc<Pushes>) -> Self {
         let (state, seen, connects) = (Mutex::new(State::Idle), Seen::default(), AtomicU64::new(0));
         let (replaced, demotions) = (Mutex::default(), AtomicU32::new(0));
-        let shared = Shared { address, state, seen, pushes, connects, replaced, demotions };
+        let is_connected = AtomicBool::new(false);
+        let shared = Shared { address, state, seen, pushes, connects, is_connected, replaced, demotions };
         Self { shared: Arc::new(shared) }
     }
 
@@ -300,6 +304,11 @@ impl Shared {
 }
 
 impl Link {
+    /// Who we are on the server.
+    pub(super) fn account(&self) -> &Account {
+        &self.shared.address.account
+    }
+
     /// What the server says of itself; connected to first where it is not yet. `None` where it refuses.
     pub(super) async fn facts(&self) -> Result<Option<Arc<Facts>>, NodeFault> {
         if self.live().is_none() {
@@ -349,7 +358,8 @@ impl Link {
             Some(live) => Executing::Link(Exchange::begin(&self.shared, live, command)),
             None => Executing::Boxed(Box::pin(async move {
                 let live = self.connection().await?;
-                reply_from(Exchange::begin(&self.shared, live, command).await?)
+                let value = Exchange::begin(&self.shared, live, command).await?;
+                reply_from(value, &self.shared.address.account)
             })),
         }
     }
@@ -369,7 +379,10 @@ impl Future for Executing<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
-            Self::Link(exchange) => Pin::new(exchange).poll(context).map(|value| reply_from(value?)),
+            Self::Link(exchange) => {
+                let account = &exchange.shared.address.account;
+                Pin::new(exchange).poll(context).map(|value| reply_from(value?, account))
+            }
             Self::Boxed(answer) => answer.as_mut().poll(context),
         }
     }
@@ -419,7 +432,7 @@ impl Future for Exchange<'_> {
             Err(error) => {
                 let fault = match self.live.excess.has_happened() {
                     true => NodeFault::disconnected(format!("the connection broke: {TOO_LARGE}")),
-                    false => disconnect_fault(error),
+                    false => disconnect_fault(&error),
                 };
                 self.shared.replace(&self.live, Some(&fault));
                 Err(fault)

@@ -1,19 +1,24 @@
 //! Redis and Valkey.
 
+mod account;
 pub(crate) mod address;
 pub(crate) mod client;
 mod courier;
 mod dial;
 mod facts;
+mod first_bytes;
 #[cfg(test)]
 mod fuzz;
 mod keys;
 mod link;
+mod permissions;
 mod pushes;
 mod replies;
 mod reply_limit;
 mod scripts;
 mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::fmt;
 use std::future::ready;
@@ -25,12 +30,13 @@ use self::client::{Client, Command, Messages, Reply};
 use self::facts::{Facts, Seen};
 use self::keys::{Key, Keys};
 use self::link::{Executing, Link};
+use self::permissions::Permitted;
 use self::pushes::{Channels, Pushes};
 use self::scripts::Script;
 use super::place::no_places;
 use super::{
     Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine,
-    InvalidUrl, Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
+    InvalidUrl, Listener, Look, Node, NodeFault, Place, Placed, Released, Remedy, Succession, TimeLeft, Uptime,
 };
 use crate::protocol::{Fence, LockName, Proposal, Ticket, Token};
 
@@ -50,6 +56,7 @@ pub struct RedisNode {
     has_fences: AtomicBool,
     /// Somebody has asked for a lock without a fence here.
     has_plain: AtomicBool,
+    permitted: Permitted,
 }
 
 /// How the server is spoken to.
@@ -72,7 +79,11 @@ impl RedisNode {
     ///   system's; `&cert=FILE&key=FILE` present a client certificate. Needs the feature `tls`.
     /// * `redis+unix:///PATH[?db=NUMBER&user=USER&password=PASSWORD]`
     ///
-    /// Users and passwords are percent-encoded. The port is 6379, the database 0, unless given.
+    /// Users and passwords are percent-encoded. The port is 6379, the database 0, unless given. A `ca=FILE` may also hold the
+    /// server's own self-signed certificate; the host must be one of its names (subjectAltName).
+    ///
+    /// Where the URL names a user, the permissions of that are looked at before a first grant: what cannot be released is
+    /// not granted. That costs one round trip for each beginning of a name up to its last colon.
     ///
     /// # Errors
     ///
@@ -89,9 +100,10 @@ impl RedisNode {
         Self::on(server, Arc::default())
     }
 
-    const fn on(server: Server, pushes: Arc<Pushes>) -> Self {
+    fn on(server: Server, pushes: Arc<Pushes>) -> Self {
         let (has_fences, has_plain) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { server, pushes, set_takes_nx_and_get: AtomicBool::new(true), has_fences, has_plain }
+        let permitted = Permitted::default();
+        Self { server, pushes, set_takes_nx_and_get: AtomicBool::new(true), has_fences, has_plain, permitted }
     }
 
     fn execute(&self, command: Command) -> Executing<'_> {
@@ -122,6 +134,7 @@ impl RedisNode {
     /// EVALSHA; and where the server does not know the script, one plain EVAL, which also teaches it.
     async fn run(
         &self,
+        name: &LockName,
         script: &'static Script,
         keys: &[Key<'_>],
         with_arguments: impl Fn(Command) -> Command,
@@ -137,6 +150,7 @@ impl RedisNode {
             (Err(fault), [lease, line, ..]) if fault.code() == Some("WRONGTYPE") => {
                 Err(self.of_another_type(fault, *lease, *line).await)
             }
+            (Err(fault), _) if fault.remedy().is_some() => Err(Box::pin(self.explained(name, fault)).await),
             (reply, _) => reply,
         }
     }
@@ -160,13 +174,14 @@ impl RedisNode {
     /// [`run`](Self::run), and once more where the server cannot write any more and its name may lead to another by now.
     async fn run_on_primary(
         &self,
+        name: &LockName,
         script: &'static Script,
         keys: &[Key<'_>],
         with_arguments: impl Fn(Command) -> Command,
     ) -> Result<Reply, NodeFault> {
-        match self.run(script, keys, &with_arguments).await {
+        match self.run(name, script, keys, &with_arguments).await {
             Err(fault) if self.leads_elsewhere(&fault) => {
-                Box::pin(self.run(script, keys, with_arguments)).await
+                Box::pin(self.run(name, script, keys, with_arguments)).await
             }
             other => other,
         }
@@ -178,7 +193,7 @@ impl RedisNode {
 
     async fn acquire_by_script(&self, claim: &Claim) -> Result<Acquired, NodeFault> {
         let keys = [Keys::of(&claim.name).lease()];
-        let reply = self.run_on_primary(&scripts::ACQUIRE, &keys, |command| {
+        let reply = self.run_on_primary(&claim.name, &scripts::ACQUIRE, &keys, |command| {
             command.arg(claim.token.as_str()).number(claim.expiry.as_millis())
         });
         match reply.await? {
@@ -192,7 +207,7 @@ impl RedisNode {
         self.note_fences();
         let keys = Keys::of(&claim.name);
         let keys = [keys.lease(), keys.fence()];
-        let reply = self.run_on_primary(&scripts::ACQUIRE_FENCED, &keys, |command| {
+        let reply = self.run_on_primary(&claim.name, &scripts::ACQUIRE_FENCED, &keys, |command| {
             let command = command.arg(claim.token.as_str()).number(claim.expiry.as_millis());
             command.number(proposal.fence.as_u64()).number(millis(proposal.retention))
         });
@@ -232,7 +247,8 @@ impl RedisNode {
                 format!(
                     "a cluster cannot keep a lock of this name: put a hash tag into it, as in {{tag}}:{name}"
                 ),
-            )),
+            )
+            .with_remedy(Remedy::Node)),
             _ => Ok(()),
         }
     }
@@ -249,10 +265,14 @@ impl RedisNode {
         if keys::is_split(name) {
             self.refuse_where_split(name).await?;
         }
+        let is_fenced = places.iter().any(|place| place.claim.fence.is_some());
+        if self.needs_permit(name, is_fenced) {
+            Box::pin(self.permit(name, is_fenced)).await?;
+        }
         let contact = self.contact(client, name).await?;
         let keys = Keys::of(name);
         let keys = [keys.lease(), keys.line(), keys.fence()];
-        if places.iter().any(|place| place.claim.fence.is_some()) {
+        if is_fenced {
             self.note_fences();
         }
         let arguments = |command: Command| {
@@ -268,10 +288,10 @@ impl RedisNode {
                     .number(retention)
             })
         };
-        let mut reply = self.run(&scripts::ENTER, &keys, arguments).await?;
+        let mut reply = self.run(name, &scripts::ENTER, &keys, arguments).await?;
         // More waiters are dead than one call drops.
         while matches!(reply, Reply::Int(1)) {
-            let further = self.run(&scripts::ENTER, &keys, arguments).await;
+            let further = self.run(name, &scripts::ENTER, &keys, arguments).await;
             reply = further.map_err(NodeFault::perhaps_applied)?;
         }
         let entered = entered(&reply, places.len()).ok_or_else(|| unexpected("the enter script", &reply))?;
@@ -299,6 +319,48 @@ impl RedisNode {
             }
         };
         Ok(if is_subscribed { format!("{kind}{channel}") } else { String::new() })
+    }
+
+    fn acquire_permitted<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
+        if keys::is_split(&claim.name) {
+            return Box::pin(async move {
+                self.refuse_where_split(&claim.name).await?;
+                match claim.fence {
+                    Some(proposal) => self.acquire_fenced(claim, proposal).await,
+                    None => self.acquire_by_script(claim).await,
+                }
+            });
+        }
+        if let Some(proposal) = claim.fence {
+            return Box::pin(self.acquire_fenced(claim, proposal));
+        }
+        self.note_plain();
+        if !self.set_takes_nx_and_get.load(Ordering::Relaxed) {
+            return Box::pin(self.acquire_by_script(claim));
+        }
+        Box::pin(async move {
+            let set = || {
+                Command::new("SET")
+                    .arg(claim.name.as_str())
+                    .arg(claim.token.as_str())
+                    .arg("NX")
+                    .arg("GET")
+                    .arg("PX")
+                    .number(claim.expiry.as_millis())
+            };
+            let reply = match self.execute(set()).await {
+                Err(fault) if self.leads_elsewhere(&fault) => Box::pin(self.execute(set())).await,
+                reply => reply,
+            };
+            match self.acquired_by_set(claim, reply) {
+                Ok(Some(acquired)) => Ok(acquired),
+                Ok(None) => Box::pin(self.acquire_by_script(claim)).await,
+                Err(fault) if fault.remedy().is_some() => {
+                    Err(Box::pin(self.explained(&claim.name, fault)).await)
+                }
+                Err(fault) => Err(fault),
+            }
+        })
     }
 
     /// Free and uncontended, the whole acquisition is one plain command. `None` where it takes the script.
@@ -363,41 +425,14 @@ impl Node for RedisNode {
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
-        if keys::is_split(&claim.name) {
+        let is_fenced = claim.fence.is_some();
+        if self.needs_permit(&claim.name, is_fenced) {
             return Box::pin(async move {
-                self.refuse_where_split(&claim.name).await?;
-                match claim.fence {
-                    Some(proposal) => self.acquire_fenced(claim, proposal).await,
-                    None => self.acquire_by_script(claim).await,
-                }
+                self.permit(&claim.name, is_fenced).await?;
+                self.acquire_permitted(claim).await
             });
         }
-        if let Some(proposal) = claim.fence {
-            return Box::pin(self.acquire_fenced(claim, proposal));
-        }
-        self.note_plain();
-        if !self.set_takes_nx_and_get.load(Ordering::Relaxed) {
-            return Box::pin(self.acquire_by_script(claim));
-        }
-        Box::pin(async move {
-            let set = || {
-                Command::new("SET")
-                    .arg(claim.name.as_str())
-                    .arg(claim.token.as_str())
-                    .arg("NX")
-                    .arg("GET")
-                    .arg("PX")
-                    .number(claim.expiry.as_millis())
-            };
-            let reply = match self.execute(set()).await {
-                Err(fault) if self.leads_elsewhere(&fault) => Box::pin(self.execute(set())).await,
-                reply => reply,
-            };
-            match self.acquired_by_set(claim, reply)? {
-                Some(acquired) => Ok(acquired),
-                None => Box::pin(self.acquire_by_script(claim)).await,
-            }
-        })
+        self.acquire_permitted(claim)
     }
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
@@ -413,9 +448,9 @@ impl Node for RedisNode {
             let reply = match claim.fence {
                 Some(_) => {
                     self.note_fences();
-                    self.run_on_primary(&scripts::EXTEND, &keys, arguments).await?
+                    self.run_on_primary(&claim.name, &scripts::EXTEND, &keys, arguments).await?
                 }
-                None => self.run_on_primary(&scripts::EXTEND, &keys[..1], arguments).await?,
+                None => self.run_on_primary(&claim.name, &scripts::EXTEND, &keys[..1], arguments).await?,
             };
             match reply {
                 Reply::Int(2) => Ok(Extended::Retaken),
@@ -455,12 +490,12 @@ impl Node for RedisNode {
                 }
             };
             let given = if self.knows_of_fences() { 3 } else { 2 };
-            let mut reply = self.run_on_primary(&scripts::RELEASE, &keys[..given], arguments).await?;
+            let mut reply = self.run_on_primary(name, &scripts::RELEASE, &keys[..given], arguments).await?;
             // More waiters are dead than one call drops. What became of the token, the first call said.
             let mut first = None;
             while let Reply::Int(unfinished @ UNFINISHED..) = reply {
                 first.get_or_insert(Reply::Int(unfinished - UNFINISHED));
-                let further = self.run(&scripts::RELEASE, &keys[..given], arguments).await;
+                let further = self.run(name, &scripts::RELEASE, &keys[..given], arguments).await;
                 reply = further.map_err(NodeFault::perhaps_applied)?;
             }
             match first.unwrap_or(reply) {
@@ -482,7 +517,8 @@ impl Node for RedisNode {
         Box::pin(async move {
             let keys = Keys::of(name);
             let keys = [keys.lease(), keys.line(), keys.fence()];
-            let reply = self.run(&scripts::INSPECT, &keys, |command| command.number(Look::SHOWN as u64));
+            let reply =
+                self.run(name, &scripts::INSPECT, &keys, |command| command.number(Look::SHOWN as u64));
             let reply = reply.await?;
             looked(&reply).ok_or_else(|| unexpected("the inspect script", &reply))
         })

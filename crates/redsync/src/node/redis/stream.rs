@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::address::Place;
+use super::first_bytes::{FirstBytes, Overheard};
 use super::reply_limit::ReplyLimit;
 
 /// A stream whose replies are limited.
@@ -37,26 +38,35 @@ impl Excess {
 }
 
 enum Way {
-    Tcp(TcpStream),
+    Tcp(Overheard<TcpStream>),
     #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::client::TlsStream<Overheard<TcpStream>>>),
     #[cfg(unix)]
-    Unix(tokio::net::UnixStream),
+    Unix(Overheard<tokio::net::UnixStream>),
 }
 
 impl Stream {
-    /// Resolves the name anew and connects.
-    pub(super) async fn open(place: &Place) -> io::Result<Self> {
+    /// Resolves the name anew and connects. What is read at first is kept in `first`: in TLS, what comes before it is
+    /// decrypted.
+    pub(super) async fn open(place: &Place, first: &FirstBytes) -> io::Result<Self> {
         let way = match place {
-            Place::Tcp { host, port } => Way::Tcp(connect(host, *port).await?),
+            Place::Tcp { host, port } => Way::Tcp(first.of(connect(host, *port).await?)),
             #[cfg(feature = "tls")]
-            Place::Tls { host, port, config } => {
-                let name = rustls::pki_types::ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+            Place::Tls { host, port, name, config } => {
+                let stream = connect(host, *port).await?;
+                let peer = stream.peer_addr()?;
                 let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
-                Way::Tls(Box::new(connector.connect(name, connect(host, *port).await?).await?))
+                tokio::select! {
+                    biased;
+                    secured = connector.connect(name.clone(), first.of(stream)) => Way::Tls(Box::new(secured?)),
+                    said = said_without_tls(peer) => {
+                        first.replace(said);
+                        return Err(io::Error::other("the server does not answer in TLS"));
+                    }
+                }
             }
             #[cfg(unix)]
-            Place::Unix(path) => Way::Unix(tokio::net::UnixStream::connect(path).await?),
+            Place::Unix(path) => Way::Unix(first.of(tokio::net::UnixStream::connect(path).await?)),
             #[cfg(not(unix))]
             Place::Unix(_) => return Err(io::Error::other("this system has no unix sockets")),
         };
@@ -66,6 +76,48 @@ impl Stream {
     pub(super) fn excess(&self) -> Excess {
         self.excess.clone()
     }
+}
+
+/// What a server says that has not answered a TLS handshake, if it is one that takes commands without TLS: such a server
+/// waits for the end of what it takes for a line. Never completes for others.
+#[cfg(feature = "tls")]
+async fn said_without_tls(peer: SocketAddr) -> Vec<u8> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let ask = async {
+        tokio::time::sleep(SILENT_HANDSHAKE).await;
+        let mut stream = TcpStream::connect(peer).await?;
+        stream.write_all(b"PING\r\n").await?;
+        let mut said = vec![0; FirstBytes::KEPT];
+        let length = stream.read(&mut said).await?;
+        said.truncate(length);
+        io::Result::Ok(said)
+    };
+    match ask.await {
+        // An answer or an error of Redis.
+        Ok(said) if said.starts_with(b"+") || said.starts_with(b"-") => said,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Whether a server that closes connections without a word answers a TLS handshake: Redis does so on its port for TLS.
+#[cfg(feature = "tls")]
+pub(super) async fn speaks_tls(place: &Place) -> bool {
+    let Place::Tcp { host, port } = place else { return false };
+    let shaking_hands = async {
+        let (first, config) = (FirstBytes::default(), super::tls::trusting_nobody().ok()?);
+        let name = rustls::pki_types::ServerName::try_from(host.clone()).ok()?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        // It fails in any case: what matters is how it was answered.
+        let _ = connector.connect(name, first.of(connect(host, *port).await.ok()?)).await;
+        Some(matches!(first.read().as_slice(), [0x15 | 0x16, 0x03, ..]))
+    };
+    matches!(tokio::time::timeout(PROBE, shaking_hands).await, Ok(Some(true)))
+}
+
+#[cfg(not(feature = "tls"))]
+pub(super) async fn speaks_tls(_: &Place) -> bool {
+    false
 }
 
 /// Connects to the first of the name's addresses that answers.
@@ -168,6 +220,14 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+/// After a handshake was unanswered for so long, the server is asked without TLS beside it.
+#[cfg(feature = "tls")]
+const SILENT_HANDSHAKE: Duration = Duration::from_millis(100);
+
+/// How long a handshake may take that is only to show whether the server speaks TLS.
+#[cfg(feature = "tls")]
+const PROBE: Duration = Duration::from_secs(1);
 
 /// How many of a name's addresses are tried.
 const MOST_ADDRESSES: usize = 8;

@@ -13,7 +13,7 @@ use super::process::Process;
 use super::schema;
 use crate::clock::{Clock, SystemClock};
 use crate::node::place::at_its_end;
-use crate::node::{Acquired, Claim, Extended, Holder, IfFree, NodeFault, TimeLeft};
+use crate::node::{Acquired, Claim, Extended, Holder, IfFree, NodeFault, Remedy, TimeLeft};
 use crate::protocol::{Expiry, Fence, LockName};
 
 /// The file at a path, opened when it is needed.
@@ -173,7 +173,8 @@ impl Store {
     fn open(&self) -> Result<Opened, NodeFault> {
         let boot = self.boot.clone()?;
         if let Some(directory) = self.path.parent().filter(|directory| !directory.is_dir()) {
-            return Err(NodeFault::unreachable(format!("there is no directory {}", directory.display())));
+            let missing = format!("there is no directory {}; make it", directory.display());
+            return Err(NodeFault::unreachable(missing).with_remedy(Remedy::Store));
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
@@ -216,7 +217,8 @@ impl Store {
             return Err(NodeFault::refused(
                 "SCHEMA",
                 format!("the store was made by a newer redsync (format {version}); this one knows {known}"),
-            ));
+            )
+            .with_remedy(Remedy::Store));
         }
         Ok(Opened { connection, file })
     }
@@ -323,6 +325,7 @@ fn boot_id() -> Result<String, NodeFault> {
     let id = std::fs::read_to_string(FILE).map_err(|error| {
         NodeFault::refused("BOOT", format!("the store needs {FILE} to know old leases, and cannot read it"))
             .with_source(error)
+            .with_remedy(Remedy::Store)
     })?;
     Ok(id.trim().to_owned())
 }
@@ -373,7 +376,10 @@ fn fault(path: &std::path::Path, error: rusqlite::Error) -> NodeFault {
         }
         _ => ("SQLITE", format!("the store {file} failed: {error}")),
     };
-    NodeFault::refused(code, message).with_source(error)
+    let fault = NodeFault::refused(code, message);
+    // Others let go of the file by themselves; what SQLite has no name for may pass too.
+    let fault = if matches!(code, "BUSY" | "SQLITE") { fault } else { fault.with_remedy(Remedy::Store) };
+    fault.with_source(error)
 }
 
 const BUSY_TRIES: i32 = 1_000;

@@ -9,6 +9,7 @@ use super::{Line, MOMENT};
 use crate::ballot::Count;
 use crate::error::{Error, NodeError, Operation};
 use crate::holding::{Holding, RequestNumber, Standing};
+use crate::node::Remedy;
 use crate::protocol::{Instant, Ticket, Token};
 use crate::telling::Asked;
 
@@ -31,7 +32,7 @@ pub(crate) enum Outlook {
     Spoilt,
     /// It is to wait on, and to look again then.
     Waiting(Instant),
-    /// No quorum of nodes could be reached for too long.
+    /// No quorum of nodes could be reached for too long, or waiting does not help.
     Unreachable(Error),
 }
 
@@ -94,16 +95,22 @@ impl Member {
             Standing::Released => {}
         }
         let (expiry, quorum) = (holding.terms.claim.expiry.as_duration(), holding.core.quorum);
-        let lost_at = {
+        let (remedy, lost_at) = {
             let state = self.line.lock();
+            let failing = state.views.iter().filter_map(|view| view.failing.as_ref());
+            let remedies = failing.filter_map(|(error, _)| error.remedy());
+            let remedy = Remedy::of_too_many(remedies, quorum.nodes());
             let mut failing: Vec<Instant> = state
                 .views
                 .iter()
                 .filter_map(|view| view.failing.as_ref().map(|(_, since)| *since))
                 .collect();
             failing.sort_unstable();
-            failing.get(quorum.nodes() - quorum.majority()).copied()
+            (remedy, failing.get(quorum.nodes() - quorum.majority()).copied())
         };
+        if remedy.is_some() {
+            return Outlook::Unreachable(self.error(began, now));
+        }
         match lost_at.map(|lost_at| lost_at.max(began) + expiry) {
             Some(end) if end < now => Outlook::Unreachable(self.error(began, now)),
             Some(end) => Outlook::Waiting((end + MOMENT).min(now + holding.refresh())),

@@ -208,6 +208,7 @@ impl Line {
                 }
                 let view = &mut state.views[index];
                 let since = asked.first().map_or(now, |asked| asked.sent);
+                let needs_remedy = error.remedy().is_some();
                 view.failed(error, since);
                 let pause = RETRY_LEAST.saturating_mul(1 << view.failures.min(12));
                 let most =
@@ -218,6 +219,10 @@ impl Line {
                 let is_earlier = state.is_earlier(retry_at);
                 drop(state);
                 tell(is_earlier);
+                if needs_remedy {
+                    // It may be one node too many.
+                    asked.iter().for_each(|asked| asked.waiting.changed.notify_one());
+                }
             }
         }
         for asked in asked {
