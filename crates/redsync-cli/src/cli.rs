@@ -37,11 +37,19 @@ pub(crate) struct Cli {
 pub(crate) struct Global {
     /// A node to lock on; repeat it for each. A majority of them must agree
     ///
-    /// redis://HOST, rediss://HOST (TLS), valkey://HOST, redis+unix:///PATH or sqlite:///PATH. Name the same nodes
+    /// redis://HOST, rediss://HOST (TLS), valkey://HOST, redis+unix:///PATH or sqlite:///PATH. A sqlite file
+    /// belongs to its user; sqlite:///PATH?mode=0660 is shared with the file's group (0666: all users). Name the same nodes
     /// everywhere. A password in a URL shows in the list of processes; REDSYNC_NODES keeps it out of there. In a
     /// password, special characters are percent-encoded: a comma is %2C, an @ is %40.
     #[arg(long = "node", value_name = "URL", global = true)]
     pub(crate) nodes: Vec<String>,
+    /// Lock for all users of this machine, without nodes
+    ///
+    /// Without nodes and without this, a lock excludes only processes of the same user on this machine. The store of all
+    /// users is /run/lock/redsync; every user of the machine can take and release its locks. REDSYNC_MACHINE=1 says the
+    /// same. --node and --machine cannot be used together; either of them comes before what the environment says.
+    #[arg(long, global = true)]
+    pub(crate) machine: bool,
     /// Whether to distrust nodes that restarted [default: on with several nodes]
     ///
     /// Until a node has been up for the lock's expiry, it may have forgotten who holds, and its vote does not count. So

@@ -49,9 +49,11 @@ trap 'redsync unlock \"$lease\" || exit 1' EXIT
 pub(crate) const ENVIRONMENT: Table = &[
     (
         "REDSYNC_NODES",
-        "The nodes, separated by commas, where no --node is given. A comma in a URL is written %2C. Without \
-         either, locks are kept in a file and hold on this machine only.",
+        "The nodes, where no --node is given: separated by commas, semicolons, blanks or newlines. In a password, a \
+         comma is written %2C. Without either, locks are kept in a file and hold for this user on this machine only. \
+         Set, but naming no node, is an error.",
     ),
+    ("REDSYNC_MACHINE", "1 stands for --machine, where neither --node nor --machine is given."),
     ("REDSYNC_RESTART_GUARD", "on or off, where no --restart-guard is given."),
     (
         "REDSYNC_CONFIRM_GRANTS",
@@ -66,11 +68,14 @@ pub(crate) const ENVIRONMENT: Table = &[
     ),
 ];
 
-pub(crate) const FILES: Table = &[(
-    "$XDG_STATE_HOME/redsync/locks.db",
-    "The locks of this machine, where no nodes are named. Without XDG_STATE_HOME, the file is in \
-     ~/.local/state/redsync.",
-)];
+pub(crate) const FILES: Table = &[
+    (
+        "$XDG_STATE_HOME/redsync/locks.db",
+        "The locks of this user on this machine, where no nodes are named. Without XDG_STATE_HOME, the file is in \
+         ~/.local/state/redsync.",
+    ),
+    ("/run/lock/redsync/", "With --machine: the locks of all users of this machine. A restart of the machine ends them."),
+];
 
 pub(crate) const SEE_ALSO: &str = concat!(
     "flock(1), sh(1), redis-server(1), and ",

@@ -6,6 +6,7 @@
 //! | `help` | the tables and examples of the help and the manual page |
 //! | `duration` | `500ms`, `8s`, `1m30s`: read and written |
 //! | `nodes` | where the nodes come from |
+//! | `local_store` | the store on this machine, of one user or of all |
 //! | `signals` | signals as events, from before the first attempt on |
 //! | `acquire` | waiting for a lock, leaving in order, and what a person sees meanwhile |
 //! | `run` | a command that runs while the lock is held, and no longer |
@@ -38,6 +39,7 @@ mod help;
 mod job;
 mod lease_commands;
 mod line;
+mod local_store;
 mod man;
 mod nodes;
 mod report;

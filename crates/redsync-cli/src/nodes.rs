@@ -1,27 +1,28 @@
 //! Where the nodes come from: the command line, the environment, or this machine.
 
 use std::env;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use redsync::{Error, Mutex, Proposal, Redsync, SqliteNode, redacted};
+use redsync::{Builder, Error, Mutex, Proposal, Redsync, SqliteNode, redacted};
 
 use crate::cli::{Global, Switch};
-use crate::exit::Exit;
+use crate::local_store::LocalStore;
 use crate::report::{Failure, Report};
 
-/// The environment variable that names the nodes, separated by commas.
+/// The environment variable that names the nodes.
 pub(crate) const VARIABLE: &str = "REDSYNC_NODES";
+
+/// The environment variable that stands for `--machine`.
+const MACHINE: &str = "REDSYNC_MACHINE";
 
 /// The nodes to lock on.
 pub(crate) struct Fleet {
     pub(crate) redsync: Redsync,
     size: usize,
-    is_embedded: bool,
+    /// The store on this machine, where no nodes are named.
+    store: Option<LocalStore>,
     /// Whether votes of restarted nodes are withheld.
     has_restart_guard: bool,
     /// How long it took until a majority of several nodes had answered.
@@ -34,9 +35,18 @@ const RESTART_GUARD: &str = "REDSYNC_RESTART_GUARD";
 /// The environment variable that has grants confirmed that servers announce.
 const CONFIRM_GRANTS: &str = "REDSYNC_CONFIRM_GRANTS";
 
-/// The nodes that `--node` or else [`VARIABLE`] name; if neither does, a store on this machine.
+/// Where locks are kept.
+enum Nodes {
+    Urls(Vec<String>),
+    /// The store of all users of this machine.
+    Machine,
+    /// The store of this user.
+    User,
+}
+
+/// The nodes that the command line names, or else the environment; if neither does, a store on this machine.
 pub(crate) async fn open(given: &Global, owner: Option<&str>, report: &Report) -> Result<Fleet, Failure> {
-    let urls = if given.nodes.is_empty() { from_environment()? } else { given.nodes.clone() };
+    let nodes = nodes(given)?;
     let restart_guard = match given.restart_guard {
         None => switch_from_environment(RESTART_GUARD)?,
         given => given,
@@ -52,19 +62,27 @@ pub(crate) async fn open(given: &Global, owner: Option<&str>, report: &Report) -
     if let Some(owner) = owner {
         builder = builder.owner(owner);
     }
-    if urls.is_empty() {
-        let store = local_store()?;
-        report.note("local_only", LOCAL_ONLY);
-        let redsync = builder.node(Arc::new(SqliteNode::new(store))).build()?;
-        return Ok(Fleet {
-            redsync,
-            size: 1,
-            is_embedded: true,
-            has_restart_guard: false,
-            answered_after: None,
-        });
-    }
-    for url in &urls {
+    let (store, node) = match nodes {
+        Nodes::Urls(urls) => return open_urls(&urls, builder, restart_guard, report).await,
+        Nodes::Machine => LocalStore::of_this_machine(),
+        Nodes::User => {
+            let store = LocalStore::of_this_user(report)?;
+            let node = SqliteNode::new(&store.path);
+            (store, node)
+        }
+    };
+    store.tell(report);
+    let redsync = builder.node(Arc::new(node)).build()?;
+    Ok(Fleet { redsync, size: 1, store: Some(store), has_restart_guard: false, answered_after: None })
+}
+
+async fn open_urls(
+    urls: &[String],
+    mut builder: Builder,
+    restart_guard: Option<bool>,
+    report: &Report,
+) -> Result<Fleet, Failure> {
+    for url in urls {
         if url.trim_start().to_ascii_lowercase().starts_with("memory:") {
             let url = redacted(url);
             return Err(Failure::usage(format!(
@@ -82,7 +100,7 @@ pub(crate) async fn open(given: &Global, owner: Option<&str>, report: &Report) -
     let mut fleet = Fleet {
         redsync: builder.build()?,
         size,
-        is_embedded: false,
+        store: None,
         has_restart_guard: restart_guard.unwrap_or(size > 1),
         answered_after: None,
     };
@@ -90,17 +108,19 @@ pub(crate) async fn open(given: &Global, owner: Option<&str>, report: &Report) -
     Ok(fleet)
 }
 
-const LOCAL_ONLY: &str =
-    "locking on this machine only; to lock across machines, name nodes with --node or REDSYNC_NODES";
-
 impl Fleet {
+    /// The store on this machine, where no nodes are named.
+    pub(crate) fn store(&self) -> Option<&LocalStore> {
+        self.store.as_ref()
+    }
+
     /// The lock called `name`, with this expiry and the options that suit these nodes.
     pub(crate) fn mutex(&self, name: &str, expiry: Duration) -> Mutex {
         // A lock of months is held for longer than counters are kept by default, and keeps its own for as long.
         let retention = Proposal::DEFAULT_RETENTION.max(expiry);
         let mutex = self.redsync.mutex(name).expiry(expiry).fence_retention(retention);
         // No other node could decide in the store's place, and a machine that is busy is no machine that is down.
-        if self.is_embedded { mutex.timeout_factor(0.25) } else { mutex }
+        if self.store.is_some() { mutex.timeout_factor(0.25) } else { mutex }
     }
 
     /// The expiry of a lock, if it is one for which votes of restarted nodes are withheld.
@@ -142,14 +162,96 @@ impl Fleet {
     }
 }
 
-fn from_environment() -> Result<Vec<String>, Failure> {
-    match env::var(VARIABLE) {
-        Ok(urls) => {
-            Ok(urls.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect())
-        }
-        Err(env::VarError::NotPresent) => Ok(Vec::new()),
+/// What the command line says comes before what the environment says. Two variables that contradict each other are refused.
+fn nodes(given: &Global) -> Result<Nodes, Failure> {
+    match (given.nodes.is_empty(), given.machine) {
+        (false, true) => return Err(Failure::usage("--machine and --node cannot be used together")),
+        (false, false) => return Ok(Nodes::Urls(given.nodes.clone())),
+        (true, true) => return Ok(Nodes::Machine),
+        (true, false) => {}
+    }
+    match (urls_from_environment()?, machine_from_environment()?) {
+        (Some(_), true) => Err(Failure::usage(format!(
+            "{VARIABLE} and {MACHINE} are both set; unset one of them, or say --node or --machine"
+        ))),
+        (Some(urls), false) => Ok(Nodes::Urls(urls)),
+        (None, true) => Ok(Nodes::Machine),
+        (None, false) => Ok(Nodes::User),
+    }
+}
+
+/// Nothing where the variable is not set. One that is set and names no node is most likely a script's unset variable: a
+/// local lock in its place would exclude no other machine.
+fn urls_from_environment() -> Result<Option<Vec<String>>, Failure> {
+    let text = match env::var(VARIABLE) {
+        Ok(text) => text,
+        Err(env::VarError::NotPresent) => return Ok(None),
         // Its text may hold a password: not shown.
-        Err(env::VarError::NotUnicode(_)) => Err(Failure::usage(format!("{VARIABLE} is not valid UTF-8"))),
+        Err(env::VarError::NotUnicode(_)) => {
+            return Err(Failure::usage(format!("{VARIABLE} is not valid UTF-8")));
+        }
+    };
+    let urls = split(&text);
+    if urls.is_empty() {
+        return Err(Failure::usage(format!(
+            "{VARIABLE} is set but names no node; name them, as in redis://HOST1,redis://HOST2,redis://HOST3, or unset it \
+             to lock on this machine only"
+        )));
+    }
+    for url in &urls {
+        let shown = redacted(url);
+        let (_, rest) = shown.split_once("://").unwrap_or_default();
+        let hosts = rest.split('/').next().unwrap_or_default();
+        if hosts.contains(is_separator) {
+            return Err(Failure::usage(format!(
+                "{VARIABLE}: {shown} names several hosts; write a scheme before each: redis://HOST1,redis://HOST2"
+            )));
+        }
+    }
+    Ok(Some(urls.into_iter().map(str::to_owned).collect()))
+}
+
+/// The URLs in a list. Commas, semicolons, blanks and newlines separate them, but only where a URL with a scheme follows:
+/// one URL may list several hosts.
+fn split(mut text: &str) -> Vec<&str> {
+    let mut urls = Vec::new();
+    loop {
+        text = text.trim_matches(is_separator);
+        if text.is_empty() {
+            return urls;
+        }
+        let ends = |&(at, c): &(usize, char)| {
+            is_separator(c) && has_scheme(text[at..].trim_start_matches(is_separator))
+        };
+        let end = text.char_indices().find(ends).map_or(text.len(), |(at, _)| at);
+        urls.push(&text[..end]);
+        text = &text[end..];
+    }
+}
+
+fn is_separator(c: char) -> bool {
+    matches!(c, ',' | ';') || c.is_whitespace()
+}
+
+/// RFC 3986, 3.1: a letter, then letters, digits, `+`, `-` and `.`.
+fn has_scheme(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    match text.split_once(':') {
+        Some((scheme, rest)) => {
+            scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.chars().all(is_part)
+                && (rest.starts_with("//") || scheme.eq_ignore_ascii_case("memory"))
+        }
+        None => false,
+    }
+}
+
+fn machine_from_environment() -> Result<bool, Failure> {
+    let Some(value) = env::var_os(MACHINE) else { return Ok(false) };
+    match value.to_str() {
+        Some("" | "0") => Ok(false),
+        Some("1") => Ok(true),
+        _ => Err(Failure::usage(format!("{MACHINE} is {value:?}; it can be 1 or 0"))),
     }
 }
 
@@ -160,24 +262,38 @@ fn switch_from_environment(variable: &str) -> Result<Option<Switch>, Failure> {
     switch.map(Some).ok_or_else(|| Failure::usage(format!("{variable} is {value:?}; it can be on or off")))
 }
 
-/// The file of the embedded store, in a directory that only its user may enter.
-fn local_store() -> Result<PathBuf, Failure> {
-    let Some(state) = state_home() else {
-        return Err(Failure::usage(
-            "neither HOME nor XDG_STATE_HOME says where to keep local locks; set one of them, or name nodes with --node",
-        ));
-    };
-    let directory = state.join("redsync");
-    let created = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-    created.map_err(|error| {
-        Failure::new(Exit::NoStore, "store", format!("cannot create {}: {error}", directory.display()))
-    })?;
-    Ok(directory.join("locks.db"))
-}
+#[cfg(test)]
+mod tests {
+    use super::split;
 
-/// XDG Base Directory Specification: "All paths set in these environment variables must be absolute. If an
-/// implementation encounters a relative path […] it should consider the path invalid and ignore it."
-fn state_home() -> Option<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
-    absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(Path::new(".local/state"))))
+    #[test]
+    fn every_separator_separates_urls() {
+        for text in [
+            "redis://a,redis://b:1/2,sqlite:///c",
+            "redis://a redis://b:1/2 sqlite:///c",
+            "redis://a\nredis://b:1/2\nsqlite:///c\n",
+            "redis://a;redis://b:1/2;sqlite:///c",
+            " ,; redis://a , redis://b:1/2;\n\t sqlite:///c ;,",
+        ] {
+            assert_eq!(split(text), ["redis://a", "redis://b:1/2", "sqlite:///c"], "{text:?}");
+        }
+        assert_eq!(split("memory:,memory:x rediss://c"), ["memory:", "memory:x", "rediss://c"]);
+        for text in ["", " ", ",", ";", "\n", " , ;\n,"] {
+            assert_eq!(split(text), [""; 0], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn separators_within_a_url_are_part_of_it() {
+        for text in [
+            "redis+sentinel://a:26379,b:26379,c:26379/main",
+            "redis://:a;b@host",
+            "sqlite:///var/my locks/locks.db",
+            "redis://:a%2Cb@host",
+        ] {
+            assert_eq!(split(text), [text], "{text:?}");
+            let twice = format!("{text},{text}");
+            assert_eq!(split(&twice), [text, text], "{text:?}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use crate::duration::in_words;
 use crate::exit::Exit;
 use crate::fence::Counted;
 use crate::line::Line;
+use crate::local_store::LocalStore;
 use crate::nodes::Fleet;
 use crate::report::{Failure, Report, millis};
 use crate::withheld::{Vote, Withheld};
@@ -16,7 +17,15 @@ pub(crate) async fn status(fleet: &Fleet, args: &StatusArgs, report: &Report) ->
     let looked = fleet.redsync.inspect(&args.name).await?;
     // Who will ask for the lock, and with which expiry, is not known: the default stands for it.
     let withheld = Withheld::of(&looked, fleet.restart_guard_for(LockOptions::DEFAULT_EXPIRY));
-    report.result(in_text(&args.name, &looked, &withheld), || in_json(&args.name, &looked, &withheld))?;
+    let mut text = in_text(&args.name, &looked, &withheld);
+    if let Some(store) = fleet.store() {
+        text.push_str(&format!("\n  {store}"));
+    }
+    report.result(text, || {
+        let mut object = in_json(&args.name, &looked, &withheld);
+        object["store"] = fleet.store().map_or(Value::Null, LocalStore::in_json);
+        object
+    })?;
     Ok(match looked.state() {
         LockState::Unknown => {
             let errors = looked.nodes().iter().filter_map(|node| node.answer.as_ref().err());

@@ -85,7 +85,7 @@ fn a_redsync_whose_file_was_replaced_meanwhile_still_begins_its_command() {
     let copy = machine.path("redsync");
     fs::copy(env!("CARGO_BIN_EXE_redsync"), &copy).unwrap();
     let holder = machine.hold("backup");
-    let mut command = machine.shell("exec ./redsync run backup -- echo mine > mine");
+    let mut command = machine.shell("exec ./redsync run -v backup -- echo mine > mine");
     let waiter = Running::start(&mut command);
     wait_until("the waiter has started", SOON, || waiter.stderr().contains("this machine only"));
     fs::remove_file(&copy).unwrap();

@@ -20,14 +20,11 @@ fn the_commands_output_and_exit_code_are_those_of_run() {
 }
 
 #[test]
-fn without_nodes_it_says_that_it_locks_on_this_machine_only_unless_quiet() {
+fn without_nodes_it_locks_on_this_machine() {
     let machine = Machine::new();
     let outcome = machine.run_sh("backup", "true");
     assert_eq!(outcome.code, Some(0), "{outcome}");
-    let line = "redsync: locking on this machine only; to lock across machines, name nodes with --node or REDSYNC_NODES\n";
-    assert_eq!(outcome.stderr, line, "{outcome}");
-    let quiet = machine.run_sh("--quiet backup", "true");
-    assert_eq!(quiet.stderr, "", "{quiet}");
+    assert!(outcome.stderr.contains("on this machine only"), "{outcome}");
     let directory = machine.path("state/redsync");
     assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
     assert!(directory.join("locks.db").exists());

@@ -273,7 +273,7 @@ fn local_locks_are_kept_where_xdg_says_or_nowhere() {
 
     let mut command = machine.command(["lock", "backup"]);
     let outcome = finish(command.env_remove("HOME").env_remove("XDG_STATE_HOME"));
-    assert_eq!(outcome.code, Some(64), "{outcome}");
+    assert_eq!(outcome.code, Some(73), "{outcome}");
     assert!(outcome.stderr.contains("neither HOME nor XDG_STATE_HOME"), "{outcome}");
 
     let mut command = machine.command(["lock", "backup"]);

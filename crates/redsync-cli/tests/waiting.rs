@@ -40,7 +40,7 @@ fn wait_gives_up_at_its_end_roughly() {
 fn without_options_it_waits_until_the_lock_is_free() {
     let machine = Machine::new();
     let holder = machine.hold("backup");
-    let mut waiter = machine.start_sh("backup", "echo in > in; exit 5");
+    let mut waiter = machine.start_sh("-v backup", "echo in > in; exit 5");
     wait_until("the waiter has started", SOON, || waiter.stderr().contains("this machine only"));
     assert!(waiter.is_running());
     assert!(!machine.path("in").exists());

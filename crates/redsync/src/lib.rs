@@ -128,8 +128,6 @@ pub use self::lost::{Lost, LostSignal};
 pub use self::mutex::Mutex;
 #[cfg(feature = "redis")]
 pub use self::node::RedisNode;
-#[cfg(feature = "sqlite")]
-pub use self::node::SqliteNode;
 #[cfg(feature = "redis")]
 pub use self::node::redis::client::{Client, Command, Messages, Reply};
 pub use self::node::{
@@ -137,6 +135,8 @@ pub use self::node::{
     IntoNode, InvalidUrl, Listener, Look, MemoryNode, Node, NodeFault, Place, Placed, Released, Remedy,
     Succession, TimeLeft, Uptime, redacted,
 };
+#[cfg(feature = "sqlite")]
+pub use self::node::{Sharing, SqliteNode};
 pub use self::options::LockOptions;
 pub use self::protocol::{
     Expiry, Fence, Instant, InvalidOption, LockName, OwnerLabel, Proposal, Round, Ticket, Token,

@@ -84,9 +84,13 @@ impl Machine {
             .current_dir(self.directory.path())
             .env("HOME", self.directory.path())
             .env("XDG_STATE_HOME", self.directory.path().join("state"))
-            .env("REDSYNC_NODES", &self.nodes)
+            .env_remove("REDSYNC_NODES")
+            .env_remove("REDSYNC_MACHINE")
             .env("REDSYNC_RESTART_GUARD", self.restart_guard)
             .stdin(Stdio::null());
+        if !self.nodes.is_empty() {
+            command.env("REDSYNC_NODES", &self.nodes);
+        }
         command
     }
 

@@ -27,7 +27,7 @@ pub use self::place::{ClientId, Entered, Grant, InLine, Listener, Look, Place, P
 #[cfg(feature = "redis")]
 pub use self::redis::RedisNode;
 #[cfg(feature = "sqlite")]
-pub use self::sqlite::SqliteNode;
+pub use self::sqlite::{Sharing, SqliteNode};
 pub(crate) use self::url::open;
 pub use self::url::{InvalidUrl, redacted};
 use crate::protocol::{Expiry, Fence, LockName, Proposal, Token};

@@ -100,14 +100,37 @@ fn memory(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Node>, InvalidUrl
     Ok(Arc::new(node.clone()))
 }
 
+/// `sqlite:///PATH`, or `sqlite:///PATH?mode=0660` for a store that users share.
 #[cfg(feature = "sqlite")]
 fn sqlite(url: &str) -> Result<Arc<dyn Node>, InvalidUrl> {
-    match url["sqlite:".len()..].strip_prefix("//") {
-        Some(path) if path.starts_with('/') && path.len() > 1 => Ok(Arc::new(super::SqliteNode::new(path))),
-        _ => {
-            Err(InvalidUrl::new(url, "write sqlite:// and an absolute path: sqlite:///var/lib/app/locks.db"))
-        }
+    use super::{Sharing, SqliteNode};
+
+    let rest = url["sqlite:".len()..].strip_prefix("//").unwrap_or_default();
+    let (path, parameters) = rest.split_once('?').map_or((rest, None), |(path, rest)| (path, Some(rest)));
+    if !path.starts_with('/') || path.len() == 1 {
+        return Err(InvalidUrl::new(
+            url,
+            "write sqlite:// and an absolute path: sqlite:///var/lib/app/locks.db",
+        ));
     }
+    let mut node = SqliteNode::new(path);
+    if let Some(parameters) = parameters {
+        let Some(mode) = parameters.strip_prefix("mode=") else {
+            return Err(InvalidUrl::new(url, "the only parameter of sqlite:// is mode, as in ?mode=0660"));
+        };
+        node = node.shared_with(match mode.strip_prefix('0').unwrap_or(mode) {
+            "600" => Sharing::Owner,
+            "660" => Sharing::Group,
+            "666" => Sharing::All,
+            _ => {
+                return Err(InvalidUrl::new(
+                    url,
+                    "its mode must be 0600, 0660 or 0666: who uses a store reads and writes it",
+                ));
+            }
+        });
+    }
+    Ok(Arc::new(node))
 }
 
 #[cfg(not(feature = "sqlite"))]
@@ -177,6 +200,13 @@ mod tests {
         assert!(refused("memory://x").contains("without slashes"));
         assert!(refused("sqlite:relative.db").contains("absolute path"));
         assert!(refused("sqlite://relative.db").contains("absolute path"));
+        assert!(refused("sqlite:///locks.db?mod=0660").contains("as in ?mode=0660"));
+        for mode in ["", "0640", "0777", "rw", "00660", "0o660", "1660", "0660&x=1"] {
+            assert!(
+                refused(&format!("sqlite:///locks.db?mode={mode}")).contains("0600, 0660 or 0666"),
+                "{mode}"
+            );
+        }
         assert!(refused("redis://").contains("names no host"), "{}", refused("redis://"));
         assert!(refused("redis://h:99999").contains("port"), "{}", refused("redis://h:99999"));
         assert!(refused("redis://h/first").contains("database number"), "{}", refused("redis://h/first"));

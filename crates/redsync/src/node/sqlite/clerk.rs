@@ -1,9 +1,9 @@
 //! The thread's own: it takes orders, one after the other, and looks at the file in between.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
+use super::Site;
 use super::listeners::Listeners;
 use super::store::Store;
 use super::watch::Watch;
@@ -20,8 +20,8 @@ pub(super) struct Clerk {
 pub(super) type Order = Box<dyn FnOnce(&mut Clerk) + Send>;
 
 impl Clerk {
-    pub(super) fn new(path: PathBuf, listeners: Arc<Listeners>, clock: Arc<dyn Clock>) -> Self {
-        let store = Store::at(path, Arc::clone(&listeners), Arc::clone(&clock));
+    pub(super) fn new(site: Site, listeners: Arc<Listeners>, clock: Arc<dyn Clock>) -> Self {
+        let store = Store::at(site, Arc::clone(&listeners), Arc::clone(&clock));
         Self { store, watch: Watch::new(listeners, Arc::clone(&clock)), clock }
     }
 

@@ -20,6 +20,7 @@ impl Store {
             return Err(NodeFault::refused("PLACES", "a place in line was asked for nobody"));
         };
         let name = &first.claim.name;
+        self.make_room()?;
         self.change(|change| {
             let standing = change.standing(name)?;
             for place in places {
@@ -40,6 +41,7 @@ impl Store {
 
     pub(super) fn yield_lease(&mut self, client: &ClientId, place: &Place) -> Result<Entered, NodeFault> {
         let (name, token, places) = (&place.claim.name, &place.claim.token, std::slice::from_ref(place));
+        self.make_room()?;
         self.change(|change| {
             change.take_place(client, place)?;
             if change.standing(name)?.is_none_or(|lease| lease.token == token.as_str()) {

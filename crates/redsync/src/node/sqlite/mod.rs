@@ -2,9 +2,14 @@
 
 mod clerk;
 mod fences;
+#[cfg(unix)]
+mod files;
 mod line;
 mod listeners;
+#[cfg(unix)]
+mod machine;
 mod process;
+mod room;
 mod schema;
 mod store;
 #[cfg(test)]
@@ -39,15 +44,56 @@ use crate::protocol::{LockName, Token};
 /// process that has ended is skipped at once where that process can be seen, which those of one container can; otherwise
 /// when its place is not renewed in time.
 ///
+/// The file and the two that SQLite puts beside it (`-wal`, `-shm`) belong to one user, with mode 0600, unless
+/// [`shared_with`](Self::shared_with) says otherwise. Symbolic links to the file are not followed.
+///
+/// Before it grants, the node has room on the disk for renewals (some 1.3 MB), so a disk that gets full ends no lock. Not
+/// on file systems that write each change to a new place (btrfs, ZFS).
+///
 /// **Not for** files on a network: SQLite's locking does not hold there, and machines do not share a clock. Processes
 /// in containers may share a file as long as they share the kernel's boot time (no time namespaces).
 pub struct SqliteNode {
-    path: PathBuf,
+    site: Site,
     /// Where the thread takes its orders; started with the first.
     desk: Mutex<Option<mpsc::Sender<Order>>>,
     listeners: Arc<Listeners>,
     clock: Arc<dyn Clock>,
 }
+
+/// Which users may use a store, and so take and release its locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sharing {
+    /// The file's owner: mode 0600.
+    Owner,
+    /// The owner and the file's group: mode 0660. Put the file into a directory of that group with mode 2770, so that all
+    /// three files get the group.
+    Group,
+    /// All users of the machine: mode 0666.
+    All,
+}
+
+/// Where a store is, and who may use it.
+#[derive(Clone, Debug)]
+struct Site {
+    path: PathBuf,
+    access: Access,
+    /// True for the store of all users of this machine, whose directory is created and checked too.
+    is_of_machine: bool,
+}
+
+/// The mode of a store's files.
+#[derive(Clone, Copy, Debug)]
+enum Access {
+    /// 0600 for new files; an older file that its owner lets others write stays as it is.
+    Private,
+    /// This mode, for files that exist too.
+    Shared(u32),
+}
+
+/// The directory and the file of the store of all users of this machine.
+const MACHINE: &str = "/run/lock/redsync";
+const MACHINE_FILE: &str = "locks.db";
 
 impl SqliteNode {
     /// The node kept in the file at `path`. Nothing is opened until it is first asked something; the file is made then,
@@ -61,7 +107,43 @@ impl SqliteNode {
     pub fn with_clock(path: impl AsRef<Path>, clock: impl Clock) -> Self {
         // The file is opened late, and again when it was replaced: a change of directory must not move it.
         let path = std::path::absolute(path.as_ref()).unwrap_or_else(|_| path.as_ref().to_owned());
-        Self { path, desk: Mutex::new(None), listeners: Arc::default(), clock: Arc::new(clock) }
+        Self::on(Site { path, access: Access::Private, is_of_machine: false }, clock)
+    }
+
+    /// The store of all users of this machine, on Linux: `/run/lock/redsync/locks.db`. It is created by the first who asks
+    /// it something, with its directory, and is gone when the machine starts anew.
+    ///
+    /// All users of the machine can take and release each other's locks in it, and can damage it. They cannot make another
+    /// user's process write to a file elsewhere; of the user who created the directory that holds only where
+    /// `fs.protected_hardlinks` is 1, and root takes the directory over when it uses the store.
+    #[cfg(unix)]
+    pub fn for_all_users() -> Self {
+        let path = Path::new(MACHINE).join(MACHINE_FILE);
+        Self::on(Site { path, access: Access::Shared(0o666), is_of_machine: true }, SystemClock)
+    }
+
+    /// Lets these users use the store. The mode is set for new files and for those that are there, if this user may do
+    /// that, whatever the umask.
+    ///
+    /// Without this, new files have mode 0600. Files of former versions that others may read, but not write, get it too:
+    /// who may read a file can block the store.
+    #[must_use]
+    pub fn shared_with(mut self, sharing: Sharing) -> Self {
+        self.site.access = Access::Shared(match sharing {
+            Sharing::Owner => 0o600,
+            Sharing::Group => 0o660,
+            Sharing::All => 0o666,
+        });
+        self
+    }
+
+    /// The file's path, absolute.
+    pub fn path(&self) -> &Path {
+        &self.site.path
+    }
+
+    fn on(site: Site, clock: impl Clock) -> Self {
+        Self { site, desk: Mutex::new(None), listeners: Arc::default(), clock: Arc::new(clock) }
     }
 
     /// Has the node's thread take `step`. Dropped before its turn comes, it is not taken.
@@ -90,7 +172,7 @@ impl SqliteNode {
             },
         };
         let (sender, orders) = mpsc::channel::<Order>();
-        let clerk = Clerk::new(self.path.clone(), Arc::clone(&self.listeners), Arc::clone(&self.clock));
+        let clerk = Clerk::new(self.site.clone(), Arc::clone(&self.listeners), Arc::clone(&self.clock));
         // The thread ends when the node is dropped and its last order is done.
         std::thread::Builder::new()
             .name("redsync-sqlite".into())
@@ -160,7 +242,7 @@ impl Node for SqliteNode {
 
 impl fmt::Display for SqliteNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sqlite://{}", self.path.display())
+        write!(f, "sqlite://{}", self.site.path.display())
     }
 }
 

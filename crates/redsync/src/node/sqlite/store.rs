@@ -1,6 +1,6 @@
 //! The file: how it is opened, and each request as one transaction.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 use super::fences::micros;
 use super::listeners::Listeners;
 use super::process::Process;
-use super::schema;
+use super::{Site, room, schema};
 use crate::clock::{Clock, SystemClock};
 use crate::node::place::at_its_end;
 use crate::node::{Acquired, Claim, Extended, Holder, IfFree, NodeFault, Remedy, TimeLeft};
@@ -18,7 +18,7 @@ use crate::protocol::{Expiry, Fence, LockName};
 
 /// The file at a path, opened when it is needed.
 pub(super) struct Store {
-    path: PathBuf,
+    site: Site,
     /// What sets this boot of the machine apart from others.
     boot: Result<String, NodeFault>,
     process: Process,
@@ -32,8 +32,12 @@ pub(super) struct Store {
 
 struct Opened {
     connection: Connection,
+    /// Where the file is, without symbolic links.
+    path: PathBuf,
     /// Which file the connection has open, to notice when another has taken its place.
     file: Option<FileId>,
+    /// True once renewals are certain to find room on the disk.
+    has_room: bool,
 }
 
 type FileId = (u64, u64);
@@ -52,8 +56,8 @@ pub(super) struct Version {
 }
 
 impl Store {
-    pub(super) fn at(path: PathBuf, listeners: Arc<Listeners>, clock: Arc<dyn Clock>) -> Self {
-        Self { path, boot: boot_id(), process: Process::this(), listeners, clock, opened: None, openings: 0 }
+    pub(super) fn at(site: Site, listeners: Arc<Listeners>, clock: Arc<dyn Clock>) -> Self {
+        Self { site, boot: boot_id(), process: Process::this(), listeners, clock, opened: None, openings: 0 }
     }
 
     pub(super) fn identity(&mut self) -> Result<String, NodeFault> {
@@ -71,6 +75,7 @@ impl Store {
         {
             return Ok(Acquired::Taken(holder));
         }
+        self.make_room()?;
         self.change(|change| match change.standing(&claim.name)? {
             Some(lease) if lease.token != claim.token.as_str() => Ok(Some(Acquired::Taken(lease.holder()))),
             standing => {
@@ -130,7 +135,7 @@ impl Store {
         &mut self,
         step: impl FnOnce(&Connection, &str) -> rusqlite::Result<T>,
     ) -> Result<T, NodeFault> {
-        let (path, boot) = (self.path.clone(), self.boot.clone()?);
+        let (path, boot) = (self.site.path.clone(), self.boot.clone()?);
         step(self.connection()?, &boot).map_err(|error| fault(&path, error))
     }
 
@@ -138,9 +143,22 @@ impl Store {
     /// stands when it is written.
     pub(super) fn change<T>(
         &mut self,
-        step: impl FnOnce(&Change<'_>) -> rusqlite::Result<T>,
+        step: impl Fn(&Change<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, NodeFault> {
-        let (path, boot) = (self.path.clone(), self.boot.clone()?);
+        match self.try_change(&step) {
+            // The log is at the end of what it has on disk.
+            Err(fault) if matches!(fault.code(), Some("FULL" | "IOERR")) => {
+                match self.read(|connection, _| room::copy(connection, "RESTART")) {
+                    Ok(()) => self.try_change(&step),
+                    Err(_) => Err(fault),
+                }
+            }
+            done => done,
+        }
+    }
+
+    fn try_change<T>(&mut self, step: &impl Fn(&Change<'_>) -> rusqlite::Result<T>) -> Result<T, NodeFault> {
+        let (path, boot) = (self.site.path.clone(), self.boot.clone()?);
         let (process, listeners) = (self.process, Arc::clone(&self.listeners));
         let clock = Arc::clone(&self.clock);
         let connection = self.connection()?;
@@ -156,7 +174,7 @@ impl Store {
 
     /// The connection, made first where there is none, and made anew where another file has taken its file's place.
     fn connection(&mut self) -> Result<&mut Connection, NodeFault> {
-        if self.opened.as_ref().is_some_and(|opened| opened.file != file_id(&self.path)) {
+        if self.opened.as_ref().is_some_and(|opened| opened.file != file_id(&opened.path)) {
             self.opened = None;
         }
         let opened = match self.opened.take() {
@@ -170,46 +188,49 @@ impl Store {
         Ok(&mut self.opened.insert(opened).connection)
     }
 
+    /// The open file, or where it is to be.
+    pub(super) fn file(&self) -> &Path {
+        self.opened.as_ref().map_or(&self.site.path, |opened| &opened.path)
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.opened.as_ref().is_some_and(|opened| opened.has_room)
+    }
+
+    pub(super) fn note_room(&mut self) {
+        if let Some(opened) = &mut self.opened {
+            opened.has_room = true;
+        }
+    }
+
     fn open(&self) -> Result<Opened, NodeFault> {
         let boot = self.boot.clone()?;
-        if let Some(directory) = self.path.parent().filter(|directory| !directory.is_dir()) {
-            let missing = format!("there is no directory {}; make it", directory.display());
-            return Err(NodeFault::unreachable(missing).with_remedy(Remedy::Store));
+        #[cfg(unix)]
+        if self.site.is_of_machine {
+            super::machine::ensure(&self.clock)?;
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || {
-            let mut connection = Connection::open_with_flags(&self.path, flags)?;
-            let file = file_id(&self.path);
-            connection.busy_handler(Some(wait_for_others))?;
-            // The last process to leave need not write the log back: with short-lived processes each would be that one.
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-            // WAL: a killed process leaves nothing to repair, and reading never blocks. In WAL, NORMAL cannot corrupt
-            // the file; what a power failure may undo are leases, which a reboot voids anyway, and the last fences, which the
-            // time of day makes up for.
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "NORMAL")?;
-            connection.set_prepared_statement_cache_capacity(STATEMENTS);
-            let version = schema::prepare(
-                &mut connection,
-                &boot,
-                now_nanos(&*self.clock),
-                micros(self.clock.wall_micros()),
-            )?;
-            Ok((connection, version, file))
+            let (mut connection, path) = self.connect()?;
+            let file = file_id(&path);
+            let version =
+                self.set_up(&mut connection, &boot).map_err(|error| Obstacle::Error(path.clone(), error))?;
+            Ok((Opened { connection, path, file, has_room: false }, version))
         };
         // Others who have the file keep to the machine's time, whatever leases are counted by.
         let end = SystemClock.now() + OPEN_PATIENCE;
-        let (connection, version, file) = loop {
+        let (opened, version) = loop {
             match open() {
                 // Two processes that make the file at once: changing to WAL does not wait for its turn.
-                Err(error) if is_busy(&error) && SystemClock.now() < end => {
+                Err(Obstacle::Error(_, error)) if is_busy(&error) && SystemClock.now() < end => {
                     std::thread::sleep(Duration::from_millis(2));
                 }
+                // The file was removed after it was created.
+                Err(Obstacle::Error(path, _)) if file_id(&path).is_none() && SystemClock.now() < end => {}
                 // Another file took its place while it was opened: what was opened is nobody's store.
-                Ok((_, _, file)) if file != file_id(&self.path) && SystemClock.now() < end => {}
-                other => break other.map_err(|error| fault(&self.path, error))?,
+                Ok((opened, _)) if opened.file != file_id(&opened.path) && SystemClock.now() < end => {}
+                Err(Obstacle::Fault(fault)) => return Err(fault),
+                Err(Obstacle::Error(path, error)) => return Err(fault(&path, error)),
+                Ok(opened) => break opened,
             }
         };
         if version > schema::VERSION {
@@ -220,8 +241,70 @@ impl Store {
             )
             .with_remedy(Remedy::Store));
         }
-        Ok(Opened { connection, file })
+        Ok(opened)
     }
+
+    #[cfg(unix)]
+    fn connect(&self) -> Result<(Connection, PathBuf), Obstacle> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let _opening = super::files::opening();
+        let path = super::files::prepare(&self.site.path, self.site.access)
+            .and_then(|path| room::refuse_holes(&path).map(|()| path))
+            .map_err(Obstacle::Fault)?;
+        match Connection::open_with_flags(&path, flags) {
+            Ok(connection) => Ok((connection, path)),
+            Err(error) => Err(Obstacle::Error(path, error)),
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn connect(&self) -> Result<(Connection, PathBuf), Obstacle> {
+        let path = self.site.path.clone();
+        if let Some(directory) = path.parent().filter(|directory| !directory.is_dir()) {
+            return Err(Obstacle::Fault(no_directory(directory)));
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        match Connection::open_with_flags(&path, flags) {
+            Ok(connection) => Ok((connection, path)),
+            Err(error) => Err(Obstacle::Error(path, error)),
+        }
+    }
+
+    /// Makes a new connection ready, and says which format the file has.
+    fn set_up(&self, connection: &mut Connection, boot: &str) -> rusqlite::Result<i64> {
+        connection.busy_handler(Some(wait_for_others))?;
+        // The last process to leave need not write the log back: with short-lived processes each would be that one.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        // What other users wrote into a shared file is data: nothing in it is run that could reach beyond the file.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        // WAL: a killed process leaves nothing to repair, and reading never blocks. In WAL, NORMAL cannot corrupt
+        // the file; what a power failure may undo are leases, which a reboot voids anyway, and the last fences, which the
+        // time of day makes up for.
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", room::LOG_PAGES)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        let (now, wall) = (now_nanos(&*self.clock), micros(self.clock.wall_micros()));
+        match schema::prepare(connection, boot, now, wall) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                room::copy(connection, "RESTART")?;
+                schema::prepare(connection, boot, now, wall)
+            }
+            done => done,
+        }
+    }
+}
+
+/// Why a file could not be opened.
+enum Obstacle {
+    Fault(NodeFault),
+    /// SQLite's error at this path.
+    Error(PathBuf, rusqlite::Error),
 }
 
 /// A transaction under way.
@@ -337,13 +420,13 @@ fn boot_id() -> Result<String, NodeFault> {
 }
 
 #[cfg(unix)]
-fn file_id(path: &std::path::Path) -> Option<FileId> {
+fn file_id(path: &Path) -> Option<FileId> {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 #[cfg(not(unix))]
-fn file_id(_: &std::path::Path) -> Option<FileId> {
+fn file_id(_: &Path) -> Option<FileId> {
     None
 }
 
@@ -357,7 +440,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-fn fault(path: &std::path::Path, error: rusqlite::Error) -> NodeFault {
+fn fault(path: &Path, error: rusqlite::Error) -> NodeFault {
     let file = path.display();
     let (code, message) = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
@@ -369,17 +452,42 @@ fn fault(path: &std::path::Path, error: rusqlite::Error) -> NodeFault {
             ("CORRUPT", format!("{file} is damaged; remove it when no lock is held"))
         }
         Some(ErrorCode::ReadOnly) => ("READONLY", format!("{file} may not be written to")),
-        Some(ErrorCode::CannotOpen) => ("CANTOPEN", format!("{file} cannot be opened")),
+        Some(ErrorCode::CannotOpen) => match hint(path) {
+            Some(hint) => ("CANTOPEN", format!("{file} cannot be opened: {hint}")),
+            None => ("CANTOPEN", format!("{file} cannot be opened")),
+        },
         Some(ErrorCode::PermissionDenied) => ("PERM", format!("there is no permission to use {file}")),
         Some(ErrorCode::SystemIoFailure) => {
             ("IOERR", format!("reading or writing {file} failed: is the disk full?"))
         }
         _ => ("SQLITE", format!("the store {file} failed: {error}")),
     };
-    let fault = NodeFault::refused(code, message);
-    // Others let go of the file by themselves; what SQLite has no name for may pass too.
-    let fault = if matches!(code, "BUSY" | "SQLITE") { fault } else { fault.with_remedy(Remedy::Store) };
-    fault.with_source(error)
+    match code {
+        // Others let go of the file by themselves; what SQLite has no name for may pass too.
+        "BUSY" | "SQLITE" => NodeFault::refused(code, message),
+        _ => unusable(code, message),
+    }
+    .with_source(error)
+}
+
+/// The store refuses until a person has changed something.
+pub(super) fn unusable(code: &str, message: impl Into<String>) -> NodeFault {
+    NodeFault::refused(code, message).with_remedy(Remedy::Store)
+}
+
+pub(super) fn no_directory(directory: &Path) -> NodeFault {
+    NodeFault::unreachable(format!("there is no directory {}; make it", directory.display()))
+        .with_remedy(Remedy::Store)
+}
+
+#[cfg(unix)]
+fn hint(path: &Path) -> Option<String> {
+    super::files::hint(path)
+}
+
+#[cfg(not(unix))]
+fn hint(_: &Path) -> Option<String> {
+    None
 }
 
 const BUSY_TRIES: i32 = 1_000;
