@@ -24,8 +24,8 @@ use crate::waiting::wait_in_line;
 /// shared by tasks. Go's redsync: `Mutex` before it is locked.
 #[derive(Clone, Debug)]
 pub struct Mutex {
-    core: Arc<Core>,
-    process: OwnerLabel,
+    pub(crate) core: Arc<Core>,
+    pub(crate) process: OwnerLabel,
     name: String,
     pub(crate) options: LockOptions,
     is_fenced: bool,
@@ -310,13 +310,15 @@ impl Mutex {
         released
     }
 
-    fn settings(&self) -> Result<Settings, Error> {
+    pub(crate) fn settings(&self) -> Result<Settings, Error> {
         let settings = self.options.checked(&self.name, &self.process, self.core.restart_guard)?;
         Ok(settings.fenced(self.is_fenced))
     }
 
     fn terms(&self, settings: &Settings) -> Result<Terms, Error> {
-        settings.terms(|| self.core.waiters.tickets.draw(&self.core.clock, self.core.clock.now()))
+        let wall_micros = self.core.clock.wall_micros();
+        settings
+            .terms(wall_micros, || self.core.waiters.tickets.draw(&self.core.clock, self.core.clock.now()))
     }
 }
 

@@ -9,6 +9,7 @@ mod facts;
 mod fuzz;
 mod keys;
 mod link;
+mod list;
 mod pushes;
 mod replies;
 mod reply_limit;
@@ -30,7 +31,7 @@ use self::scripts::Script;
 use super::place::no_places;
 use super::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine, InvalidUrl,
-    Listener, Look, Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
+    Listener, Look, Node, NodeFault, Page, Place, Placed, Released, Search, Succession, TimeLeft, Uptime,
 };
 use crate::protocol::{Fence, LockName, Proposal, Ticket, Token};
 
@@ -451,6 +452,10 @@ impl Node for RedisNode {
             let reply = reply.await?;
             looked(&reply).ok_or_else(|| unexpected("the inspect script", &reply))
         })
+    }
+
+    fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page> {
+        Box::pin(self.page(search, from))
     }
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {

@@ -36,6 +36,9 @@ pub(super) static INSPECT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(include_str!("fence.lua"), include_str!("line.lua"), include_str!("inspect.lua")))
 });
 
+pub(super) static LIST: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("fence.lua"), include_str!("list.lua"))));
+
 impl Script {
     fn new(source: &'static str) -> Self {
         Self { source, hash: redis::Script::new(source).get_hash().to_owned() }

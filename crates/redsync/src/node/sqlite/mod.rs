@@ -3,6 +3,7 @@
 mod clerk;
 mod fences;
 mod line;
+mod list;
 mod listeners;
 mod process;
 mod schema;
@@ -21,8 +22,8 @@ use tokio::sync::oneshot;
 use self::clerk::{Clerk, Order};
 use self::listeners::Listeners;
 use super::{
-    Acquired, Answer, Claim, ClientId, Entered, Extended, IfFree, Listener, Look, Node, NodeFault, Place,
-    Released, Succession, Uptime,
+    Acquired, Answer, Claim, ClientId, Entered, Extended, IfFree, Listener, Look, Node, NodeFault, Page,
+    Place, Released, Search, Succession, Uptime,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::protocol::{LockName, Token};
@@ -62,6 +63,11 @@ impl SqliteNode {
         // The file is opened late, and again when it was replaced: a change of directory must not move it.
         let path = std::path::absolute(path.as_ref()).unwrap_or_else(|_| path.as_ref().to_owned());
         Self { path, desk: Mutex::new(None), listeners: Arc::default(), clock: Arc::new(clock) }
+    }
+
+    /// The version of SQLite that is built in, such as `3.50.2`.
+    pub fn engine_version() -> &'static str {
+        rusqlite::version()
     }
 
     /// Has the node's thread take `step`. Dropped before its turn comes, it is not taken.
@@ -151,6 +157,11 @@ impl Node for SqliteNode {
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         let name = name.clone();
         self.ask(move |clerk| clerk.store.inspect(&name))
+    }
+
+    fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page> {
+        let (search, from) = (search.clone(), from.to_owned());
+        self.ask(move |clerk| clerk.store.list(&search, &from))
     }
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {
