@@ -33,6 +33,7 @@ pub(crate) const EXAMPLES: &[Example] = &[
     },
     LOCK,
     Example { purpose: "Who holds the lock, and who waits for it?", script: "redsync status backup" },
+    Example { purpose: "Which locks are held?", script: "redsync ls 'nightly-*'" },
 ];
 
 /// How a script takes a lock, and releases it in the end, whatever comes in between.
