@@ -9,7 +9,7 @@ use crate::exit::Exit;
 use crate::held;
 use crate::moment::{elapsed, now_in_millis};
 use crate::nodes::Fleet;
-use crate::report::{Failure, Report, node_json};
+use crate::report::{Failure, Report, node_json, print};
 
 pub(crate) async fn ls(fleet: &Fleet, args: &LsArgs, report: &Report) -> Result<Exit, Failure> {
     let search = match &args.pattern {
@@ -20,7 +20,7 @@ pub(crate) async fn ls(fleet: &Fleet, args: &LsArgs, report: &Report) -> Result<
     let listing = fleet.redsync.list(&search).await?;
     let has_quorum = listing.failures.len() < fleet.size().div_ceil(2);
     if report.json {
-        report.result("", || in_json(search.pattern.as_str(), &listing))?;
+        print(&in_json(search.pattern.as_str(), &listing))?;
     } else {
         let mut lines = held_in_text(&listing);
         if report.verbose {
@@ -110,20 +110,30 @@ fn state(state: &LockState) -> &'static str {
     }
 }
 
-fn in_json(pattern: &str, listing: &Listing) -> Value {
-    let lock = |lock: &ListedLock| {
-        let mut object = json!({ "name": lock.name.as_str(), "state": state(&lock.state) });
-        let holder = match &lock.state {
-            LockState::Held(holder) => Some(holder),
-            _ => None,
-        };
-        held::add_to(&mut object, holder);
-        object["holders"] = lock.holders.iter().map(|holder| json!(holder.token())).collect();
-        object["fence"] = json!(lock.fence);
-        object["waiting"] = json!(lock.waiting);
-        object
-    };
-    let locks: Vec<Value> = listing.locks.iter().map(lock).collect();
+/// A line with an object, put together from its locks: there may be very many, and all of them at once as values would take a
+/// multiple of the memory.
+fn in_json(pattern: &str, listing: &Listing) -> String {
     let failed: Vec<Value> = listing.failures.iter().map(node_json).collect();
-    json!({ "pattern": pattern, "locks": locks, "failed": failed, "complete": !listing.is_cut })
+    let (pattern, failed, is_complete) = (json!(pattern), json!(failed), !listing.is_cut);
+    let mut text =
+        format!("{{\"pattern\":{pattern},\"complete\":{is_complete},\"failed\":{failed},\"locks\":[");
+    for (number, lock) in listing.locks.iter().enumerate() {
+        let separator = if number > 0 { "," } else { "" };
+        text.push_str(&format!("{separator}{}", lock_in_json(lock)));
+    }
+    text.push_str("]}\n");
+    text
+}
+
+fn lock_in_json(lock: &ListedLock) -> Value {
+    let mut object = json!({ "name": lock.name.as_str(), "state": state(&lock.state) });
+    let holder = match &lock.state {
+        LockState::Held(holder) => Some(holder),
+        _ => None,
+    };
+    held::add_to(&mut object, holder);
+    object["holders"] = lock.holders.iter().map(|holder| json!(holder.token())).collect();
+    object["fence"] = json!(lock.fence);
+    object["waiting"] = json!(lock.waiting);
+    object
 }

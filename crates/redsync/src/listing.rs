@@ -111,7 +111,7 @@ impl Redsync {
                     is_cut |= !is_whole;
                     votes.answered.push(index);
                     for lock in locks {
-                        votes.by_name.entry(lock.name.clone()).or_default().insert(index, lock);
+                        votes.add(index, lock);
                     }
                 }
                 Err(error) => failures.push((index, error)),
@@ -145,11 +145,11 @@ impl Redsync {
             while let Some((index, answer)) = ballot.next().await {
                 // A node that has nothing to say now is believed what it said before.
                 let Ok(look) = answer else { continue };
-                let on_nodes = votes.by_name.entry(name.clone()).or_default();
-                on_nodes.remove(&index);
+                if let Some(on_nodes) = votes.by_name.get_mut(&name) {
+                    on_nodes.retain(|(other, _)| *other != index);
+                }
                 if let Some(holder) = look.holder {
-                    on_nodes
-                        .insert(index, Listed::new(name.clone(), holder, look.waiting).fenced(look.fence));
+                    votes.add(index, Listed::new(name.clone(), holder, look.waiting).fenced(look.fence));
                 }
             }
         }
@@ -183,18 +183,29 @@ struct Votes {
     quorum: Quorum,
     answered: Vec<usize>,
     /// Of each name, what the nodes have that have it.
-    by_name: BTreeMap<LockName, BTreeMap<usize, Listed>>,
+    by_name: BTreeMap<LockName, Vec<(usize, Listed)>>,
 }
 
 impl Votes {
-    fn state(&self, on_nodes: &BTreeMap<usize, Listed>) -> LockState {
-        let answers = self.answered.iter().map(|index| on_nodes.get(index).map(|lock| &lock.holder));
+    /// Of a lock that is told of twice by a node, what is told last counts.
+    fn add(&mut self, index: usize, lock: Listed) {
+        // There may be many names, and most have a vote of each node.
+        let nodes = self.quorum.nodes();
+        let on_nodes = self.by_name.entry(lock.name.clone()).or_insert_with(|| Vec::with_capacity(nodes));
+        on_nodes.retain(|(other, _)| *other != index);
+        on_nodes.push((index, lock));
+    }
+
+    fn state(&self, on_nodes: &[(usize, Listed)]) -> LockState {
+        let on =
+            |index: &usize| on_nodes.iter().find(|(other, _)| other == index).map(|(_, lock)| &lock.holder);
+        let answers = self.answered.iter().map(on);
         LockState::of(self.quorum, &answers.collect::<Vec<_>>())
     }
 
     /// The first `most` names of which it is not clear who holds.
     fn unclear(&self, most: usize) -> Vec<LockName> {
-        let is_unclear = |(_, on_nodes): &(&LockName, &BTreeMap<usize, Listed>)| {
+        let is_unclear = |(_, on_nodes): &(&LockName, &Vec<(usize, Listed)>)| {
             !matches!(self.state(on_nodes), LockState::Held(_))
         };
         self.by_name.iter().filter(is_unclear).take(most).map(|(name, _)| name.clone()).collect()
@@ -206,10 +217,12 @@ impl Votes {
             let state = self.state(on_nodes);
             // Where the holder has the lease, it has no place in line any more.
             let of_holder: Vec<&Listed> = match &state {
-                LockState::Held(holder) => {
-                    on_nodes.values().filter(|lock| lock.holder.token() == holder.token()).collect()
-                }
-                _ => on_nodes.values().collect(),
+                LockState::Held(holder) => on_nodes
+                    .iter()
+                    .map(|(_, lock)| lock)
+                    .filter(|lock| lock.holder.token() == holder.token())
+                    .collect(),
+                _ => on_nodes.iter().map(|(_, lock)| lock).collect(),
             };
             let holders = match &state {
                 LockState::Held(holder) => vec![holder.clone()],

@@ -13,14 +13,17 @@ local most, others = tonumber(ARGV[1]), ARGV[2] == '1'
 local ours = '^' .. string.rep('[0-9a-f]', 40) .. '[@.]'
 local reply = {}
 for i = 1, #KEYS, 3 do
-  local bytes = redis.pcall('STRLEN', KEYS[i])
-  if type(bytes) == 'number' and bytes > 0 and bytes <= most then
-    local members = redis.pcall('ZCARD', KEYS[i + 1])
-    local waiting = type(members) == 'number' and math.ceil(members / 2) or 0
-    local counter = counter_at(KEYS[i + 2])
-    local holder, left = redis.call('GET', KEYS[i]), redis.call('PTTL', KEYS[i])
-    if left ~= -2 and (waiting > 0 or counter ~= 0 or string.find(holder, ours) or (others and left >= 0)) then
-      for _, part in ipairs({(i + 2) / 3, holder, left, waiting, counter or 0}) do
+  -- No more than is needed to see that it is too long.
+  local holder = redis.pcall('GETRANGE', KEYS[i], 0, most)
+  if type(holder) == 'string' and #holder > 0 and #holder <= most then
+    local is_beside = redis.call('EXISTS', KEYS[i + 1], KEYS[i + 2]) > 0
+    local is_known = is_beside or string.find(holder, ours)
+    local left = (is_known or others) and redis.call('PTTL', KEYS[i]) or -2
+    if left >= 0 or (left == -1 and is_known) then
+      local members = is_beside and redis.pcall('ZCARD', KEYS[i + 1])
+      local waiting = type(members) == 'number' and math.ceil(members / 2) or 0
+      local counter = is_beside and counter_at(KEYS[i + 2]) or 0
+      for _, part in ipairs({(i + 2) / 3, holder, left, waiting, counter}) do
         reply[#reply + 1] = part
       end
     end

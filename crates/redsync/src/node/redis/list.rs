@@ -62,10 +62,10 @@ fn listed(reply: &Reply, names: &[LockName]) -> Option<Vec<Listed>> {
 const BEGINNING: &str = "0";
 
 /// How many keys a scan goes over for one page, about.
-const COUNT: u64 = 1_000;
+const COUNT: u64 = 500;
 
 /// How many of those whose names match are looked at in one step.
-const LOOKED_AT: usize = 250;
+const LOOKED_AT: usize = 100;
 
 #[cfg(test)]
 mod tests {
