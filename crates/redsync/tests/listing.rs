@@ -177,7 +177,10 @@ async fn a_guard_whose_lock_is_taken_away_is_lost_by_its_next_renewal() {
     let stale_below = operator.mutex("name").force_unlock(&holder).await.unwrap().unwrap();
 
     assert_eq!(stale_below, Fence::new(guard.fence().as_u64() + 1).unwrap());
-    assert!(operator.inspect("name").await.unwrap().holder().is_none());
+    let looked = operator.inspect("name").await.unwrap();
+    assert!(looked.holder().is_none());
+    let counters: Vec<_> = looked.nodes().iter().map(|node| node.fence).collect();
+    assert_eq!(counters, [Some(stale_below); 3]);
     let next = operator.mutex("name").fenced().lock().await.unwrap();
     assert!(next.fence() > stale_below, "{} after {stale_below}", next.fence());
     let lost = timeout(expiry / 3 + Duration::from_secs(2), guard.lost()).await;
