@@ -102,7 +102,7 @@ pub(crate) async fn listing_changes_nothing(trial: &Trial) -> Verdict {
 }
 
 /// More than a page is likely to hold.
-const MANY: usize = 1_200;
+const MANY: usize = 300;
 
 /// Enough for a little time that each list adds to become visible.
 const LOOKS: usize = 50;

@@ -50,4 +50,4 @@ impl Store {
 }
 
 /// How many names are looked at for one page.
-const PAGE: usize = 1_000;
+const PAGE: usize = 200;
