@@ -7,18 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use redsync::{
-    Error, FencedGuard, Guard, Inspection, LockOptions, LockState, NodeError, OwnerLabel, TimeLeft, Token,
-};
+use redsync::{Error, FencedGuard, Guard, Inspection, LockOptions, LockState, NodeError, OwnerLabel, Token};
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::cli::AcquireArgs;
 use crate::duration::in_words;
 use crate::exit::Exit;
 use crate::fence;
-use crate::line::Line;
+use crate::held;
+use crate::line::{Line, Place};
+use crate::moment::now_in_millis;
 use crate::nodes::Fleet;
-use crate::report::{Failure, Report};
+use crate::report::{Failure, Report, millis};
 use crate::signals::Signals;
 use crate::withheld::Withheld;
 
@@ -28,12 +29,13 @@ impl AcquireArgs {
     }
 }
 
-/// Takes the lock, waiting as the arguments say. A signal ends the wait at once; the place in line is left, and what may
+/// Takes the lock, waiting as the arguments say. `renews` is what others are to know of the holder: whether it will renew it. A signal ends the wait at once; the place in line is left, and what may
 /// have been granted by then is released, in the background, which `main` drains.
 pub(crate) async fn acquire(
     fleet: &Fleet,
     name: &str,
     args: &AcquireArgs,
+    renews: bool,
     signals: &mut Signals,
     report: &Report,
 ) -> Result<Guard, Failure> {
@@ -41,8 +43,10 @@ pub(crate) async fn acquire(
     let owner = owner.map_err(Error::from)?;
     let wait = Wait { fleet, name, expiry: args.expiry(), token: OwnToken::default() };
     let token = wait.token.clone();
-    let mutex =
-        fleet.mutex(name, args.expiry()).barging(args.release.barging).token_fn(move || token.draw(&owner));
+    let mutex = fleet
+        .mutex(name, args.expiry())
+        .barging(args.release.barging)
+        .token_fn(move || token.draw(&owner, renews));
     // Not `try_lock`, whose "no" does not say who has it.
     let mutex = match args.wait {
         _ if args.gives_up_at_once() => mutex.tries(1),
@@ -95,8 +99,8 @@ struct OwnToken(Arc<Mutex<String>>);
 
 impl OwnToken {
     /// A new one, for the next attempt.
-    fn draw(&self, owner: &OwnerLabel) -> String {
-        let token = Token::random(owner).to_string();
+    fn draw(&self, owner: &OwnerLabel, renews: bool) -> String {
+        let token = Token::drawn(owner, now_in_millis(), renews).to_string();
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&token);
         token
     }
@@ -120,40 +124,67 @@ impl Wait<'_> {
         if report.quiet {
             pending().await
         } else if report.json || !io::stderr().is_terminal() {
-            self.note_withheld(report).await
+            self.note(report).await
         } else {
-            self.show().await
+            self.show(if report.verbose { WORTH_NOTING } else { WORTH_TELLING }).await
         }
     }
 
-    /// Notes once, for a log, that nobody has the lock and it cannot be had: restarted nodes do not vote yet.
-    async fn note_withheld(&self, report: &Report) -> Infallible {
+    /// Notes for a log what stands in the way: after 5 s, and each minute from then on; with `--verbose` from the start on. That
+    /// restarted nodes do not vote yet is noted at once: it keeps the lock from everybody.
+    async fn note(&self, report: &Report) -> Infallible {
+        let began = Instant::now();
         let guard = self.fleet.restart_guard_for(self.expiry);
-        if guard.is_none() {
-            pending::<()>().await;
-        }
+        let mut has_told_withheld = guard.is_none();
+        let mut due = if report.verbose { Duration::ZERO } else { LONG };
         sleep(WORTH_NOTING).await;
         loop {
-            if let Ok(looked) = self.fleet.redsync.inspect(self.name).await {
+            let waited = began.elapsed();
+            let is_due = waited >= due;
+            if is_due || !has_told_withheld {
+                let looked = self.fleet.redsync.inspect(self.name).await;
                 let token = self.token.text();
-                let withheld = Withheld::of(&looked, guard).seen_by(&token);
-                if withheld.is_in_the_way() {
+                let withheld = looked.as_ref().ok().map(|looked| Withheld::of(looked, guard).seen_by(&token));
+                let in_the_way = withheld.filter(|withheld| !has_told_withheld && withheld.is_in_the_way());
+                if let Some(withheld) = in_the_way {
+                    has_told_withheld = true;
                     let name = self.name;
-                    report.note(
-                        "withheld",
-                        &format!("waiting for lock {name:?}: {withheld}; see --restart-guard"),
-                    );
-                    pending::<()>().await;
+                    let message = format!("waiting for lock {name:?}: {withheld}; see --restart-guard");
+                    report.note("withheld", &message);
+                } else if is_due {
+                    self.note_obstacle(looked, waited, report);
                 }
+            }
+            if is_due {
+                due = next_note(waited);
             }
             sleep(LOOK_EVERY).await;
         }
     }
 
-    /// Shows a person at a terminal, after a second, what stands in the way. Cleared when it is dropped.
-    async fn show(&self) -> Infallible {
+    fn note_obstacle(&self, looked: Result<Inspection, Error>, waited: Duration, report: &Report) {
+        let (name, so_far) = (self.name, in_words(waited));
+        let why = match &looked {
+            Ok(looked) => self.obstacle(looked),
+            Err(error) => error.to_string(),
+        };
+        let mut facts = json!({ "name": name, "waited_ms": millis(waited) });
+        if let Ok(looked) = looked {
+            held::add_to(&mut facts, looked.holder().as_ref());
+            let line = Line::of(&looked);
+            facts["place"] = match line.place_of(&self.token.text()) {
+                Some(Place::Nth(number)) => json!(number),
+                Some(Place::Beyond(_)) | None => Value::Null,
+            };
+            facts["waiting"] = line.waiting_in_json();
+        }
+        report.note_of("waiting", &format!("waiting for lock {name:?} for {so_far}: {why}"), facts);
+    }
+
+    /// Shows a person at a terminal, after `quiet`, what stands in the way. Cleared when it is dropped.
+    async fn show(&self, quiet: Duration) -> Infallible {
         let began = Instant::now();
-        sleep(WORTH_TELLING).await;
+        sleep(quiet).await;
         let mut spinner: Option<ProgressBar> = None;
         loop {
             let looked = self.fleet.redsync.inspect(self.name).await;
@@ -172,11 +203,9 @@ impl Wait<'_> {
         let withheld = Withheld::of(looked, self.fleet.restart_guard_for(self.expiry)).seen_by(&token);
         let place = Line::of(looked).place_of(&token).map(|place| format!("{place}; ")).unwrap_or_default();
         match looked.state() {
-            LockState::Held(holder) if holder.token() != token => match holder.time_left() {
-                TimeLeft::For(left) => format!("{place}held by {holder}, {} left", in_words(left)),
-                TimeLeft::Forever => format!("{place}held by {holder}, without an expiry"),
-                TimeLeft::Unknown => format!("{place}held by {holder}"),
-            },
+            LockState::Held(holder) if holder.token() != token => {
+                format!("{place}{}", held::in_few_words(&holder))
+            }
             _ if withheld.is_in_the_way() => withheld.to_string(),
             // Or our own, since a moment ago.
             LockState::Free | LockState::Held(_) => "free just now".into(),
@@ -198,6 +227,14 @@ impl Wait<'_> {
     }
 }
 
+/// When the next note is due, of one that was made after `waited`: 5 s after the beginning, and each minute after that.
+const fn next_note(waited: Duration) -> Duration {
+    match waited.as_secs().checked_sub(LONG.as_secs()) {
+        None => LONG,
+        Some(more) => Duration::from_secs(LONG.as_secs() + (more / 60 + 1) * 60),
+    }
+}
+
 fn spinner_on_stderr() -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
     if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
@@ -210,5 +247,22 @@ fn spinner_on_stderr() -> ProgressBar {
 /// A lock that can be had at once is had by then.
 const WORTH_NOTING: Duration = Duration::from_millis(300);
 const WORTH_TELLING: Duration = Duration::from_secs(1);
+/// A wait that somebody who reads the log should know of.
+const LONG: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_noted_after_five_seconds_and_each_minute_from_then_on() {
+        let next = |millis| next_note(Duration::from_millis(millis)).as_secs();
+        assert_eq!(next(300), 5);
+        assert_eq!(next(5_300), 65);
+        assert_eq!(next(65_300), 125);
+        // One that came late, since the machine was busy or asleep, does not shift the others.
+        assert_eq!(next(3_600_000), 3_605);
+    }
+}

@@ -12,6 +12,7 @@ use crate::duration;
 use crate::exit::Exit;
 use crate::help;
 use crate::report::{Failure, Report};
+use crate::version;
 
 /// Run a command while holding a lock: flock(1) for a fleet
 ///
@@ -20,7 +21,7 @@ use crate::report::{Failure, Report};
 #[derive(Debug, Parser)]
 #[command(
     name = "redsync",
-    version,
+    version = version::text(),
     arg_required_else_help = true,
     max_term_width = 100,
     after_help = help::after_all()
@@ -108,12 +109,36 @@ pub(crate) enum Command {
     /// Let a lease last for its expiry from now on, and print it again
     #[command(after_help = help::DURATIONS)]
     Extend(ExtendArgs),
-    /// Release a lock by its lease
+    /// Release a lock by its lease; or with --force, take it away from whoever holds it
+    ///
+    /// --force is for a holder that hangs, or was forgotten. It shows who holds, and asks, unless --yes is given. Then the
+    /// lock goes to the first in line, or is free. The former holder goes on working until its next renewal, at most a third
+    /// of its expiry (2.7s by default): only then it finds its lock lost, and `run` ends its command. Until then two may work
+    /// at once. A holder that does not renew is never told. The fence that is printed is the one from which on the former
+    /// holder is stale.
     ///
     /// A minority of nodes that hang is waited for 25ms, or as long as the others took to answer (500ms at most); there the lock
     /// stays until it expires, which keeps nobody from taking it.
     Unlock(UnlockArgs),
-    /// Say whether the lock is free, or who holds it and for how long, and who waits for it
+    /// List the locks that are held: by whom, since when, and how many wait
+    ///
+    /// One line for each lock that a majority of nodes has granted to one holder: its name; the holder; when the holder asked
+    /// for it, which is since when it is held, unless it had to wait; the time left, or that the holder renews it; the latest
+    /// fence; and how many wait. With -v, also those that nobody has a majority of.
+    ///
+    /// The pattern is one of Redis: * is any text, ? is one byte, [ab] one of these, \ takes the next character as it is. Quote
+    /// it, or the shell will expand it.
+    ///
+    /// Servers go through their keys in small steps that block nobody. On a server that is used for other things, too, keys
+    /// cannot all be told from locks: listed are those whose value redsync has made, or that have a line or a fence beside
+    /// them. --all lists every other key with a short text that expires.
+    Ls(LsArgs),
+    /// Say whether the lock is free, or who holds it and since when, and who waits for it
+    ///
+    /// Since when: the holder's token says when it asked for the lock, by its own clock. Where it had to wait, it has held the
+    /// lock for less long. Programs that use other libraries do not say; of them, the time left is all that is known. With
+    /// --json, `state` is free, held, withheld (free, but it cannot be taken yet, since nodes have restarted), contended
+    /// (nobody has a majority, but it is not free), or unknown.
     ///
     /// The latest fence is the holder's, if it asked for one: programs that use other libraries do not, nor does
     /// --no-fence. It is told where a majority of nodes agrees on it. Where none does, each node's counter is told, as
@@ -223,16 +248,35 @@ pub(crate) struct ExtendArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UnlockArgs {
-    /// The line that `lock` printed, or `-` to read it from stdin
+    /// The line that `lock` printed, or `-` to read it from stdin; with --force, the lock's name
+    #[arg(value_name = "LEASE|NAME")]
     pub(crate) lease: String,
+    /// Take the lock of this NAME away from whoever holds it
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// With --force: do not ask
+    #[arg(long, requires = "force")]
+    pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) release: ReleaseArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Which names [default: all of them]
+    pub(crate) pattern: Option<String>,
+    /// List keys, too, that may be locks of other libraries, or something else that expires
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// The lock's name
     pub(crate) name: String,
+    /// Exit with 0 if the lock is held, 1 if it can be taken, 75 if neither is so at the moment (contended or withheld)
+    #[arg(long)]
+    pub(crate) exit_code: bool,
 }
 
 /// What becomes of the command when the lock is lost.

@@ -2,13 +2,13 @@
 //!
 //! | code | `sysexits.h` | when |
 //! |---|---|---|
-//! | 0 | | done; for `status`, the question was answered; for `run`, the command ended with 0 |
-//! | 1 | | the lock was not held any more (`extend`, `unlock`), output could not be written, … |
+//! | 0 | | done; for `status`, the question was answered, or with `--exit-code` the lock is held; for `run`, the command ended with 0 |
+//! | 1 | | the lock was not held any more (`extend`, `unlock`), or is free (`status --exit-code`), output could not be written, … |
 //! | 64 | `EX_USAGE` | arguments, options, node URLs, names or leases that cannot be right |
 //! | 69 | `EX_UNAVAILABLE` | no quorum of nodes could be reached, or had been up for long enough to be trusted |
 //! | 73 | `EX_CANTCREAT` | the local store cannot be used: no directory, no permission, damaged, disk full |
 //! | 74 | `EX_IOERR` | the lock was lost while the command ran |
-//! | 75 | `EX_TEMPFAIL` | the lock was taken, and stayed so for as long as was waited (or what `-E` says) |
+//! | 75 | `EX_TEMPFAIL` | the lock was taken, and stayed so for as long as was waited (or what `-E` says); for `status --exit-code`, it is contended or withheld |
 //! | 77 | `EX_NOPERM` | so many servers refuse us that no majority is left: password, user, permissions |
 //! | 78 | `EX_CONFIG` | so many nodes are not what they should be: no Redis, a Sentinel, a cluster's member, TLS mixed up, … |
 //! | 126 | | the command was found but cannot be executed |

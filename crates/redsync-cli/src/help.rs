@@ -33,6 +33,7 @@ pub(crate) const EXAMPLES: &[Example] = &[
     },
     LOCK,
     Example { purpose: "Who holds the lock, and who waits for it?", script: "redsync status backup" },
+    Example { purpose: "Which locks are held?", script: "redsync ls 'nightly-*'" },
 ];
 
 /// How a script takes a lock, and releases it in the end, whatever comes in between.
@@ -74,7 +75,10 @@ pub(crate) const FILES: Table = &[
         "The locks of this user on this machine, where no nodes are named. Without XDG_STATE_HOME, the file is in \
          ~/.local/state/redsync.",
     ),
-    ("/run/lock/redsync/", "With --machine: the locks of all users of this machine. A restart of the machine ends them."),
+    (
+        "/run/lock/redsync/",
+        "With --machine: the locks of all users of this machine. A restart of the machine ends them.",
+    ),
 ];
 
 pub(crate) const SEE_ALSO: &str = concat!(

@@ -15,13 +15,18 @@
 //! | `job` | the command stops and goes on together with this process |
 //! | `terminal` | whose turn it is at the terminal |
 //! | `lease_commands` | `lock`, `extend`, `unlock` |
+//! | `force` | `unlock --force`: a lock taken away from its holder |
 //! | `status` | who holds, and who waits |
+//! | `ls` | which locks are held |
+//! | `held` | who holds, since when and until when, in words and as JSON |
+//! | `moment` | points in time, in words |
 //! | `fence` | the holder's fence, and a counter that is broken |
 //! | `line` | those who wait, and places among them |
 //! | `withheld` | votes of restarted nodes, which do not count yet |
 //! | `man` | the manual page |
 //! | `completions` | completion scripts for shells |
 //! | `report` | what is said, as text and as JSON |
+//! | `version` | what this program was made of |
 //! | `exit` | what the exit code means |
 
 mod acquire;
@@ -33,20 +38,25 @@ mod duration;
 mod exec;
 mod exit;
 mod fence;
+mod force;
 #[cfg(test)]
 mod fuzz;
+mod held;
 mod help;
 mod job;
 mod lease_commands;
 mod line;
 mod local_store;
+mod ls;
 mod man;
+mod moment;
 mod nodes;
 mod report;
 mod run;
 mod signals;
 mod status;
 mod terminal;
+mod version;
 mod withheld;
 
 use std::convert::Infallible;
@@ -131,15 +141,17 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
             (Command::Run(args), Some(signals)) => run::run(&fleet, args, signals, report).await,
             (Command::Lock(args), Some(signals)) => lease_commands::lock(&fleet, args, signals, report).await,
             (Command::Extend(args), _) => lease_commands::extend(&fleet, args, report).await,
+            (Command::Unlock(args), _) if args.force => force::unlock(&fleet, args, report).await,
             (Command::Unlock(args), _) => lease_commands::unlock(&fleet, args, report).await,
             (Command::Status(args), _) => status::status(&fleet, args, report).await,
+            (Command::Ls(args), _) => ls::ls(&fleet, args, report).await,
             (Command::Run(_) | Command::Lock(_) | Command::Completions { .. } | Command::Man, _) => {
                 Ok(Exit::Success)
             }
         }
     };
     let telling = async {
-        if matches!(command, Command::Run(_) | Command::Lock(_) | Command::Status(_)) {
+        if matches!(command, Command::Run(_) | Command::Lock(_) | Command::Status(_) | Command::Ls(_)) {
             fleet.tell_concerns(report).await;
         }
         pending::<Infallible>().await

@@ -20,7 +20,8 @@ pub(crate) fn man() -> Result<Exit, Failure> {
 
 fn render() -> io::Result<String> {
     // What follows the options in the help has sections of its own here.
-    let mut command = Cli::command().after_help("");
+    // The title has room for one line of the version.
+    let mut command = Cli::command().after_help("").version(env!("CARGO_PKG_VERSION"));
     command.build();
     let subcommands: Vec<Command> =
         command.get_subcommands().filter(|command| command.get_name() != "help").cloned().collect();

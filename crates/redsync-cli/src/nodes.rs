@@ -123,6 +123,11 @@ impl Fleet {
         if self.store.is_some() { mutex.timeout_factor(0.25) } else { mutex }
     }
 
+    /// How many nodes there are.
+    pub(crate) const fn size(&self) -> usize {
+        self.size
+    }
+
     /// The expiry of a lock, if it is one for which votes of restarted nodes are withheld.
     pub(crate) fn restart_guard_for(&self, expiry: Duration) -> Option<Duration> {
         self.has_restart_guard.then_some(expiry)

@@ -61,6 +61,21 @@ impl Report {
         }
     }
 
+    /// As [`note`](Self::note), with `facts`, an object, for programs.
+    pub(crate) fn note_of(&self, kind: &str, message: &str, facts: Value) {
+        if self.quiet {
+            return;
+        }
+        if !self.json {
+            return self.warning(kind, message);
+        }
+        let mut object = json!({ "warning": kind, "message": message });
+        if let (Some(object), Value::Object(facts)) = (object.as_object_mut(), facts) {
+            object.extend(facts);
+        }
+        say(&object);
+    }
+
     /// As [`warning`](Self::warning), unless `--quiet`.
     pub(crate) fn note(&self, kind: &str, message: &str) {
         if !self.quiet {
@@ -155,7 +170,8 @@ fn say(line: &impl Display) {
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
-fn node_json(error: &NodeError) -> Value {
+/// Why a node failed, as JSON.
+pub(crate) fn node_json(error: &NodeError) -> Value {
     let kind = match error {
         NodeError::Taken { .. } => "taken",
         NodeError::NotHeld { .. } => "not_held",

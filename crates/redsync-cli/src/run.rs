@@ -25,7 +25,7 @@ pub(crate) async fn run(
     signals: &mut Signals,
     report: &Report,
 ) -> Result<Exit, Failure> {
-    let guard = acquire(fleet, &args.name, &args.acquire, signals, report).await?;
+    let guard = acquire(fleet, &args.name, &args.acquire, true, signals, report).await?;
     let job_signals = JobSignals::listen()?;
     let ended = match Child::spawn(&args.command, &guard, args.on_lost, report) {
         Ok(child) => {

@@ -1,12 +1,13 @@
 //! Who holds and who waits, in words and as JSON.
 
-use redsync::{Holder, Inspection, LockOptions, LockState, NodeReport, TimeLeft};
+use redsync::{Inspection, LockOptions, LockState, NodeReport};
 use serde_json::{Value, json};
 
 use crate::cli::StatusArgs;
 use crate::duration::in_words;
 use crate::exit::Exit;
 use crate::fence::Counted;
+use crate::held;
 use crate::line::Line;
 use crate::local_store::LocalStore;
 use crate::nodes::Fleet;
@@ -26,13 +27,50 @@ pub(crate) async fn status(fleet: &Fleet, args: &StatusArgs, report: &Report) ->
         object["store"] = fleet.store().map_or(Value::Null, LocalStore::in_json);
         object
     })?;
-    Ok(match looked.state() {
-        LockState::Unknown => {
+    Ok(match State::of(&looked, &withheld) {
+        State::Unknown => {
             let errors = looked.nodes().iter().filter_map(|node| node.answer.as_ref().err());
             Exit::of_nodes(errors.cloned().collect(), looked.nodes().len())
         }
-        _ => Exit::Success,
+        _ if !args.exit_code => Exit::Success,
+        State::Held => Exit::Success,
+        State::Free => Exit::Failure,
+        State::Withheld | State::Contended => Exit::Taken,
     })
+}
+
+/// What all that was said comes to: the same for people, for programs, and for the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    /// Free, but it cannot be taken yet: nodes have restarted.
+    Withheld,
+    Held,
+    /// Nobody has a majority, but it is not free.
+    Contended,
+    Unknown,
+}
+
+impl State {
+    fn of(looked: &Inspection, withheld: &Withheld<'_>) -> Self {
+        match looked.state() {
+            LockState::Free if withheld.is_in_the_way() => Self::Withheld,
+            LockState::Free => Self::Free,
+            LockState::Held(_) => Self::Held,
+            LockState::Unknown => Self::Unknown,
+            _ => Self::Contended,
+        }
+    }
+
+    const fn in_json(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Withheld => "withheld",
+            Self::Held => "held",
+            Self::Contended => "contended",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 fn in_text(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> String {
@@ -41,15 +79,15 @@ fn in_text(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> String {
     let is_withheld = looked.nodes().iter().any(|node| withheld.vote(node).is_some());
     let counted = Counted::of(looked);
     let name = name.escape_debug();
-    let mut text = match looked.state() {
-        LockState::Free if withheld.is_in_the_way() => {
-            format!("{name} is free, but cannot be taken yet: nodes have restarted")
+    let mut text = match (State::of(looked, withheld), looked.holder()) {
+        (_, Some(holder)) => format!("{name} is {}{counted}", held::in_words_of(&holder)),
+        (State::Withheld, _) => format!("{name} is free, but cannot be taken yet: nodes have restarted"),
+        (State::Free, _) => format!("{name} is free"),
+        (State::Unknown, _) if total == 1 => format!("{name}: cannot tell, the only node failed"),
+        (State::Unknown, _) => format!("{name}: cannot tell, {failed} of {total} nodes failed"),
+        (State::Contended | State::Held, None) => {
+            format!("{name} is held by nobody, but not free: others are taking it, or did not finish")
         }
-        LockState::Free => format!("{name} is free"),
-        LockState::Held(holder) => format!("{name} is {}{counted}", held(&holder)),
-        LockState::Unknown if total == 1 => format!("{name}: cannot tell, the only node failed"),
-        LockState::Unknown => format!("{name}: cannot tell, {failed} of {total} nodes failed"),
-        _ => format!("{name} is held by nobody, but not free: others are taking it, or did not finish"),
     };
     let line = Line::of(looked);
     if !line.is_empty() {
@@ -85,33 +123,18 @@ fn vote_in_text(vote: Option<Vote>) -> String {
 fn node_in_text(report: &NodeReport) -> String {
     match &report.answer {
         Ok(None) => format!("{}: free", report.node),
-        Ok(Some(holder)) => format!("{}: {}", report.node, held(holder)),
+        Ok(Some(holder)) => format!("{}: {}", report.node, held::in_few_words(holder)),
         // Names the node itself.
         Err(error) => error.to_string(),
-    }
-}
-
-fn held(holder: &Holder) -> String {
-    match holder.time_left() {
-        TimeLeft::For(left) => format!("held by {holder} for another {}", in_words(left)),
-        TimeLeft::Forever => {
-            format!("held by {holder} for ever: its key has no expiry, and no lock of redsync's is so")
-        }
-        TimeLeft::Unknown => format!("held by {holder}, for an unknown time"),
     }
 }
 
 fn in_json(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> Value {
     let node = |report| node_in_json(report, looked, withheld.vote(report));
     let nodes: Vec<Value> = looked.nodes().iter().map(node).collect();
-    let (state, holder) = match looked.state() {
-        LockState::Free => ("free", None),
-        LockState::Held(holder) => ("held", Some(holder)),
-        LockState::Unknown => ("unknown", None),
-        _ => ("contended", None),
-    };
+    let state = State::of(looked, withheld).in_json();
     let mut object = json!({ "name": name, "state": state, "nodes": nodes });
-    add_holder(&mut object, holder.as_ref());
+    held::add_to(&mut object, looked.holder().as_ref());
     object["fence"] = json!(Counted::of(looked).fence());
     let line = Line::of(looked);
     let is_told = looked.nodes().iter().any(|report| report.answer.is_ok());
@@ -133,7 +156,7 @@ fn node_in_json(report: &NodeReport, looked: &Inspection, vote: Option<Vote>) ->
         Some(Vote::For(time)) => millis(time),
         Some(Vote::UpSinceUnknown) | None => Value::Null,
     };
-    add_holder(&mut object, holder);
+    held::add_to(&mut object, holder);
     // Of the node's counter, whoever has the lease there.
     object["fence"] = json!(report.fence);
     object["waiting"] = match report.answer {
@@ -141,20 +164,4 @@ fn node_in_json(report: &NodeReport, looked: &Inspection, vote: Option<Vote>) ->
         Err(_) => Value::Null,
     };
     object
-}
-
-/// `time_left_ms` is null where nobody holds, and where `expires` says why: false is for ever, null is unknown.
-fn add_holder(object: &mut Value, holder: Option<&Holder>) {
-    let left = holder.map(Holder::time_left);
-    object["holder"] = json!(holder.map(Holder::token));
-    object["owner"] = json!(holder.and_then(Holder::owner));
-    object["time_left_ms"] = match left {
-        Some(TimeLeft::For(left)) => millis(left),
-        _ => Value::Null,
-    };
-    object["expires"] = match left {
-        Some(TimeLeft::For(_)) => json!(true),
-        Some(TimeLeft::Forever) => json!(false),
-        _ => Value::Null,
-    };
 }

@@ -119,7 +119,7 @@ fn status_shows_the_holders_fence() {
         let locked = json(&machine.lock(&format!("-q --json {LONG}")));
         let fence = &locked["fence"];
         let text = machine.redsync(["status", "-q", "backup"]);
-        assert!(first_line(&text).ends_with(&format!(" s; latest fence {fence}")), "{text}");
+        assert!(first_line(&text).ends_with(&format!("Z); latest fence {fence}")), "{text}");
         assert_eq!(text.stdout.matches("fence").count(), 1, "no node says otherwise: {text}");
         let told = status(&machine);
         assert_eq!((&told["fence"], &told["holder"]), (fence, &locked["token"]), "{told}");

@@ -96,7 +96,7 @@ fn status_names_those_who_wait_the_next_first() {
         let _first = queue(&machine, "web-1:20", "true");
         let alone = machine.redsync(["status", "-q", "backup"]);
         let line = first_line(&alone.stdout);
-        assert!(line.starts_with("backup is held by web-2:311 for another 59 min "), "{alone}");
+        assert!(line.starts_with("backup is held by web-2:311, renewing (free in 59 min "), "{alone}");
         assert!(line.ends_with("; 1 waits in line: web-1:20"), "{alone}");
 
         let _second = queue(&machine, "web-3:7", "true");

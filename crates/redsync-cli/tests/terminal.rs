@@ -108,7 +108,7 @@ fn a_long_wait_shows_who_holds_and_is_cleared() {
     machine.wait_for_file("held");
     let mut terminal = Terminal::start(&machine, "exec $redsync run backup -- echo it is mine");
     terminal.wait_for("waiting for backup: 1st in line; held by web-2:311, ");
-    terminal.wait_for(" s left (2 s so far)");
+    terminal.wait_for(", renewing (2 s so far)");
     drop(holder);
     terminal.wait_for("it is mine");
     assert_eq!(terminal.exit_code(), Some(0));
@@ -330,4 +330,26 @@ fn the_suspend_key_stops_nothing_where_no_shell_could_bring_it_back() {
     terminal.press("Ada\n");
     terminal.wait_for("hello Ada");
     assert_eq!(terminal.exit_code(), Some(0));
+}
+
+#[test]
+fn a_lock_is_taken_away_from_its_holder_only_after_a_yes() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    machine.lock("--owner web-2:311 --expiry 1h backup");
+    for (answer, code) in [("\r", 1), ("no\r", 1), ("y\r", 0)] {
+        let mut terminal = Terminal::start(&machine, "$redsync unlock --force backup; exit $?");
+        terminal.wait_for("lock \"backup\" is held by web-2:311 for another 59 min ");
+        terminal.wait_for("which may still be working? [y/N] ");
+        assert!(server.get("backup").is_some());
+        terminal.press(answer);
+        assert_eq!(terminal.exit_code(), Some(code), "{}", terminal.screen());
+        let is_left = terminal.screen().contains("lock \"backup\" was left to its holder");
+        assert_eq!(
+            (is_left, server.get("backup").is_some()),
+            (code == 1, code == 1),
+            "{}",
+            terminal.screen()
+        );
+    }
 }

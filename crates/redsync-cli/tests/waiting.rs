@@ -220,3 +220,44 @@ fn a_server_that_is_slow_to_say_who_it_is_is_waited_for() {
     assert_eq!(outcome.code, Some(64), "{outcome}");
     assert!(outcome.stderr.contains("are the same server"), "{outcome}");
 }
+
+#[test]
+fn a_long_wait_is_noted_for_who_reads_the_log() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let _holder = machine.start_sh("--owner web-1:20 backup", "echo held > held; exec sleep 60");
+    machine.wait_for_file("held");
+    server.set("foreign", "q1Zx+/b4u0r3o0B3m9nD3A==", None);
+    // All at once, since each takes the five seconds.
+    let waiters = ["backup", "--quiet backup", "foreign"].map(|options| machine.start_sh(options, "true"));
+    let json = machine.start(["run", "--json", "backup", "--", "true"]);
+    wait_until("the last of them has said something", SOON, || json.stderr().contains('\n'));
+    wait_until("all have said something", SOON, || {
+        [&waiters[0], &waiters[2]].iter().all(|waiter| waiter.stderr().contains('\n'))
+    });
+    let plain = waiters[0].stderr();
+    let (begin, end) =
+        ("redsync: waiting for lock \"backup\" for 5", " in line; held by web-1:20, renewing\n");
+    assert!(plain.starts_with(begin) && plain.ends_with(end), "{plain}");
+    assert_eq!(plain.lines().count(), 1, "{plain}");
+    assert_eq!(waiters[1].stderr(), "");
+    let foreign = waiters[2].stderr();
+    let end = "1st in line; held by token q1Zx+/b4u0r3o0B3…, without an expiry: it never ends by itself\n";
+    assert!(foreign.ends_with(end), "{foreign}");
+    let said: serde_json::Value = serde_json::from_str(&json.stderr()).unwrap();
+    assert_eq!((&said["warning"], &said["name"]), (&"waiting".into(), &"backup".into()), "{said}");
+    assert!(said["waited_ms"].as_u64().unwrap() >= 5_000 && said["place"].is_u64(), "{said}");
+    assert_eq!((&said["owner"], &said["renews"]), (&"web-1:20".into(), &true.into()), "{said}");
+}
+
+#[test]
+fn verbose_says_what_is_waited_for_from_the_start_on() {
+    let machine = Machine::new();
+    let _holder = machine.start_sh("--owner web-1:20 backup", "echo held > held; exec sleep 60");
+    machine.wait_for_file("held");
+    let waiter = machine.run_sh("--verbose --wait 2s backup", "true");
+    assert_eq!(waiter.code, Some(75), "{waiter}");
+    assert!(waiter.stderr.contains("1st in line; held by web-1:20, renewing\n"), "{waiter}");
+    let without = machine.run_sh("--wait 2s backup", "true");
+    assert!(!without.stderr.contains("in line"), "{without}");
+}

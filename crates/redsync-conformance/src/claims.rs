@@ -8,6 +8,7 @@ pub(crate) mod fencing;
 pub(crate) mod identity;
 pub(crate) mod inspect;
 pub(crate) mod line;
+pub(crate) mod list;
 pub(crate) mod naming;
 pub(crate) mod order;
 pub(crate) mod release;

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::claims::{
-    acquire, concurrency, counter, extend, fencing, identity, inspect, line, naming, order, release,
+    acquire, concurrency, counter, extend, fencing, identity, inspect, line, list, naming, order, release,
     succession, telling,
 };
 use crate::report::Failure;
@@ -118,6 +118,12 @@ pub fn clauses() -> Vec<Clause> {
         inspect::inspect_of_a_free_name_says_nobody,
         inspect::inspect_says_who_holds_and_for_how_long,
         inspect::inspect_changes_nothing,
+        list::what_is_held_is_listed_with_its_holder_and_its_time,
+        list::what_is_free_again_is_not_listed,
+        list::only_names_that_match_are_listed,
+        list::what_is_listed_says_how_many_wait_and_where_the_counter_stands,
+        list::as_many_as_there_are_are_listed,
+        list::listing_changes_nothing,
         identity::identity_is_not_empty_and_never_changes,
         identity::display_is_one_line_and_not_empty,
         identity::uptime_only_grows_while_a_lease_stands,

@@ -6,13 +6,14 @@ mod lease;
 mod owner;
 mod waiter;
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Display};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use redsync::{Answer, Holder, InLine, LockName, Look, Node, OwnerLabel, Token, Uptime};
+use redsync::{Answer, Holder, InLine, Listed, LockName, Look, Node, OwnerLabel, Search, Token, Uptime};
 use tokio::time::timeout;
 
 pub(crate) use self::client::{Client, Heard};
@@ -113,6 +114,35 @@ impl Trial {
 
     pub(crate) async fn concerns(&self) -> Result<Vec<String>, Breach> {
         answered("concerns", self.node.concerns()).await
+    }
+
+    /// What is held and matches the pattern, in the order of the names, each once.
+    pub(crate) async fn listed(&self, pattern: &str) -> Result<Vec<Listed>, Breach> {
+        let search = Search::matching(pattern).expect("a clause's patterns are neither empty nor too long");
+        let (mut found, mut from) = (BTreeMap::new(), String::new());
+        loop {
+            let page = answered("list", self.node.list(&search, &from)).await?;
+            found.extend(page.locks.into_iter().map(|lock| (lock.name.clone(), lock)));
+            match page.next {
+                None => return Ok(found.into_values().collect()),
+                Some(next) => from = next,
+            }
+        }
+    }
+
+    /// Expects that just these are listed, whose names are in order, with their holders and times.
+    pub(crate) async fn lists(&self, pattern: &str, leases: &[&Lease]) -> Verdict {
+        let asked = Instant::now();
+        let listed = self.listed(pattern).await?;
+        let is_told = |(found, lease): (&Listed, &&Lease)| {
+            found.name == *lease.owner().lock().name() && lease.is_told_in_full_by(&found.holder, asked)
+        };
+        if listed.len() == leases.len() && listed.iter().zip(leases).all(is_told) {
+            return Ok(());
+        }
+        let told: Vec<String> =
+            leases.iter().map(|lease| format!("{}: {lease}", lease.owner().lock())).collect();
+        Err(Breach::answered(format!("list of {pattern:?} says [{}]", told.join(", ")), listed))
     }
 
     pub(crate) fn display(&self) -> String {

@@ -182,6 +182,33 @@ found_out! {
         release_by_the_owner_frees_the_name,
         inspect_of_a_free_name_says_nobody,
     ],
+    a_node_that_lists_nothing: ListsNothing breaks only [
+        what_is_held_is_listed_with_its_holder_and_its_time,
+        only_names_that_match_are_listed,
+        what_is_listed_says_how_many_wait_and_where_the_counter_stands,
+        as_many_as_there_are_are_listed,
+    ],
+    a_node_that_lists_whatever_its_name: ListsWhateverItsName breaks at_least [
+        only_names_that_match_are_listed,
+    ],
+    a_node_that_lists_one_page_only: ListsOnePageOnly breaks only [
+        as_many_as_there_are_are_listed,
+    ],
+    a_node_that_lists_no_time: ListsNoTime breaks at_least [
+        what_is_held_is_listed_with_its_holder_and_its_time,
+    ],
+    a_node_that_lists_no_lines: ListsNoLines breaks only [
+        what_is_listed_says_how_many_wait_and_where_the_counter_stands,
+    ],
+    a_node_that_lists_no_fences: ListsNoFences breaks only [
+        what_is_listed_says_how_many_wait_and_where_the_counter_stands,
+    ],
+    a_node_that_lists_the_last_holders: ListsTheLastHolders breaks at_least [
+        what_is_free_again_is_not_listed,
+    ],
+    a_node_whose_list_prolongs: ListProlongs breaks only [
+        listing_changes_nothing,
+    ],
     a_node_with_an_identity_that_is_new_each_time: IdentityIsNewEachTime breaks only [
         identity_is_not_empty_and_never_changes,
     ],
@@ -670,7 +697,7 @@ fn every_clause_is_in_the_report_once() {
 }
 
 #[test]
-#[should_panic(expected = "wrong:OneLinePerToken breaks 1 of 143 clauses of the node contract:
+#[should_panic(expected = "wrong:OneLinePerToken breaks 1 of 149 clauses of the node contract:
 
   one_token_waits_in_each_line_on_its_own
     expected  inspect of ")]
@@ -681,7 +708,7 @@ fn a_report_that_is_asserted_panics_with_what_was_broken() {
 #[test]
 fn a_report_of_a_good_node_is_one_line() {
     let text = REPORTS[&Defect::RoundsExpiriesUpToSeconds].to_string();
-    assert_eq!(text, "wrong:RoundsExpiriesUpToSeconds keeps all 143 clauses of the node contract");
+    assert_eq!(text, "wrong:RoundsExpiriesUpToSeconds keeps all 149 clauses of the node contract");
 }
 
 #[tokio::test]

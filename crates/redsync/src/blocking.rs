@@ -31,11 +31,12 @@ use crate::error::Error;
 use crate::guard::Guard as AsyncGuard;
 use crate::inspection::{Inspection, NodeConcern};
 use crate::lease::Lease;
+use crate::listing::Listing;
 use crate::lost::{Lost, LostSignal};
 use crate::mutex::Mutex as AsyncMutex;
-use crate::node::IntoNode;
+use crate::node::{Holder, IntoNode, Search};
 use crate::options::{LockOptions, option_methods};
-use crate::protocol::{Expiry, Instant, LockName, Token};
+use crate::protocol::{Expiry, Fence, Instant, LockName, Token};
 use crate::redsync::{Builder, Redsync as AsyncRedsync};
 
 /// Locks over one node, or over N independent ones. The blocking form of [`redsync::Redsync`](crate::Redsync).
@@ -106,6 +107,16 @@ impl Redsync {
     pub fn inspect(&self, name: impl AsRef<str>) -> Result<Inspection, Error> {
         let (redsync, name) = (self.redsync.clone(), name.as_ref().to_owned());
         self.thread.wait_for(async move { redsync.inspect(name).await })
+    }
+
+    /// Says which locks are held; see [`redsync::Redsync::list`](crate::Redsync::list).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn list(&self, search: &Search) -> Result<Listing, Error> {
+        let (redsync, search) = (self.redsync.clone(), search.clone());
+        self.thread.wait_for(async move { redsync.list(&search).await })
     }
 
     /// Waits until the background has finished what was given to it before; see
@@ -220,6 +231,16 @@ impl Mutex {
     pub fn release(&self, lease: &Lease) -> Result<(), Error> {
         let (mutex, lease) = (self.mutex.clone(), lease.clone());
         self.thread.wait_for(async move { mutex.release(&lease).await })
+    }
+
+    /// Takes the lock away from its holder; see [`redsync::Mutex::force_unlock`](crate::Mutex::force_unlock).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn force_unlock(&self, holder: &Holder) -> Result<Option<Fence>, Error> {
+        let (mutex, holder) = (self.mutex.clone(), holder.clone());
+        self.thread.wait_for(async move { mutex.force_unlock(&holder).await })
     }
 
     fn guard(

@@ -73,6 +73,32 @@ pub enum LockState {
     Unknown,
 }
 
+impl LockState {
+    /// What the answers come to of those nodes that gave one: who has the lease there, if anybody.
+    pub(crate) fn of(quorum: Quorum, answers: &[Option<&Holder>]) -> Self {
+        let mut leases: HashMap<&str, Vec<&Holder>> = HashMap::new();
+        let mut free = 0;
+        for answer in answers {
+            match answer {
+                None => free += 1,
+                Some(holder) => leases.entry(holder.token()).or_default().push(holder),
+            }
+        }
+        let majority = quorum.majority();
+        if let Some(leases) = leases.into_values().find(|leases| leases.len() >= majority) {
+            let mut left: Vec<TimeLeft> = leases.iter().map(|holder| holder.time_left()).collect();
+            left.sort_by_key(|left| std::cmp::Reverse(standing(*left)));
+            // Held for as long as a majority of leases stands: the M-th longest.
+            return Self::Held(Holder::new(leases[0].token(), left[majority - 1]));
+        }
+        match () {
+            () if free >= majority => Self::Free,
+            () if answers.len() >= majority => Self::Contended,
+            () => Self::Unknown,
+        }
+    }
+}
+
 impl Inspection {
     pub(crate) fn new(quorum: Quorum, nodes: Vec<NodeReport>) -> Self {
         Self { quorum, nodes }
@@ -85,27 +111,8 @@ impl Inspection {
 
     /// What the answers come to.
     pub fn state(&self) -> LockState {
-        let mut leases: HashMap<&str, Vec<&Holder>> = HashMap::new();
-        let (mut free, mut answered) = (0, 0);
-        for answer in self.nodes.iter().filter_map(|node| node.answer.as_ref().ok()) {
-            answered += 1;
-            match answer {
-                None => free += 1,
-                Some(holder) => leases.entry(holder.token()).or_default().push(holder),
-            }
-        }
-        let majority = self.quorum.majority();
-        if let Some(leases) = leases.into_values().find(|leases| leases.len() >= majority) {
-            let mut left: Vec<TimeLeft> = leases.iter().map(|holder| holder.time_left()).collect();
-            left.sort_by_key(|left| std::cmp::Reverse(standing(*left)));
-            // Held for as long as a majority of leases stands: the M-th longest.
-            return LockState::Held(Holder::new(leases[0].token(), left[majority - 1]));
-        }
-        match () {
-            () if free >= majority => LockState::Free,
-            () if answered >= majority => LockState::Contended,
-            () => LockState::Unknown,
-        }
+        let answers = self.nodes.iter().filter_map(|node| node.answer.as_ref().ok());
+        LockState::of(self.quorum, &answers.map(Option::as_ref).collect::<Vec<_>>())
     }
 
     /// Who waits in line, the next first; the first hundred of them. As the node tells that has the longest line: a place is

@@ -73,6 +73,8 @@
 //! | what is known of a token on each node; extending, releasing, undoing | `holding/` |
 //! | the ways to take a lock | `mutex.rs`, with `options.rs` |
 //! | waiting in line | `waiting.rs`; for all callers of one lock `service/line/`; what counts of grants `holding/ledger.rs` |
+//! | which locks are held | `listing.rs`; on one node `node/list.rs` |
+//! | taking a lock away from its holder | `forcing.rs` |
 //! | who came first | `service/tickets.rs` |
 //! | the line on a node | `protocol/line.rs`, `node/redis/line.lua` |
 //! | what users hold | `guard.rs`, `lease.rs`; with fences `fenced.rs` |
@@ -97,12 +99,14 @@ mod clock;
 mod error;
 mod fence_check;
 mod fenced;
+mod forcing;
 #[cfg(test)]
 mod fuzz;
 mod guard;
 mod holding;
 mod inspection;
 mod lease;
+mod listing;
 mod lost;
 mod mutex;
 mod node;
@@ -124,6 +128,7 @@ pub use self::fenced::{FencedGuard, FencedMutex};
 pub use self::guard::Guard;
 pub use self::inspection::{Inspection, LockState, NodeConcern, NodeReport};
 pub use self::lease::{InvalidLease, Lease};
+pub use self::listing::{ListedLock, Listing};
 pub use self::lost::{Lost, LostSignal};
 pub use self::mutex::Mutex;
 #[cfg(feature = "redis")]
@@ -132,14 +137,14 @@ pub use self::node::RedisNode;
 pub use self::node::redis::client::{Client, Command, Messages, Reply};
 pub use self::node::{
     Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Grant, Holder, IfFree, InLine,
-    IntoNode, InvalidUrl, Listener, Look, MemoryNode, Node, NodeFault, Place, Placed, Released, Remedy,
-    Succession, TimeLeft, Uptime, redacted,
+    IntoNode, InvalidUrl, Listed, Listener, Look, MemoryNode, Node, NodeFault, Page, Place, Placed, Released,
+    Remedy, Search, Succession, TimeLeft, Uptime, redacted,
 };
 #[cfg(feature = "sqlite")]
 pub use self::node::{Sharing, SqliteNode};
 pub use self::options::LockOptions;
 pub use self::protocol::{
-    Expiry, Fence, Instant, InvalidOption, LockName, OwnerLabel, Proposal, Round, Ticket, Token,
+    Expiry, Fence, Instant, InvalidOption, LockName, OwnerLabel, Pattern, Proposal, Round, Ticket, Token,
 };
 pub use self::redsync::{Builder, Redsync};
 

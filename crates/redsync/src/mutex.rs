@@ -24,8 +24,8 @@ use crate::waiting::wait_in_line;
 /// shared by tasks. Go's redsync: `Mutex` before it is locked.
 #[derive(Clone, Debug)]
 pub struct Mutex {
-    core: Arc<Core>,
-    process: OwnerLabel,
+    pub(crate) core: Arc<Core>,
+    pub(crate) process: OwnerLabel,
     name: String,
     pub(crate) options: LockOptions,
     is_fenced: bool,
@@ -340,14 +340,16 @@ impl Mutex {
         released
     }
 
-    fn settings(&self) -> Result<Settings, Error> {
+    pub(crate) fn settings(&self) -> Result<Settings, Error> {
         let by_default = (self.core.restart_guard, self.core.confirm_grants);
         let settings = self.options.checked(&self.name, &self.process, by_default)?;
         Ok(settings.fenced(self.is_fenced))
     }
 
     fn terms(&self, settings: &Settings) -> Result<Terms, Error> {
-        settings.terms(|| self.core.waiters.tickets.draw(&self.core.clock, self.core.clock.now()))
+        let wall_micros = self.core.clock.wall_micros();
+        settings
+            .terms(wall_micros, || self.core.waiters.tickets.draw(&self.core.clock, self.core.clock.now()))
     }
 }
 

@@ -198,9 +198,10 @@ impl Settings {
     /// The terms of one attempt; of one who comes at `ticket`, which is only asked for if need be.
     ///
     /// SAFETY RULE (design §4): a token belongs to one attempt; each call draws a new one.
-    pub(crate) fn terms(&self, ticket: impl FnOnce() -> Ticket) -> Result<Terms, Error> {
+    /// `wall_micros` is the time, for the token to tell.
+    pub(crate) fn terms(&self, wall_micros: u64, ticket: impl FnOnce() -> Ticket) -> Result<Terms, Error> {
         let token = match &self.token_fn {
-            None => Token::random(&self.owner),
+            None => Token::drawn(&self.owner, wall_micros / 1_000, self.renew),
             Some(TokenFn(function)) => Token::from_text(function())?,
         };
         let fence = self.is_fenced.then(|| ticket().into());
@@ -368,7 +369,7 @@ macro_rules! option_methods {
                 self
             }
 
-            /// Where tokens come from, in place of 20 random bytes and the owner's label. It is called once for each
+            /// Where tokens come from, in place of [`Token::drawn`](crate::Token::drawn). It is called once for each
             /// try and **must never return the same text twice**: two holders of one token are one holder to every
             /// node, and would exclude nobody.
             ///

@@ -27,13 +27,13 @@ use crate::telling::{self, Asked};
 /// replicas of each other: they must not share data, or a majority of them means nothing.
 #[derive(Clone)]
 pub struct Redsync {
-    core: Arc<Core>,
-    process: OwnerLabel,
+    pub(crate) core: Arc<Core>,
+    pub(crate) process: OwnerLabel,
 }
 
 impl Redsync {
     /// How long a node may take to answer when it is only looked at.
-    const LOOK: Duration = Duration::from_secs(1);
+    pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
     /// How long a shutdown may take.
     const FAREWELL: Duration = Duration::from_secs(5);
@@ -311,7 +311,10 @@ impl Redsync {
     }
 
     /// One question to every node; the answers in the nodes' order.
-    async fn ask_all<T>(&self, question: impl Fn(Arc<dyn Node>) -> Question<T>) -> Vec<Returned<T>> {
+    pub(crate) async fn ask_all<T>(
+        &self,
+        question: impl Fn(Arc<dyn Node>) -> Question<T>,
+    ) -> Vec<Returned<T>> {
         let mut ballot = self.ballot(question);
         let mut answers: Vec<(usize, Returned<T>)> = Vec::with_capacity(self.core.quorum.nodes());
         while let Some(answer) = ballot.next().await {

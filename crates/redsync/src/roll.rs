@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::node::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, FaultKind, IfFree, Listener, Look, Node, NodeFault,
-    Place, Released, Succession, Uptime,
+    Page, Place, Released, Search, Succession, Uptime,
 };
 use crate::protocol::{LockName, Token};
 use crate::telling;
@@ -178,6 +178,10 @@ impl Node for Voter {
 
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         self.node.inspect(name)
+    }
+
+    fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page> {
+        self.node.list(search, from)
     }
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {

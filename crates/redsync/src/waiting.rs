@@ -80,7 +80,7 @@ impl Wait<'_> {
                 core.waiters.tickets.draw(&core.clock, core.clock.now()).max(ticket)
             }
         };
-        let terms = self.settings.terms(proposed)?;
+        let terms = self.settings.terms(core.clock.wall_micros(), proposed)?;
         // The undo is armed before the first byte is sent: from here on, dropping this future releases.
         let proposal = terms.claim.fence;
         let holding = Holding::new(Arc::clone(core), terms);

@@ -269,7 +269,7 @@ struct AfterTheRival {
 }
 
 impl Node for AfterTheRival {
-    delegate!(node: identity, uptime, concerns, extend, enter, yield_lease, release, inspect, listen);
+    delegate!(node: identity, uptime, concerns, extend, enter, yield_lease, release, inspect, list, listen);
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         Box::pin(async move {

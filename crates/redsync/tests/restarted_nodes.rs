@@ -543,7 +543,7 @@ impl fmt::Display for Restarted {
 }
 
 impl Node for Restarted {
-    delegate!(node: identity, concerns, extend, yield_lease, release, inspect, listen);
+    delegate!(node: identity, concerns, extend, yield_lease, release, inspect, list, listen);
 
     fn uptime(&self) -> Answer<'_, Uptime> {
         Box::pin(async move {

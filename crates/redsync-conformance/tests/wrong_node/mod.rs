@@ -3,6 +3,7 @@
 mod defect;
 mod fencing;
 mod line;
+mod list;
 mod telling;
 
 use std::collections::{HashMap, HashSet};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use redsync::{
     Acquired, Answer, Claim, ClientId, Entered, Expiry, Extended, Holder, IfFree, Listener, LockName, Look,
-    MemoryNode, Node, NodeFault, Place, Released, Succession, TimeLeft, Token, Uptime,
+    MemoryNode, Node, NodeFault, Page, Place, Released, Search, Succession, TimeLeft, Token, Uptime,
 };
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -376,6 +377,10 @@ impl Node for WrongNode {
 
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         Box::pin(self.inspect(name.clone()))
+    }
+
+    fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page> {
+        Box::pin(self.list(search, from))
     }
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redsync::{
     Acquired, Answer, Claim, ClientId, Entered, Expiry, Extended, IfFree, Listener, LockName, Look,
-    MemoryNode, Node, Place, Released, Round, Succession, Token, Uptime,
+    MemoryNode, Node, Page, Place, Released, Round, Search, Succession, Token, Uptime,
 };
 
 /// What is done wrong.
@@ -115,6 +115,10 @@ impl Node for Slipping {
 
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         self.node.inspect(name)
+    }
+
+    fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page> {
+        self.node.list(search, from)
     }
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {

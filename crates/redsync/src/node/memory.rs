@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::place::{at_its_end, no_places};
 use super::{
-    Acquired, Answer, Claim, ClientId, Entered, Extended, Grant, Holder, IfFree, InLine, Listener, Look,
-    Node, NodeFault, Place, Placed, Released, Succession, TimeLeft, Uptime,
+    Acquired, Answer, Claim, ClientId, Entered, Extended, Grant, Holder, IfFree, InLine, Listed, Listener,
+    Look, Node, NodeFault, Page, Place, Placed, Released, Search, Succession, TimeLeft, Uptime,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::protocol::{Fence, Instant, Line, LockName, Proposal, Token, Waiter};
@@ -140,6 +140,14 @@ impl Lock {
         if self.counter.as_ref().is_some_and(|counter| counter.kept_until <= now) {
             self.counter = None;
         }
+    }
+
+    fn listed(&self, name: &LockName, now: Instant) -> Option<Listed> {
+        let lease = self.lease.as_ref().filter(|lease| now < lease.end)?;
+        let holder = Holder::new(lease.token.as_str(), TimeLeft::For(lease.end.saturating_since(now)));
+        let counter = self.counter.as_ref().filter(|counter| !counter.is_spent && now < counter.kept_until);
+        let waiting = self.line.len() as u64;
+        Some(Listed::new(name.clone(), holder, waiting).fenced(counter.map(|counter| counter.fence)))
     }
 
     fn is_forgotten(&self) -> bool {
@@ -397,6 +405,16 @@ impl Node for MemoryNode {
                 let line = line.map(|(token, waiter)| InLine::new(token.as_str(), waiter.ticket));
                 Look::new(step.holder(), line.collect(), step.lock.line.len() as u64).fenced(step.fence())
             })
+        })
+    }
+
+    fn list<'a>(&'a self, search: &'a Search, _: &'a str) -> Answer<'a, Page> {
+        at_once(move || {
+            let (state, now) = (self.state(), self.store.clock.now());
+            let held = state.locks.iter().filter(|(name, _)| search.pattern.matches(name.as_str()));
+            let locks = held.filter_map(|(name, lock)| lock.listed(name, now)).collect();
+            // All that a process keeps in its memory can be told at once.
+            Page::new(locks, None)
         })
     }
 

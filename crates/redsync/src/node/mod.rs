@@ -6,6 +6,7 @@
 
 mod fault;
 mod into;
+mod list;
 mod memory;
 mod place;
 #[cfg(feature = "redis")]
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use self::fault::{Applied, FaultKind, NodeFault, Remedy};
 pub use self::into::IntoNode;
+pub use self::list::{Listed, Page, Search};
 pub use self::memory::MemoryNode;
 pub use self::place::{ClientId, Entered, Grant, InLine, Listener, Look, Place, Placed, Succession};
 #[cfg(feature = "redis")]
@@ -107,6 +109,13 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// Says who has the lease and for how long, and who waits for it. Changes nothing.
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look>;
+
+    /// Says which locks are held here whose names match the search, a page at a time; `from` is empty for the first page, then
+    /// the [`next`](Page::next) of the page before. Changes nothing.
+    ///
+    /// What is held from before the first page is asked for until the last was answered is on a page, on several at worst;
+    /// what comes or goes meanwhile may be. Each page costs the node a bounded time, and may hold no lock at all.
+    fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page>;
 
     /// From here on, `listener` is told of what happens to those whom `client` has in line. Called once for each client,
     /// before its first [`enter`](Node::enter). A listener that is gone is told nothing, and those who wait for it are
@@ -224,6 +233,24 @@ impl Holder {
     /// The owner's label at the token's end, if it has one. Tokens of other libraries have none.
     pub fn owner(&self) -> Option<&str> {
         crate::protocol::owner_in(&self.token)
+    }
+
+    /// When its token was drawn: milliseconds since 1970, by the wall clock of the holder's machine. `None` where the token
+    /// does not say, as those of other libraries.
+    ///
+    /// That is when the holder asked for the lock. Where it had to wait in line, it was granted the lock later; nothing on the
+    /// nodes says when.
+    pub fn since(&self) -> Option<u64> {
+        crate::protocol::facts_in(&self.token).map(|facts| facts.since)
+    }
+
+    /// Whether the holder renews its lease until it releases the lock, as it said when it asked. Then
+    /// [`time_left`](Self::time_left) says nothing of when the lock will be free. `None` where the token does not say, as
+    /// those of other libraries.
+    ///
+    /// A lease that is taken over by another process keeps its token: what its first holder said still stands there.
+    pub fn renews(&self) -> Option<bool> {
+        crate::protocol::facts_in(&self.token).map(|facts| facts.renews)
     }
 
     /// How long the lease still lasts, on the node's clock.

@@ -10,8 +10,9 @@ use super::InvalidOption;
 /// The owner's unique id for one attempt at a lock. On a server it is the key's value.
 ///
 /// A token belongs to one attempt and is never used again: a late packet of an old attempt can then harm nobody.
-/// [`Token::random`] makes 20 random bytes in hexadecimal, an `@`, and the owner's label, so that a plain `GET`
-/// shows who holds. Go's redsync: `genValue`, `Mutex.Value`.
+/// [`Token::drawn`] makes `DIGITS.TIME@LABEL`, or `DIGITS.TIMEr@LABEL` where the holder is going to renew its lease: 20 random
+/// bytes in 40 hexadecimal digits, the time in milliseconds since 1970 in 9 digits of base 36, and the owner's label. So a
+/// plain `GET` shows who holds. Go's redsync: `genValue`, `Mutex.Value`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(Arc<str>);
 
@@ -19,21 +20,36 @@ impl Token {
     /// The longest token, in bytes.
     pub const MAX_BYTES: usize = 512;
 
-    const RANDOM_BYTES: usize = 20;
-
-    /// A token that nobody has had before, with `owner`'s label at its end.
+    /// A token that nobody has had before, with `owner`'s label at its end, and neither of the facts of
+    /// [`drawn`](Token::drawn).
     pub fn random(owner: &OwnerLabel) -> Self {
+        Self::assembled(None, owner)
+    }
+
+    /// A token that nobody has had before, drawn at `unix_millis`, milliseconds since 1970 by the wall clock. `renews` says
+    /// whether its holder is going to renew its lease until it releases the lock.
+    ///
+    /// Both are told by [`Holder::since`](crate::Holder::since) and [`Holder::renews`](crate::Holder::renews). They are there
+    /// to be shown, and decide nothing. A time after the year 5000 is cut.
+    pub fn drawn(owner: &OwnerLabel, unix_millis: u64, renews: bool) -> Self {
+        Self::assembled(Some(Facts { since: unix_millis, renews }), owner)
+    }
+
+    fn assembled(facts: Option<Facts>, owner: &OwnerLabel) -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut random = [0_u8; Self::RANDOM_BYTES];
+        let mut random = [0_u8; RANDOM_BYTES];
         rand::rng().fill_bytes(&mut random);
-        let mut digits = [[0_u8; 2]; Self::RANDOM_BYTES];
+        let mut digits = [[0_u8; 2]; RANDOM_BYTES];
         for (pair, byte) in digits.iter_mut().zip(random) {
             *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
         }
         let digits =
             std::str::from_utf8(digits.as_flattened()).unwrap_or_else(|_| unreachable!("digits are text"));
-        let mut text = String::with_capacity(digits.len() + 1 + owner.0.len());
+        let mut text = String::with_capacity(digits.len() + Facts::MOST_BYTES + 1 + owner.0.len());
         text.push_str(digits);
+        if let Some(facts) = facts {
+            facts.write(&mut text);
+        }
         text.push('@');
         text.push_str(&owner.0);
         Self(text.into())
@@ -67,9 +83,60 @@ impl Token {
     }
 }
 
+const RANDOM_BYTES: usize = 20;
+
 /// The owner's label in a token's text, whoever made the token.
 pub(crate) fn owner_in(token: &str) -> Option<&str> {
     token.split_once('@').map(|(_, owner)| owner).filter(|owner| !owner.is_empty())
+}
+
+/// What a token says beside its owner's label: nothing where another library made it, or a former version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// When it was drawn: milliseconds since 1970 by the wall clock of whoever drew it.
+    pub(crate) since: u64,
+    /// Whether its holder renews its lease.
+    pub(crate) renews: bool,
+}
+
+/// The facts in a token's text. What is written in another way is text like any other.
+pub(crate) fn facts_in(token: &str) -> Option<Facts> {
+    let (random, said) = token.split_once('@')?.0.split_once('.')?;
+    let (time, mark) = said.split_at_checked(Facts::TIME_DIGITS)?;
+    let is_written_here = random.len() == 2 * RANDOM_BYTES
+        && time.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
+    let renews = match mark {
+        "" => false,
+        "r" => true,
+        _ => return None,
+    };
+    let since = u64::from_str_radix(time, Facts::RADIX).ok()?;
+    is_written_here.then_some(Facts { since, renews })
+}
+
+impl Facts {
+    const RADIX: u32 = 36;
+
+    /// All of them are written: an `r` that follows could else be one more.
+    const TIME_DIGITS: usize = 9;
+
+    /// A point, the time, and an `r`.
+    const MOST_BYTES: usize = 1 + Self::TIME_DIGITS + 1;
+
+    fn write(self, text: &mut String) {
+        let mut digits = ['0'; Self::TIME_DIGITS];
+        let mut rest = self.since.min(u64::from(Self::RADIX).pow(Self::TIME_DIGITS as u32) - 1);
+        for digit in digits.iter_mut().rev() {
+            let value = (rest % u64::from(Self::RADIX)) as u32;
+            *digit = char::from_digit(value, Self::RADIX).unwrap_or('0');
+            rest /= u64::from(Self::RADIX);
+        }
+        text.push('.');
+        text.extend(digits);
+        if self.renews {
+            text.push('r');
+        }
+    }
 }
 
 impl fmt::Display for Token {
@@ -164,6 +231,44 @@ mod tests {
     fn tokens_of_other_libraries_have_no_owner() {
         let foreign = Token::from_text("q1Zx+/b4u0r3o0B3m9nD3A==").unwrap();
         assert_eq!(foreign.owner(), None);
+    }
+
+    #[test]
+    fn a_token_says_when_it_was_drawn_and_whether_its_holder_renews() {
+        let owner = OwnerLabel::new("web-2:311").unwrap();
+        for since in [0, 1, 1_785_312_345_678, 36_u64.pow(8) - 1, 36_u64.pow(8), 36_u64.pow(9) - 1] {
+            for renews in [false, true] {
+                let token = Token::drawn(&owner, since, renews);
+                assert_eq!(facts_in(token.as_str()), Some(Facts { since, renews }), "{token}");
+                assert_eq!(token.owner(), Some("web-2:311"));
+            }
+        }
+        let far = Token::drawn(&owner, u64::MAX, true);
+        assert_eq!(facts_in(far.as_str()), Some(Facts { since: 36_u64.pow(9) - 1, renews: true }));
+        let spelt = Token::drawn(&owner, 1_785_312_345_678, true);
+        assert_eq!(&spelt.as_str()[40..], ".0ms5svia6r@web-2:311");
+    }
+
+    #[test]
+    fn facts_that_are_written_in_another_way_are_text() {
+        let digits = "0123456789abcdef0123456789abcdef01234567";
+        for said in [
+            "",
+            ".",
+            ".0ms6emw7",
+            ".0ms6emw7yx",
+            ".0ms6emw7yrr",
+            ".0MS6EMW7Y",
+            ".0ms6e w7y",
+            ".+ms6emw7y",
+            ".ñms6emw7",
+            "0.0ms6emw7y",
+        ] {
+            let token = format!("{digits}{said}@web-2:311");
+            assert_eq!(facts_in(&token), None, "{token}");
+            assert_eq!(owner_in(&token), Some("web-2:311"));
+        }
+        assert_eq!(facts_in(&format!("{digits}.0ms6emw7yr")), None);
     }
 
     #[test]

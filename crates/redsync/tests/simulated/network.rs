@@ -10,7 +10,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use redsync::{
     Acquired, Answer, Claim, ClientId, Clock, DrivenClock, Entered, Extended, Grant, IfFree, Instant,
-    Listener, LockName, Look, MemoryNode, Node, NodeFault, Place, Released, Succession, Token, Uptime,
+    Listener, LockName, Look, MemoryNode, Node, NodeFault, Page, Place, Released, Search, Succession, Token,
+    Uptime,
 };
 use tokio::sync::oneshot;
 
@@ -180,6 +181,10 @@ impl Node for Route {
 
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         self.0.node.inspect(name)
+    }
+
+    fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page> {
+        self.0.node.list(search, from)
     }
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {

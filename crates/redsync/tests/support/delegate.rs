@@ -65,6 +65,15 @@ macro_rules! delegate {
             self.$field.inspect(name)
         }
     };
+    (@ list $field:ident) => {
+        fn list<'a>(
+            &'a self,
+            search: &'a redsync::Search,
+            from: &'a str,
+        ) -> redsync::Answer<'a, redsync::Page> {
+            self.$field.list(search, from)
+        }
+    };
     (@ listen $field:ident) => {
         fn listen(&self, client: &redsync::ClientId, listener: std::sync::Weak<dyn redsync::Listener>) {
             self.$field.listen(client, listener);

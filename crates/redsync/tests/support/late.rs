@@ -213,7 +213,7 @@ impl fmt::Display for Late {
 }
 
 impl Node for Late {
-    delegate!(node: identity, uptime, concerns, inspect);
+    delegate!(node: identity, uptime, concerns, inspect, list);
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         self.around(self.node.acquire(claim))

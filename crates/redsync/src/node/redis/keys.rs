@@ -71,6 +71,11 @@ pub(super) fn client_of(channel: &str) -> Option<&str> {
 
 const CHANNELS: &str = "redsync:grants:";
 
+/// Whether a key is not a lock's but kept beside one.
+pub(super) fn is_helper(key: &str) -> bool {
+    key.contains("}:redsync:") || key.contains(":redsync:tagged:")
+}
+
 /// Whether a cluster would have what is kept beside the lease in another slot.
 pub(super) fn is_split(name: &LockName) -> bool {
     name.as_str().as_bytes().contains(&b'}') && !has_tag(name.as_str())

@@ -11,6 +11,7 @@ mod first_bytes;
 mod fuzz;
 mod keys;
 mod link;
+mod list;
 mod permissions;
 mod pushes;
 mod replies;
@@ -36,7 +37,8 @@ use self::scripts::Script;
 use super::place::no_places;
 use super::{
     Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine,
-    InvalidUrl, Listener, Look, Node, NodeFault, Place, Placed, Released, Remedy, Succession, TimeLeft, Uptime,
+    InvalidUrl, Listener, Look, Node, NodeFault, Page, Place, Placed, Released, Remedy, Search, Succession,
+    TimeLeft, Uptime,
 };
 use crate::protocol::{Fence, LockName, Proposal, Ticket, Token};
 
@@ -132,6 +134,22 @@ impl RedisNode {
     }
 
     /// EVALSHA; and where the server does not know the script, one plain EVAL, which also teaches it.
+    async fn evaluate(
+        &self,
+        script: &'static Script,
+        keys: &[Key<'_>],
+        with_arguments: impl Fn(Command) -> Command,
+    ) -> Result<Reply, NodeFault> {
+        match self.execute(with_arguments(script.by_hash(keys))).await {
+            // Not a replay: a server that does not know the script has run nothing.
+            Err(fault) if fault.code() == Some("NOSCRIPT") => {
+                self.execute(with_arguments(script.by_source(keys))).await
+            }
+            other => other,
+        }
+    }
+
+    /// A script about the lock called `name`. Its fault says what has to change, where that can be found out.
     async fn run(
         &self,
         name: &LockName,
@@ -139,14 +157,7 @@ impl RedisNode {
         keys: &[Key<'_>],
         with_arguments: impl Fn(Command) -> Command,
     ) -> Result<Reply, NodeFault> {
-        let reply = match self.execute(with_arguments(script.by_hash(keys))).await {
-            // Not a replay: a server that does not know the script has run nothing.
-            Err(fault) if fault.code() == Some("NOSCRIPT") => {
-                self.execute(with_arguments(script.by_source(keys))).await
-            }
-            other => other,
-        };
-        match (reply, keys) {
+        match (self.evaluate(script, keys, with_arguments).await, keys) {
             (Err(fault), [lease, line, ..]) if fault.code() == Some("WRONGTYPE") => {
                 Err(self.of_another_type(fault, *lease, *line).await)
             }
@@ -522,6 +533,10 @@ impl Node for RedisNode {
             let reply = reply.await?;
             looked(&reply).ok_or_else(|| unexpected("the inspect script", &reply))
         })
+    }
+
+    fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page> {
+        Box::pin(self.page(search, from))
     }
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {

@@ -98,13 +98,7 @@ impl RedisNode {
         let arguments = [keys.lease(), keys.line(), fence, keys.none()];
         let with_arguments =
             |command: Command| arguments.iter().fold(command, |command, key| command.joined(key));
-        let by_hash = self.execute(with_arguments(scripts::PERMITTED.by_hash(&[]))).await;
-        let reply = match by_hash {
-            Err(fault) if fault.code() == Some("NOSCRIPT") => {
-                self.execute(with_arguments(scripts::PERMITTED.by_source(&[]))).await
-            }
-            other => other,
-        };
+        let reply = self.evaluate(&scripts::PERMITTED, &[], with_arguments).await;
         match reply? {
             Reply::Array(missing) => Ok(missing
                 .into_iter()

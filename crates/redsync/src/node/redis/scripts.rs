@@ -37,6 +37,8 @@ pub(super) static INSPECT: LazyLock<Script> = LazyLock::new(|| {
 });
 
 pub(super) static PERMITTED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("permitted.lua")));
+pub(super) static LIST: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("fence.lua"), include_str!("list.lua"))));
 
 impl Script {
     fn new(source: &'static str) -> Self {

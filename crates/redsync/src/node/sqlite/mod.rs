@@ -5,6 +5,7 @@ mod fences;
 #[cfg(unix)]
 mod files;
 mod line;
+mod list;
 mod listeners;
 #[cfg(unix)]
 mod machine;
@@ -26,8 +27,8 @@ use tokio::sync::oneshot;
 use self::clerk::{Clerk, Order};
 use self::listeners::Listeners;
 use super::{
-    Acquired, Answer, Claim, ClientId, Entered, Extended, IfFree, Listener, Look, Node, NodeFault, Place,
-    Released, Succession, Uptime,
+    Acquired, Answer, Claim, ClientId, Entered, Extended, IfFree, Listener, Look, Node, NodeFault, Page,
+    Place, Released, Search, Succession, Uptime,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::protocol::{LockName, Token};
@@ -146,6 +147,11 @@ impl SqliteNode {
         Self { site, desk: Mutex::new(None), listeners: Arc::default(), clock: Arc::new(clock) }
     }
 
+    /// The version of SQLite that is built in, such as `3.50.2`.
+    pub fn engine_version() -> &'static str {
+        rusqlite::version()
+    }
+
     /// Has the node's thread take `step`. Dropped before its turn comes, it is not taken.
     fn ask<'a, T: Send + 'static>(
         &'a self,
@@ -233,6 +239,11 @@ impl Node for SqliteNode {
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         let name = name.clone();
         self.ask(move |clerk| clerk.store.inspect(&name))
+    }
+
+    fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page> {
+        let (search, from) = (search.clone(), from.to_owned());
+        self.ask(move |clerk| clerk.store.list(&search, &from))
     }
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {
