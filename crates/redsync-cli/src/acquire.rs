@@ -17,6 +17,7 @@ use crate::duration::in_words;
 use crate::exit::Exit;
 use crate::fence;
 use crate::line::Line;
+use crate::nesting;
 use crate::nodes::Fleet;
 use crate::report::{Failure, Report};
 use crate::signals::Signals;
@@ -34,15 +35,27 @@ pub(crate) async fn acquire(
     fleet: &Fleet,
     name: &str,
     args: &AcquireArgs,
+    max_hold: Option<Duration>,
     signals: &mut Signals,
     report: &Report,
 ) -> Result<Guard, Failure> {
+    if !args.gives_up_at_once() {
+        signals.unless_one_comes(nesting::refuse_deadlock(fleet, name)).await?;
+    }
     let owner = args.owner.as_ref().map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new);
     let owner = owner.map_err(Error::from)?;
     let wait = Wait { fleet, name, expiry: args.expiry(), token: OwnToken::default() };
     let token = wait.token.clone();
     let mutex =
         fleet.mutex(name, args.expiry()).barging(args.release.barging).token_fn(move || token.draw(&owner));
+    let mutex = match args.timeout_factor {
+        Some(factor) => mutex.timeout_factor(factor),
+        None => mutex,
+    };
+    let mutex = match max_hold {
+        Some(max_hold) => mutex.max_hold(max_hold),
+        None => mutex,
+    };
     // Not `try_lock`, whose "no" does not say who has it.
     let mutex = match args.wait {
         _ if args.gives_up_at_once() => mutex.tries(1),

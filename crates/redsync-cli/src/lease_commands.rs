@@ -18,7 +18,7 @@ pub(crate) async fn lock(
     signals: &mut Signals,
     report: &Report,
 ) -> Result<Exit, Failure> {
-    let guard = acquire(fleet, &args.name, &args.acquire, signals, report).await?;
+    let guard = acquire(fleet, &args.name, &args.acquire, None, signals, report).await?;
     let lease = guard.lease();
     if let Err(failure) = report.result(&lease, || Value::Object(description(&guard, &lease))) {
         // Nobody has the line, so nobody could release it.
