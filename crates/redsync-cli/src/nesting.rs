@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn names_of_any_text_are_read_as_they_were_written() {
         let name = LockName::new("a,b=\"c\"]\n[\u{1f512}").unwrap();
-        let token = Token::new("t@web-1:7").unwrap();
+        let token = Token::from_text("t@web-1:7").unwrap();
         let written = enclosing(&[("outer", "o")]).and(&name, &token);
         assert_eq!(Enclosing::parse(&written), enclosing(&[("outer", "o"), (name.as_str(), "t@web-1:7")]));
     }
@@ -113,7 +113,7 @@ mod tests {
         let name = LockName::new("\u{1}".repeat(1024)).unwrap();
         let mut written = "[]".to_owned();
         for number in 0..100 {
-            let token = Token::new(format!("{number}")).unwrap();
+            let token = Token::from_text(number.to_string()).unwrap();
             written = Enclosing::parse(&written).and(&name, &token);
         }
         assert!(written.len() < 120_000, "{}", written.len());
