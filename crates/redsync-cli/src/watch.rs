@@ -52,7 +52,7 @@ impl Watcher {
         Self { pipe: None, told: Cell::new(None) }
     }
 
-    #[expect(clippy::zombie_processes, reason = "`orphans` reaps it if it ends before redsync does")]
+    /// Nobody waits for it by name: `orphans` reaps it if it ends before redsync does.
     fn spawn(program: &Path) -> io::Result<ChildStdin> {
         let mut watcher = Command::new(program)
             .arg0("redsync")
