@@ -18,10 +18,20 @@ use crate::fence;
 use crate::held;
 use crate::line::{Line, Place};
 use crate::moment::now_in_millis;
+use crate::nesting;
 use crate::nodes::Fleet;
 use crate::report::{Failure, Report, millis};
 use crate::signals::Signals;
 use crate::withheld::Withheld;
+
+/// How long a lock is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// Until its expiry is over: nothing renews it.
+    UntilExpiry,
+    /// As long as it is renewed, and no longer than this.
+    Renewed { at_most: Option<Duration> },
+}
 
 impl AcquireArgs {
     pub(crate) fn expiry(&self) -> Duration {
@@ -35,10 +45,13 @@ pub(crate) async fn acquire(
     fleet: &Fleet,
     name: &str,
     args: &AcquireArgs,
-    renews: bool,
+    keeping: Keeping,
     signals: &mut Signals,
     report: &Report,
 ) -> Result<Guard, Failure> {
+    if !args.gives_up_at_once() {
+        signals.unless_one_comes(nesting::refuse_deadlock(fleet, name)).await?;
+    }
     let owner = args.owner.as_ref().map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new);
     let owner = owner.map_err(Error::from)?;
     let wait = Wait { fleet, name, expiry: args.expiry(), token: OwnToken::default() };
@@ -46,7 +59,15 @@ pub(crate) async fn acquire(
     let mutex = fleet
         .mutex(name, args.expiry())
         .barging(args.release.barging)
-        .token_fn(move || token.draw(&owner, renews));
+        .token_fn(move || token.draw(&owner, keeping != Keeping::UntilExpiry));
+    let mutex = match args.timeout_factor {
+        Some(factor) => mutex.timeout_factor(factor),
+        None => mutex,
+    };
+    let mutex = match keeping {
+        Keeping::Renewed { at_most: Some(max_hold) } => mutex.max_hold(max_hold),
+        _ => mutex,
+    };
     // Not `try_lock`, whose "no" does not say who has it.
     let mutex = match args.wait {
         _ if args.gives_up_at_once() => mutex.tries(1),

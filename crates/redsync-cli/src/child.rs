@@ -1,4 +1,4 @@
-//! The command's process and its group.
+//! The command's process.
 
 use std::ffi::OsString;
 use std::io;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redsync::Guard;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use rustix::process::Pid;
 use tokio::process::{self, Command};
 use tokio::time::sleep;
 
@@ -15,7 +15,10 @@ use crate::cli::{OnLost, masked};
 #[cfg(target_os = "linux")]
 use crate::exec;
 use crate::exit::Exit;
+use crate::group::Group;
+use crate::nesting::{Enclosing, HELD, NAME, TOKEN};
 use crate::report::{Failure, Report};
+use crate::rights;
 
 /// The command, from its start until it is reaped.
 pub(crate) struct Child {
@@ -37,12 +40,14 @@ impl Child {
         report: &Report,
     ) -> Result<Self, Failure> {
         let mut start = start(command, on_lost, report);
-        start.env("REDSYNC_NAME", guard.name().as_str()).env("REDSYNC_TOKEN", guard.token().as_str());
+        start.env(NAME, guard.name().as_str()).env(TOKEN, guard.token().as_str());
+        start.env(HELD, Enclosing::from_environment().and(guard.name(), guard.token()));
         match guard.lease().fence() {
             Some(fence) => start.env(FENCE, fence.to_string()),
             // Where we run under another lock, its fence is not this one's.
             None => start.env_remove(FENCE),
         };
+        rights::note(command, report);
         let process = start.process_group(0).spawn().map_err(|error| not_started(command, &error))?;
         let leader = process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let leader = leader.ok_or_else(|| not_started(command, &io::ErrorKind::NotFound.into()))?;
@@ -54,11 +59,14 @@ impl Child {
         self.process.wait().await
     }
 
-    /// Waits until the command has ended and nobody is left in its group, which may be later. Cancel safe.
+    /// Waits until the command has ended and nobody lives in its group, which may be later. Cancel safe.
     pub(crate) async fn all_gone(&mut self) -> io::Result<()> {
         self.ended().await?;
-        while test_kill_process_group(self.group.leader).is_ok() {
-            sleep(GROUP_POLL).await;
+        let mut pause = GROUP_POLL;
+        // Zombies may stay for ever, where the process that inherits them does not reap.
+        while !self.group.is_empty() && !self.group.living().is_empty() {
+            sleep(pause).await;
+            pause = (pause * 2).min(GROUP_POLL_MOST);
         }
         Ok(())
     }
@@ -100,20 +108,10 @@ pub(crate) fn not_started(command: &[OsString], error: &io::Error) -> Failure {
     }
 }
 
-/// The command, which leads it, and all that it started.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Group {
-    pub(crate) leader: Pid,
-}
-
-impl Group {
-    pub(crate) fn send(self, signal: Signal) {
-        // Fails only where nobody is left.
-        let _ = kill_process_group(self.leader, signal);
-    }
-}
-
 const FENCE: &str = "REDSYNC_FENCE";
 
 /// Groups have no event for their end.
 const GROUP_POLL: Duration = Duration::from_millis(5);
+
+/// Each look may read all of /proc.
+const GROUP_POLL_MOST: Duration = Duration::from_millis(40);

@@ -86,14 +86,26 @@ pub(crate) enum Command {
     /// A minority of nodes that hang delays neither the start nor the end. At the end such a node is waited for 25ms, or as
     /// long as the others took to answer at the start (500ms at most); what it does not release by then expires.
     ///
+    /// A command that runs with the rights of another user (sudo, setuid) cannot be signalled by an ordinary user. redsync
+    /// says so when it sends a signal on, and at once when the lock is lost: the command goes on then. redsync waits 5s
+    /// for it to end by itself, says how it stands, and exits with 74. Run redsync itself as that user instead: `sudo
+    /// redsync run NAME -- COMMAND`.
+    ///
+    /// A command that waits for a lock which a redsync around it holds would wait for ever: it is refused with 64. To
+    /// wait nevertheless, in a process that nothing waits for, unset REDSYNC_HELD and REDSYNC_TOKEN.
+    ///
     /// Signals are sent on to the command and all that it started. What stops redsync (Ctrl-Z, SIGTSTP) stops the
     /// command too, and the lock is not renewed meanwhile; if it is lost by the time redsync is continued, the
     /// command is ended before it goes on.
     ///
-    /// What this cannot do: when redsync itself is killed by SIGKILL, the command gets SIGTERM from the kernel (on Linux;
-    /// elsewhere it goes on without the lock), but what it started does not, and nobody sees to it that they end. What
-    /// the command leaves running in the background when it ends, or puts into a process group of its own, is outside
-    /// the lock.
+    /// When redsync itself is killed by SIGKILL, the command and all that it started get SIGTERM (on Linux; elsewhere they
+    /// go on without the lock). What still lives shortly before the lock's end gets SIGKILL from a second process of
+    /// redsync, which runs beside the command. As the first process of a container, redsync reaps orphans and sends
+    /// signals on: it needs no init such as tini.
+    ///
+    /// What this cannot do: what the command leaves running in the background when it ends, or puts into a process group
+    /// of its own (setsid, a shell with job control), is outside the lock. If both processes of redsync are killed, or
+    /// redsync stands still (SIGSTOP, a debugger), nobody ends the command.
     #[command(override_usage = "redsync run [OPTIONS] NAME [--] COMMAND [ARGS]...\n       \
                                 redsync run [OPTIONS] NAME -c TEXT", after_help = help::DURATIONS)]
     Run(RunArgs),
@@ -165,6 +177,12 @@ pub(crate) struct RunArgs {
     /// Run TEXT by `sh -c TEXT`, in place of COMMAND; no further words may follow, as with flock(1)
     #[arg(short = 'c', long = "command", id = "TEXT", value_name = "TEXT")]
     shell: Option<OsString>,
+    /// How long the lock may be held, from when it was taken; without it, as long as the command runs
+    ///
+    /// At least the expiry. When this time is over, the command is treated as when the lock is lost: it is ended in time,
+    /// and redsync exits with 74. Against a command that hangs, and would keep its lock for ever.
+    #[arg(long, value_name = "DUR", value_parser = duration::parse)]
+    pub(crate) max_hold: Option<Duration>,
     /// The command and its arguments
     // Once parsed, it is never empty: `-c` has become `sh -c TEXT`.
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
@@ -185,6 +203,12 @@ pub(crate) struct AcquireArgs {
     /// After what time the lock frees itself unless it is extended [default: 8s]
     #[arg(long, value_name = "DUR", value_parser = duration::parse)]
     pub(crate) expiry: Option<Duration>,
+    /// How long one node may take to answer, as a share of the expiry between 0 and 1 [default: 0.05]
+    ///
+    /// The time is at least 50ms and at most 2s, and never longer than the expiry. A larger share suits short locks on slow
+    /// networks or busy machines. For locks on this machine only, the default is 0.25.
+    #[arg(long, value_name = "F", value_parser = factor)]
+    pub(crate) timeout_factor: Option<f64>,
     /// Wait in line for this time at most; 0s is --try [default: without limit]
     ///
     /// Waiters get the lock in the order in which they came. When no quorum of nodes can be reached for longer than the
@@ -356,6 +380,12 @@ impl RunArgs {
         }
         Ok(())
     }
+}
+
+/// A share between 0 and 1, neither of them included.
+fn factor(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| "it is no number; write 0.05 for a twentieth".to_owned())?;
+    if factor > 0.0 && factor < 1.0 { Ok(factor) } else { Err(format!("{factor} is not between 0 and 1")) }
 }
 
 /// Says what clap has to say: help where it was asked for, else what is wrong with the arguments, on one line.

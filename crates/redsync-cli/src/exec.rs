@@ -6,7 +6,6 @@
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Parser;
@@ -16,6 +15,7 @@ use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use crate::child::not_started;
 use crate::exit::Exit;
 use crate::report::{Failure, Report};
+use crate::watch::this_program;
 
 /// What makes this program become a command. Not one of its commands: nobody types it, and so no help, no completion
 /// and no suggestion shows it.
@@ -85,11 +85,4 @@ pub(crate) fn becoming(command: &[OsString], is_told: bool, report: &Report) -> 
     }
     start.arg("--").args(command);
     Some(start)
-}
-
-/// This program's file. By its link in proc(5), it is found even if it was replaced or deleted meanwhile. `None` where
-/// nothing says where it is, as in a chroot without /proc.
-fn this_program() -> Option<PathBuf> {
-    let link = Path::new("/proc/self/exe");
-    if link.exists() { Some(link.to_owned()) } else { env::current_exe().ok() }
 }

@@ -67,6 +67,11 @@ pub(crate) const ENVIRONMENT: Table = &[
         "Set for the command that `run` starts: the lock's name, the holder's token, and its fence. A fence is \
          a number that grows from holder to holder; with --no-fence there is none.",
     ),
+    (
+        "REDSYNC_HELD",
+        "Set for the command, too: the names and tokens of all locks that it runs under, as JSON. Waiting for one of \
+         these is refused, since it would never end.",
+    ),
 ];
 
 pub(crate) const FILES: Table = &[

@@ -10,7 +10,8 @@ use rustix::process::{
 };
 use tokio::time::sleep;
 
-use crate::child::Group;
+use crate::group::{Group, named};
+use crate::report::Report;
 use crate::signals::{JobSignal, JobSignals};
 use crate::terminal::Terminal;
 
@@ -21,6 +22,7 @@ pub(crate) struct Job {
     terminal: Option<Terminal>,
     /// The last signal that was sent on to the command.
     forwarded: Option<Signal>,
+    report: Report,
 }
 
 /// What is to be done.
@@ -34,14 +36,20 @@ pub(crate) enum Turn {
 
 impl Job {
     /// Begins with a command that has just been started, and lets it have the terminal if it is to.
-    pub(crate) fn new(command: Group, signals: JobSignals) -> Self {
-        Self { command, signals, terminal: Terminal::open(command.leader), forwarded: None }
+    pub(crate) fn new(command: Group, signals: JobSignals, report: Report) -> Self {
+        Self { command, signals, terminal: Terminal::open(command.leader), forwarded: None, report }
     }
 
-    /// Sends on a signal that came to us.
+    /// Sends on a signal that came to us. Says so where the command may not be signalled, or a part of it.
     pub(crate) fn forward(&mut self, signal: Signal) {
+        let out_of_reach = self.command.out_of_reach();
         self.command.send(signal);
         self.forwarded = Some(signal);
+        if !out_of_reach.is_empty() {
+            let (name, command) = (name(signal), named(&out_of_reach));
+            let message = format!("{name} was not sent on to {command}: not permitted to signal it");
+            self.report.warning("not_forwarded", &message);
+        }
     }
 
     /// What is to be done next. Cancel safe.
@@ -80,6 +88,19 @@ impl Job {
         self.command.send(Signal::STOP);
         if state(self.command.leader) == State::Ended {
             return;
+        }
+        let mut not_stopped = self.command.not_stopped();
+        if !not_stopped.is_empty() && has_stopped_by_itself {
+            // The terminal stopped it too, which may take a moment.
+            sleep(TIDYING).await;
+            not_stopped = self.command.not_stopped();
+        }
+        if !not_stopped.is_empty() {
+            // It would go on while nobody renews its lock. The caller continues those that did stop.
+            let message =
+                format!("not stopped, since {} goes on: not permitted to signal it", named(&not_stopped));
+            self.report.warning("not_stopped", &message);
+            return self.signals.forget_stop().await;
         }
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
@@ -125,6 +146,20 @@ impl Job {
             self.signals.command_changed().await;
         }
     }
+}
+
+/// The name of a signal that is sent on.
+fn name(signal: Signal) -> String {
+    let known = [
+        (Signal::INT, "SIGINT"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::HUP, "SIGHUP"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+    ];
+    let name = known.iter().find(|(known, _)| *known == signal).map(|(_, name)| (*name).to_owned());
+    name.unwrap_or_else(|| format!("signal {}", signal.as_raw()))
 }
 
 /// How a child stands.

@@ -9,7 +9,7 @@ use redsync::{Guard, Lease};
 use rustix::fs::{OFlags, fcntl_getfl};
 use serde_json::{Map, Value, json};
 
-use crate::acquire::acquire;
+use crate::acquire::{Keeping, acquire};
 use crate::cli::{ExtendArgs, LockArgs, UnlockArgs};
 use crate::exit::Exit;
 use crate::nodes::Fleet;
@@ -23,7 +23,7 @@ pub(crate) async fn lock(
     report: &Report,
 ) -> Result<Exit, Failure> {
     refuse_closed_stdout()?;
-    let guard = acquire(fleet, &args.name, &args.acquire, false, signals, report).await?;
+    let guard = acquire(fleet, &args.name, &args.acquire, Keeping::UntilExpiry, signals, report).await?;
     // First of all: until somebody has the line, nobody can release the lock.
     let lease = guard.lease();
     if let Err(failure) = report.result(&lease, || Value::Object(description(&guard, &lease))) {

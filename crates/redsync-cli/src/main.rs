@@ -10,8 +10,15 @@
 //! | `signals` | signals as events, from before the first attempt on |
 //! | `acquire` | waiting for a lock, leaving in order, and what a person sees meanwhile |
 //! | `run` | a command that runs while the lock is held, and no longer |
-//! | `child` | the command's process and its group |
+//! | `ending` | the command is ended with its lock, and what is said where that fails |
+//! | `nesting` | the locks that redsync commands around this one hold |
+//! | `child` | the command's process |
+//! | `group` | the command's process group: who is in it, and whom this process may signal |
+//! | `processes` | the processes of this machine, as proc(5) shows them |
+//! | `rights` | a command that runs with the rights of another user |
 //! | `exec` | the process that becomes the command, and has the kernel tell it when redsync is gone |
+//! | `watch` | the process that ends what a killed redsync leaves behind |
+//! | `orphans` | children that this process inherited, reaped when they end |
 //! | `job` | the command stops and goes on together with this process |
 //! | `terminal` | whose turn it is at the terminal |
 //! | `lease_commands` | `lock`, `extend`, `unlock` |
@@ -34,6 +41,7 @@ mod child;
 mod cli;
 mod completions;
 mod duration;
+mod ending;
 #[cfg(target_os = "linux")]
 mod exec;
 mod exit;
@@ -41,6 +49,7 @@ mod fence;
 mod force;
 #[cfg(test)]
 mod fuzz;
+mod group;
 mod held;
 mod help;
 mod job;
@@ -50,13 +59,18 @@ mod local_store;
 mod ls;
 mod man;
 mod moment;
+mod nesting;
 mod nodes;
+mod orphans;
+mod processes;
 mod report;
+mod rights;
 mod run;
 mod signals;
 mod status;
 mod terminal;
 mod version;
+mod watch;
 mod withheld;
 
 use std::convert::Infallible;
@@ -67,6 +81,7 @@ use std::time::Duration;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
+use crate::orphans::Orphans;
 use crate::report::{Failure, Report};
 use crate::signals::Signals;
 
@@ -74,6 +89,9 @@ fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     if let Some(becoming) = exec::Becoming::asked_for() {
         return becoming.map_or_else(|error| cli::explain(&error), exec::Becoming::begin).into();
+    }
+    if let Some(watching) = watch::Watching::asked_for() {
+        return watching.begin().into();
     }
     let exit = match cli::parse() {
         Ok(cli) => {
@@ -136,9 +154,10 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
         Some(signals) => signals.unless_one_comes(opened).await?,
         None => opened.await?,
     };
+    let orphans = Orphans::new();
     let working = async {
         match (command, &mut signals) {
-            (Command::Run(args), Some(signals)) => run::run(&fleet, args, signals, report).await,
+            (Command::Run(args), Some(signals)) => run::run(&fleet, args, &orphans, signals, report).await,
             (Command::Lock(args), Some(signals)) => lease_commands::lock(&fleet, args, signals, report).await,
             (Command::Extend(args), _) => lease_commands::extend(&fleet, args, report).await,
             (Command::Unlock(args), _) if args.force => force::unlock(&fleet, args, report).await,
@@ -161,6 +180,8 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
         biased;
         never = telling => match never {},
         outcome = working => outcome,
+        // After the command has been waited for.
+        never = orphans.reap() => match never {},
     };
     // Undo of an attempt that was left, and releases on slow nodes, before the runtime that does them is gone. Where
     // `unlock` found nothing to release, there is nothing to finish either.

@@ -1,46 +1,68 @@
 //! A command that runs while the lock is held, and no longer.
 
+use std::convert::Infallible;
+use std::fmt;
 use std::future::{Future, pending};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use redsync::{Clock, Error, ErrorKind, Guard, Lost, NodeError, SystemClock};
-use rustix::process::Signal;
-use tokio::time::sleep;
+use redsync::{Clock, Error, ErrorKind, Guard, Instant, Lost, NodeError, SystemClock};
 
-use crate::acquire::acquire;
+use crate::acquire::{Keeping, acquire};
 use crate::child::Child;
 use crate::cli::{OnLost, RunArgs};
+use crate::ending::{Ending, Margins, end};
 use crate::exit::Exit;
 use crate::job::{Job, Turn};
 use crate::nodes::Fleet;
+use crate::orphans::Orphans;
 use crate::report::{Failure, Report};
 use crate::signals::{JobSignals, Signals};
+use crate::watch::Watcher;
 
 pub(crate) async fn run(
     fleet: &Fleet,
     args: &RunArgs,
+    orphans: &Orphans,
     signals: &mut Signals,
     report: &Report,
 ) -> Result<Exit, Failure> {
-    let guard = acquire(fleet, &args.name, &args.acquire, true, signals, report).await?;
+    MaxHold::check(args)?;
+    let guard = acquire(
+        fleet,
+        &args.name,
+        &args.acquire,
+        Keeping::Renewed { at_most: args.max_hold },
+        signals,
+        report,
+    )
+    .await?;
+    let max_hold = args.max_hold.map(MaxHold::from_now);
     let job_signals = JobSignals::listen()?;
+    let held = Held::new(&guard, args, max_hold, report);
     let ended = match Child::spawn(&args.command, &guard, args.on_lost, report) {
         Ok(child) => {
-            let job = Job::new(child.group, job_signals);
-            supervise(child, job, &guard, args, signals, report).await
+            orphans.spare(child.group.leader);
+            held.watcher.watch(child.group);
+            held.tell_watcher();
+            let job = Job::new(child.group, job_signals, *report);
+            let ended = supervise(child, job, &held, signals).await;
+            if ended.is_ok() {
+                held.watcher.dismiss();
+            }
+            ended
         }
         Err(failure) => Err(failure),
     };
-    // The command is reaped; only now may another begin.
+    // The command is reaped, or its lock is lost; only now may another begin.
     let (name, lost) = (guard.name().clone(), guard.lost());
     let released = guard.unlock().await;
     match (ended?, released) {
-        (Ended::ByUs { in_time }, _) => {
+        (Ended::ByUs(ending), _) => {
             // Not earlier: a terminal or a pipe that takes nothing would delay the end of the command.
-            report.warning("lost", &why_it_was_ended(in_time, &lost.await));
+            report.warning("lost", &ending.last_line(&lost.await));
             Ok(Exit::Lost)
         }
         (Ended::WithoutLock(status), _) => Ok(exit_without_lock(status)),
@@ -72,33 +94,51 @@ enum Ended {
     /// By itself, after its lock was lost; which has been told.
     WithoutLock(ExitStatus),
     /// By us, because the lock was lost; or in time, because it was about to be.
-    ByUs {
-        in_time: bool,
-    },
+    ByUs(Ending),
 }
 
-/// How much of the lock's validity is left when its command is made to end.
-///
-/// The guard renews itself each time that a third of its time has passed, and again and again where that fails. When a
-/// sixth is left, it has failed for half of the expiry: the rest is better spent on letting the command tidy up, and 2 s
-/// are enough for that. A process that gets KILL is not gone at once: it may have memory to give back, or wait for a
-/// disk; and on a machine that is so busy that a lock is lost, both it and we may have to wait for a turn. The last
-/// twentieth is for that. Where there is more than enough, neither share needs to grow with the expiry.
-#[derive(Clone, Copy)]
-struct Margins {
-    /// It gets TERM when no more than this is left,
-    terminate: Duration,
-    /// and KILL when no more than this is.
-    kill: Duration,
+/// The lock under which a command runs.
+pub(crate) struct Held<'a> {
+    pub(crate) guard: &'a Guard,
+    pub(crate) margins: Margins,
+    pub(crate) watcher: Watcher,
+    pub(crate) report: &'a Report,
+    expiry: Duration,
+    max_hold: Option<MaxHold>,
+    /// Whether the command is ended with the lock.
+    ends_command: bool,
 }
 
-impl Margins {
-    /// In words: `run --help`.
-    fn of(expiry: Duration) -> Self {
-        Self {
-            terminate: (expiry / 6).min(Duration::from_secs(2)),
-            kill: (expiry / 20).min(Duration::from_millis(500)),
+impl<'a> Held<'a> {
+    fn new(guard: &'a Guard, args: &RunArgs, max_hold: Option<MaxHold>, report: &'a Report) -> Self {
+        let expiry = args.acquire.expiry();
+        let ends_command = args.on_lost == OnLost::Terminate;
+        let watcher = if ends_command { Watcher::start(report) } else { Watcher::none() };
+        Self { guard, margins: Margins::of(expiry), watcher, report, expiry, max_hold, ends_command }
+    }
+
+    /// Tells the watcher by when nothing of the command may be left.
+    pub(crate) fn tell_watcher(&self) {
+        self.watcher.tell(self.guard.valid_until() - self.margins.kill);
+    }
+
+    /// Tells the watcher so after each renewal.
+    async fn keep_watcher_informed(&self) -> Infallible {
+        loop {
+            self.tell_watcher();
+            // As often as `until_left` looks.
+            SystemClock.sleep_until(SystemClock.now() + self.margins.terminate / 2).await;
         }
+    }
+
+    /// The limit for which the lock is about to end, or has ended.
+    fn reached(&self) -> Option<MaxHold> {
+        self.max_hold.filter(|limit| limit.is_end_of(self.guard, self.expiry))
+    }
+
+    /// Whether the command may have the lock for one more expiry: extensions by hand are not limited by the guard.
+    fn may_extend(&self) -> bool {
+        self.max_hold.is_none_or(|limit| SystemClock.now() + self.expiry <= limit.end)
     }
 }
 
@@ -106,13 +146,10 @@ impl Margins {
 async fn supervise(
     mut child: Child,
     mut job: Job,
-    guard: &Guard,
-    args: &RunArgs,
+    held: &Held<'_>,
     signals: &mut Signals,
-    report: &Report,
 ) -> Result<Ended, Failure> {
-    let margins = Margins::of(args.acquire.expiry());
-    let ends_with_lock = args.on_lost == OnLost::Terminate;
+    let Held { guard, margins, report, ends_command, .. } = *held;
     let mut is_told = false;
     // What a continued process asks for by hand.
     let mut extending: Pin<Box<dyn Future<Output = ()>>> = Box::pin(pending());
@@ -130,57 +167,76 @@ async fn supervise(
                     job.stop(until_left(guard, margins.terminate)).await;
                 }
                 // Before the command does anything: nobody renewed the lock while we stood still.
-                if ends_with_lock && !is_held_still(guard, margins).await {
+                if ends_command && !is_held_still(held).await {
                     break;
                 }
                 job.go_on();
-                // Whatever it says, the guard knows; and if the lock is gone, the sooner the better.
-                extending = Box::pin(async { drop(guard.extend().await) });
+                if held.may_extend() {
+                    // Whatever it says, the guard knows; and if the lock is gone, the sooner the better.
+                    extending = Box::pin(async { drop(guard.extend().await) });
+                }
             }
             () = &mut extending => extending = Box::pin(pending()),
-            () = until_left(guard, margins.terminate), if ends_with_lock => break,
-            lost = guard.lost(), if !ends_with_lock && !is_told => {
+            () = until_left(guard, margins.terminate), if ends_command => break,
+            never = held.keep_watcher_informed() => match never {},
+            lost = guard.lost(), if !ends_command && !is_told => {
                 let name = lost.name();
-                let message = format!("lock {name:?} was lost, and the command goes on without it: {}", cause(&lost));
+                let message = match held.reached().filter(|_| lost.cause().is_none()) {
+                    Some(limit) => format!("lock {name:?} reached {limit}, and the command goes on without it"),
+                    None => format!("lock {name:?} was lost, and the command goes on without it: {}", cause(&lost)),
+                };
                 report.warning("lost", &message);
                 is_told = true;
             }
         }
     }
-    let in_time = guard.is_valid();
-    end(child, job, guard, margins, signals).await?;
-    Ok(Ended::ByUs { in_time })
+    let (in_time, max_hold) = (guard.is_valid(), held.reached());
+    let left = end(child, job, held, signals).await?;
+    Ok(Ended::ByUs(Ending { in_time, max_hold, left }))
 }
 
-/// Makes the command end, and all that is left of it, while the lock is still held if it is.
-async fn end(
-    mut child: Child,
-    mut job: Job,
-    guard: &Guard,
-    margins: Margins,
-    signals: &mut Signals,
-) -> Result<(), Failure> {
-    child.group.send(Signal::TERM);
-    // Where it is stopped, it hears of that first.
-    child.group.send(Signal::CONT);
-    let mut grace = pin!(grace(guard, margins));
-    loop {
-        tokio::select! {
-            biased;
-            gone = child.all_gone() => return gone.map_err(|error| not_waited_for(&error)),
-            signal = signals.next() => job.forward(signal),
-            () = &mut grace => {
-                child.group.send(Signal::KILL);
-                return child.ended().await.map(drop).map_err(|error| not_waited_for(&error));
-            }
+/// How long the lock may be held: `--max-hold`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MaxHold {
+    length: Duration,
+    end: Instant,
+}
+
+impl MaxHold {
+    fn check(args: &RunArgs) -> Result<(), Failure> {
+        let expiry = args.acquire.expiry();
+        match args.max_hold.filter(|max_hold| *max_hold < expiry) {
+            Some(max_hold) => Err(Failure::usage(format!(
+                "--max-hold {max_hold:?} is shorter than the expiry, {expiry:?}: the first lease lasts as long as that; give a shorter --expiry too"
+            ))),
+            None => Ok(()),
         }
+    }
+
+    /// Of a lock that was acquired just now.
+    fn from_now(length: Duration) -> Self {
+        Self { length, end: SystemClock.now() + length }
+    }
+
+    /// Whether the guard ends no earlier than this limit allows. Its last renewals are cut to fit, and it does without
+    /// one that would gain little.
+    fn is_end_of(self, guard: &Guard, expiry: Duration) -> bool {
+        guard.valid_until() + expiry / 20 + Duration::from_millis(10) >= self.end
+    }
+}
+
+/// `its maximum hold (--max-hold 60s)`.
+impl fmt::Display for MaxHold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its maximum hold (--max-hold {:?})", self.length)
     }
 }
 
 /// Whether the lock lives long enough for a command that was stopped to go on. Where little is left, it is extended
 /// first.
-async fn is_held_still(guard: &Guard, margins: Margins) -> bool {
-    if guard.remaining() <= margins.terminate {
+async fn is_held_still(held: &Held<'_>) -> bool {
+    let Held { guard, margins, .. } = *held;
+    if guard.remaining() <= margins.terminate && held.may_extend() {
         tokio::select! {
             biased;
             () = until_left(guard, margins.kill) => {}
@@ -191,23 +247,9 @@ async fn is_held_still(guard: &Guard, margins: Margins) -> bool {
     guard.remaining() > margins.terminate
 }
 
-/// The time that a command has from TERM to KILL.
-async fn grace(guard: &Guard, margins: Margins) {
-    if !guard.is_valid() {
-        // Too late to be in time: another may hold the lock already.
-        return sleep(LAST_MOMENT).await;
-    }
-    // A renewal may succeed after all. That prolongs nothing: a command that does not end would have the lock for ever.
-    let end = guard.valid_until() - margins.kill;
-    tokio::select! {
-        () = SystemClock.sleep_until(end) => {}
-        () = until_left(guard, margins.kill) => {}
-    }
-}
-
 /// Completes when the guard has no more than `margin` to live. After the machine or this process stood still, that is
 /// at once.
-async fn until_left(guard: &Guard, margin: Duration) {
+pub(crate) async fn until_left(guard: &Guard, margin: Duration) {
     loop {
         let now = SystemClock.now();
         let left = guard.remaining().saturating_sub(margin);
@@ -229,19 +271,8 @@ fn exit_without_lock(status: ExitStatus) -> Exit {
     if status.success() { Exit::Lost } else { Exit::Command(status) }
 }
 
-fn why_it_was_ended(in_time: bool, lost: &Lost) -> String {
-    let name = lost.name();
-    match (in_time, lost.cause()) {
-        (true, None) => format!("lock {name:?} could not be renewed in time, so the command was ended"),
-        (true, Some(cause)) => {
-            format!("lock {name:?} could not be renewed in time, so the command was ended: {cause}")
-        }
-        (false, _) => format!("lock {name:?} was lost, so the command was ended: {}", cause(lost)),
-    }
-}
-
 /// What the last renewal failed with.
-fn cause(lost: &Lost) -> String {
+pub(crate) fn cause(lost: &Lost) -> String {
     lost.cause().map_or_else(
         || "its time ran out while redsync or the machine stood still".to_owned(),
         ToString::to_string,
@@ -258,9 +289,6 @@ fn is_certain(error: &Error) -> bool {
     }
 }
 
-fn not_waited_for(error: &io::Error) -> Failure {
+pub(crate) fn not_waited_for(error: &io::Error) -> Failure {
     Failure::system("cannot wait for the command", error)
 }
-
-/// What a command has between the signals when its lock is over: enough for a line in a log, not for work.
-const LAST_MOMENT: Duration = Duration::from_millis(20);

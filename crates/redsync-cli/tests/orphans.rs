@@ -1,4 +1,4 @@
-//! When redsync itself is gone: the kernel tells its command, and nobody else.
+//! When redsync itself is gone: the kernel tells its command, and the watcher ends all that is left in time.
 
 mod support;
 
@@ -6,7 +6,7 @@ use std::fs;
 use std::process;
 use std::time::Duration;
 
-use redsync_testkit::wait_until;
+use redsync_testkit::{RedisServer, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Machine, Running, SOON, ended_by, is_alive};
 
@@ -41,15 +41,113 @@ fn the_command_is_told_whatever_program_it_becomes() {
 }
 
 #[test]
-fn what_the_command_started_is_not_told() {
+fn what_the_command_started_is_told_too() {
     let machine = Machine::new();
-    let running =
-        machine.start_sh("--expiry 1h backup", "sleep 60 & echo $! > grandchild; echo $$ > pid; wait");
+    let script =
+        "(trap 'echo told > told; exit 0' TERM; echo ready > ready; while :; do sleep 0.02; done) & wait";
+    let running = machine.start_sh("--expiry 1h backup", script);
+    machine.wait_for_file("ready");
+    kill_outright(running);
+    wait_until("the grandchild is told", SOON, || machine.read("told") == "told\n");
+}
+
+#[test]
+fn the_command_is_told_once() {
+    let machine = Machine::new();
+    let script = "trap 'echo told >> told' TERM; echo $$ > pid; while :; do sleep 0.02; done";
+    let running = machine.start_sh("--expiry 1m backup", script);
+    let pid = machine.wait_for_file("pid");
+    let watcher = watcher_of(&running);
+    kill_outright(running);
+    wait_until("the command is told", SOON, || machine.read("told") == "told\n");
+    kill(&pid);
+    wait_until("the watcher is done", SOON, || !is_alive(&watcher));
+    assert_eq!(machine.read("told"), "told\n");
+}
+
+#[test]
+fn what_will_not_end_is_gone_before_the_next_can_hold() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script = "trap '' TERM; sleep 60 & echo $! > grandchild; echo $$ > pid; while :; do sleep 0.02; done";
+    let running = machine.start_sh("--expiry 2s backup", script);
     let (grandchild, pid) = (machine.wait_for_file("grandchild"), machine.wait_for_file("pid"));
     kill_outright(running);
+    assert!(is_alive(&grandchild), "it has time to end by itself");
+    // A zombie is gone, whenever it is reaped.
+    let beside = format!(
+        "for pid in {pid} {grandchild}; do grep -qs '^State:.[^ZX]' /proc/$pid/status && echo beside > beside; done; :"
+    );
+    let next = machine.run_sh("backup", &beside);
+    assert_eq!(next.code, Some(0), "{next}");
+    assert!(!machine.path("beside").exists(), "the next held beside what the last one left");
+}
+
+#[test]
+fn what_is_stopped_is_ended_too() {
+    let machine = Machine::new();
+    let running =
+        machine.start_sh("--expiry 1s backup", "sleep 60 & echo $! > grandchild; echo $$ > pid; wait");
+    let (grandchild, pid) = (machine.wait_for_file("grandchild"), machine.wait_for_file("pid"));
+    for process in [&grandchild, &pid] {
+        kill_process(Pid::from_raw(process.parse().unwrap()).unwrap(), Signal::STOP).unwrap();
+    }
+    kill_outright(running);
+    wait_until("both are gone", SOON, || !is_alive(&grandchild) && !is_alive(&pid));
+}
+
+#[test]
+fn the_watcher_leaves_alone_what_the_command_left_running() {
+    let machine = Machine::new();
+    let go = machine.fifo("go");
+    let running = machine.start_sh("backup", "sleep 60 & echo $! > left; read line < go; exit 3");
+    let left = machine.wait_for_file("left");
+    let watcher = watcher_of(&running);
+    fs::write(go, "go\n").unwrap();
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(3), "{outcome}");
+    wait_until("the watcher is gone", SOON, || !is_alive(&watcher));
+    assert!(is_alive(&left), "the help says that it is outside the lock");
+    kill(&left);
+}
+
+#[test]
+fn the_watcher_holds_nothing_that_the_caller_waits_for() {
+    let machine = Machine::new();
+    // `$(…)` ends when nobody has the pipe open any more.
+    let script =
+        "out=$($redsync run -q backup -- sh -c 'echo $$ > pid; echo out' 2>&1 3>&1); echo \"$out\" > seen";
+    let outcome = Running::start(&mut machine.shell(script)).outcome();
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+    assert_eq!(machine.read("seen"), "out\n");
+}
+
+#[test]
+fn the_watcher_stays_when_its_name_or_group_is_signalled() {
+    let machine = Machine::new();
+    let running = machine.start_sh("--expiry 1h backup", "echo $$ > pid; exec sleep 60");
+    let pid = machine.wait_for_file("pid");
+    let watcher = watcher_of(&running);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        kill_process(Pid::from_raw(watcher.parse().unwrap()).unwrap(), signal).unwrap();
+    }
+    kill_outright(running);
     wait_until("the command is gone", SOON, || !is_alive(&pid));
-    assert!(is_alive(&grandchild), "the help says that it is not");
-    kill_process(Pid::from_raw(grandchild.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    wait_until("the watcher is gone", SOON, || !is_alive(&watcher));
+}
+
+/// The process that watches over the command of a redsync that runs.
+#[track_caller]
+fn watcher_of(redsync: &Running) -> String {
+    let redsync = redsync.pid().as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{redsync}/task/{redsync}/children")).unwrap();
+    let line = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let watcher = children.split_whitespace().find(|pid| line(pid).split('\0').any(|word| word == "__watch"));
+    watcher.expect("it has a watcher").to_owned()
+}
+
+fn kill(pid: &str) {
+    kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
 }
 
 #[test]

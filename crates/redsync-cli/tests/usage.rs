@@ -254,8 +254,10 @@ fn the_help_and_the_manual_say_what_a_run_cannot_do() {
         let text = outcome.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
             "SIGKILL follows SIGTERM at once",
-            "when redsync itself is killed by SIGKILL, the command gets SIGTERM from the kernel",
-            "What the command leaves running in the background when it ends, or puts into a process group of its own, is outside the lock",
+            "When redsync itself is killed by SIGKILL, the command and all that it started get SIGTERM (on Linux;",
+            "what the command leaves running in the background when it ends, or puts into a process group of its own (setsid, a shell with job control), is outside the lock",
+            "If both processes of redsync are killed, or redsync stands still (SIGSTOP, a debugger), nobody ends the command",
+            "(sudo, setuid) cannot be signalled by an ordinary user",
         ] {
             assert!(text.contains(part), "{arguments:?}: no {part:?} in {outcome}");
         }
