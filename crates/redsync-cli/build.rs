@@ -1,5 +1,5 @@
 //! Tells the program which commit and for which target it is built. Without git, or outside of the repository, it does without the
-//! commit, which REDSYNC_COMMIT can name.
+//! commit, which GIT_COMMIT can name.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,11 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-env-changed=REDSYNC_COMMIT");
+    println!("cargo:rerun-if-env-changed=GIT_COMMIT");
     println!("cargo:rustc-env=REDSYNC_TARGET={}", env::var("TARGET").unwrap_or_default());
-    let given = env::var("REDSYNC_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let given = env::var("GIT_COMMIT").ok().filter(|commit| !commit.is_empty());
     if let Some(commit) = given.or_else(commit) {
-        println!("cargo:rustc-env=REDSYNC_COMMIT={commit}");
+        println!("cargo:rustc-env=GIT_COMMIT={commit}");
     }
 }
 

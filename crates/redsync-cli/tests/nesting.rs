@@ -35,7 +35,7 @@ fn other_names_and_other_nodes_are_other_locks() {
     let machine = Machine::with_nodes([&server]);
     for script in [
         "$redsync run -q backup -- $redsync run -q other -- true",
-        "REDSYNC_NODES= $redsync run -q backup -- env REDSYNC_NODES=$REDSYNC_NODES $redsync run -q backup -- true",
+        "env -u REDSYNC_NODES $redsync run -q backup -- env REDSYNC_NODES=$REDSYNC_NODES $redsync run -q backup -- true",
     ] {
         let outcome = finish(&mut machine.shell(script));
         assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{script}: {outcome}");

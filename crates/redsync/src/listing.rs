@@ -160,7 +160,7 @@ impl Redsync {
 async fn pass(node: &dyn Node, clock: &dyn Clock, search: &Search) -> Result<(Vec<Listed>, bool), NodeError> {
     let mut locks = Vec::new();
     let mut from = String::new();
-    loop {
+    for _ in 0..MOST_PAGES {
         let end = clock.sleep_until(clock.now() + Redsync::LOOK);
         let page = tokio::select! {
             biased;
@@ -172,11 +172,17 @@ async fn pass(node: &dyn Node, clock: &dyn Clock, search: &Search) -> Result<(Ve
         locks.extend(page.locks);
         match page.next {
             None => return Ok((locks, true)),
-            Some(_) if locks.len() > Listing::MOST => return Ok((locks, false)),
+            Some(_) if locks.len() > Listing::MOST => break,
+            // A node that leads in a circle has no end.
+            Some(next) if next == from => break,
             Some(next) => from = next,
         }
     }
+    Ok((locks, false))
 }
+
+/// How many pages of one node are looked at: those of some fifty million keys.
+const MOST_PAGES: u32 = 100_000;
 
 /// What the nodes said.
 struct Votes {

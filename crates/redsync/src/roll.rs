@@ -88,8 +88,13 @@ impl Voter {
         Self { node, index, roll }
     }
 
-    /// `answer`, if the node may vote. One that has not said who it is yet is asked at the same time.
-    fn vouched<'a, T: Send + 'a>(&'a self, answer: impl FnOnce() -> Answer<'a, T>) -> Answer<'a, T> {
+    /// `answer`, if the node may vote. One that has not said who it is yet is asked at the same time. `grants` says whether
+    /// an answer grants the lease.
+    fn vouched<'a, T: Send + 'a>(
+        &'a self,
+        answer: impl FnOnce() -> Answer<'a, T>,
+        grants: fn(&T) -> bool,
+    ) -> Answer<'a, T> {
         match self.roll.standings[self.index].load(Ordering::Relaxed) {
             VOTES => answer(),
             DUPLICATE => Box::pin(ready(Err(self.duplicate()))),
@@ -97,9 +102,12 @@ impl Voter {
                 let answer = answer();
                 Box::pin(async move {
                     let (who, answer) = tokio::join!(self.identify(), answer);
-                    // It may have been applied; by the same token, so that its release finds it.
-                    who.map_err(NodeFault::perhaps_applied)?;
-                    answer
+                    match (who, answer) {
+                        // The lease stands there, and counts for nothing; its release finds it.
+                        (Err(fault), Ok(answer)) if grants(&answer) => Err(fault.perhaps_applied()),
+                        // What certainly was not applied, needs no release.
+                        (_, answer) => answer,
+                    }
                 })
             }
         }
@@ -111,8 +119,8 @@ impl Voter {
                 None => Ok(()),
                 Some(_) => Err(self.duplicate()),
             },
-            // Nobody can know then.
-            Err(fault) if fault.kind() == FaultKind::Refused => {
+            // Nobody can know then. What it refuses for a moment only, it may tell later.
+            Err(fault) if fault.kind() == FaultKind::Refused && !is_of_a_moment(&fault) => {
                 self.roll.standings[self.index].store(VOTES, Ordering::Relaxed);
                 Ok(())
             }
@@ -123,6 +131,12 @@ impl Voter {
     fn duplicate(&self) -> NodeFault {
         NodeFault::refused("DUPLICATE", SAME_SERVER)
     }
+}
+
+/// True of what a server says while it is busy, or not ready yet.
+fn is_of_a_moment(fault: &NodeFault) -> bool {
+    let codes = ["BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+    fault.code().is_some_and(|code| codes.contains(&code))
 }
 
 const SAME_SERVER: &str =
@@ -152,19 +166,22 @@ impl Node for Voter {
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
-        self.vouched(|| self.node.acquire(claim))
+        self.vouched(|| self.node.acquire(claim), |acquired| matches!(acquired, Acquired::Granted(_)))
     }
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
-        self.vouched(|| self.node.extend(claim, if_free))
+        self.vouched(
+            || self.node.extend(claim, if_free),
+            |extended| matches!(extended, Extended::Extended(_) | Extended::Retaken),
+        )
     }
 
     fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered> {
-        self.vouched(|| self.node.enter(client, places))
+        self.vouched(|| self.node.enter(client, places), |_| true)
     }
 
     fn yield_lease<'a>(&'a self, client: &'a ClientId, place: &'a Place) -> Answer<'a, Entered> {
-        self.vouched(|| self.node.yield_lease(client, place))
+        self.vouched(|| self.node.yield_lease(client, place), |_| true)
     }
 
     fn release<'a>(

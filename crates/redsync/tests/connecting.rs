@@ -408,3 +408,46 @@ async fn a_certificate_file_without_a_certificate_is_refused_and_named() {
 
     assert_contains(&error.to_string(), &[&file]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_down_from_the_start_is_owed_no_release() {
+    let servers = redsync_testkit::servers(2);
+    // Bound and closed: nobody listens there.
+    let down = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let urls = [servers[0].url(), servers[1].url(), format!("redis://{down}")];
+    let redsync = urls
+        .into_iter()
+        .fold(Redsync::builder().restart_guard(false), redsync::Builder::url)
+        .build()
+        .unwrap();
+    redsync.check_nodes().await.unwrap();
+
+    redsync.mutex("name").lock().await.unwrap().unlock().await.unwrap();
+
+    let (took, is_done) = timed(redsync.shutdown()).await;
+    assert!(is_done && took < Duration::from_secs(2), "{is_done} after {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn something_large_under_a_locks_name_is_taken_and_breaks_one_connection_at_most() {
+    let server = RedisServer::start();
+    server.command(&["SET", "large", &"x".repeat(2 << 20)]);
+    let redsync = connect_to(&server).await;
+    let other = redsync.mutex("other").lock().await.unwrap();
+    // The first answer is lost with the connection: SET tells all that is there.
+    let _ = redsync.mutex("large").try_lock().await;
+    // Asking makes a connection of its own each time.
+    let connections = || {
+        let stats = server.info("stats");
+        let told = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        told.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = connections();
+    for _ in 0..10 {
+        assert!(redsync.mutex("large").try_lock().await.unwrap().is_none());
+        assert!(redsync.mutex("large").fenced().try_lock().await.unwrap().is_none());
+    }
+    assert!(redsync.inspect("large").await.unwrap().holder().is_some_and(|holder| holder.token().len() == 512));
+    assert_eq!(connections(), before + 1, "that of this question");
+    other.unlock().await.unwrap();
+}

@@ -1,9 +1,10 @@
 //! How a line is kept on a Redis server, seen from the server.
 
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use redsync::{
-    Acquired, Claim, ClientId, Expiry, Fence, InLine, LockName, Node, Place, Placed, Proposal, RedisNode,
+    Acquired, Claim, ClientId, Expiry, Fence, Grant, InLine, Listener, LockName, Node, Place, Placed, Proposal, RedisNode,
     Released, Round, Succession, Ticket, Token,
 };
 use redsync_testkit::RedisServer;
@@ -142,4 +143,49 @@ async fn a_place_at_another_ticket_takes_that_of_the_former() {
 
     assert_eq!(server.get("name").as_deref(), Some("second"));
     assert_eq!(server.command(&["ZCARD", LINE]).int(), 2);
+}
+
+/// Hears what is told of its waiters.
+#[derive(Debug, Default)]
+struct Hears(Mutex<Vec<Token>>);
+
+impl Listener for Hears {
+    fn granted(&self, grant: Grant) {
+        self.0.lock().unwrap().push(grant.token);
+    }
+
+    fn freed(&self, name: LockName) {
+        self.0.lock().unwrap().push(Token::from_text(name.as_str()).unwrap());
+    }
+
+    fn interrupted(&self) {}
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_a_grant_that_the_server_refuses_to_write() {
+    for (settings, code) in [
+        (["REPLICAOF", "127.0.0.1", "1"].as_slice(), "READONLY"),
+        (["CONFIG", "SET", "min-replicas-to-write", "1"].as_slice(), "NOREPLICAS"),
+    ] {
+        for succession in [Succession::HandOver, Succession::Barging] {
+            let server = RedisServer::start();
+            let (holding, waiting) = (node(&server), node(&server));
+            take(&holding, "holder").await;
+            let (client, hears) = (ClientId::random(), Arc::new(Hears::default()));
+            let listener: Weak<dyn Listener> = Arc::<Hears>::downgrade(&hears);
+            waiting.listen(&client, listener);
+            let place = Place::new(claim("waiter"), Ticket::from_micros(1), Round::new(1));
+            waiting.enter(&client, &[place]).await.unwrap();
+            server.command(settings);
+
+            let claim = claim("holder");
+            let released = holding.release(&claim.name, &claim.token, succession).await;
+
+            assert!(released.as_ref().is_err_and(|fault| fault.to_string().contains(code)), "{released:?}");
+            assert_eq!(server.get("name").as_deref(), Some("holder"));
+            // What was published comes by the connection that answers this.
+            let _ = waiting.inspect(&claim.name).await;
+            assert!(hears.0.lock().unwrap().is_empty(), "{code}: it is told of what did not happen");
+        }
+    }
 }

@@ -29,9 +29,9 @@ impl Account {
         self.user.as_deref().unwrap_or("default")
     }
 
-    /// Whether the URL names a user, whose permissions may be few.
-    pub(super) const fn names_a_user(&self) -> bool {
-        self.user.is_some()
+    /// Whether the URL names a user other than the default one, whose permissions may be few.
+    pub(super) fn names_a_user(&self) -> bool {
+        self.user.as_deref().is_some_and(|user| user != "default")
     }
 
     /// `text` without the password, also where the server quotes only its beginning. Nothing of the text is left where a

@@ -15,4 +15,4 @@ if not holder or holder == ARGV[1] then
   end
   return false
 end
-return {holder, redis.call('PTTL', KEYS[1])}
+return {string.sub(holder, 1, 512), redis.call('PTTL', KEYS[1])}

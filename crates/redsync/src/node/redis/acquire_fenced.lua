@@ -11,7 +11,7 @@
 -- Called by RedisNode::acquire, after acquire_fenced_free.lua and fence.lua.
 local holder = redis.call('GET', KEYS[1])
 if holder ~= ARGV[1] then
-  return {holder, redis.call('PTTL', KEYS[1])}
+  return {string.sub(holder, 1, 512), redis.call('PTTL', KEYS[1])}
 end
 local fence = counter_at(KEYS[2])
 if fence == 0 then

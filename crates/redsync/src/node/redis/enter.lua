@@ -43,7 +43,8 @@ if not holder or (yields and asking[holder]) then
     return 1
   end
 end
-local reply = {holder, redis.call('PTTL', LEASE), now}
+-- Others may keep anything there, at any length; no token is longer.
+local reply = {holder and string.sub(holder, 1, 512), redis.call('PTTL', LEASE), now}
 for i = 3, #ARGV, 6 do
   local rank = ARGV[i] ~= holder and redis.call('ZRANK', LINE, ARGV[i])
   local fence = not rank and ARGV[i + 4] ~= '0' and counter_at(FENCE)

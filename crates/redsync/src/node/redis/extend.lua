@@ -26,7 +26,7 @@ if holder == ARGV[1] then
   return ARGV[4] == '0' and 1 or -raised()
 end
 if holder then
-  return {holder, redis.call('PTTL', KEYS[1])}
+  return {string.sub(holder, 1, 512), redis.call('PTTL', KEYS[1])}
 end
 if ARGV[3] == '1' then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])

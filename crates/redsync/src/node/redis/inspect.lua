@@ -5,7 +5,9 @@
 -- Reply    {holder's token or nil, milliseconds left or -1, how many wait, where the counter stands, or 0, token, ticket,
 --          token, ticket, …}
 -- Called by RedisNode::inspect.
-local reply = {redis.call('GET', LEASE), redis.call('PTTL', LEASE), math.ceil(redis.call('ZCARD', LINE) / 2)}
+local holder = redis.call('GET', LEASE)
+-- Others may keep anything there, at any length; no token is longer.
+local reply = {holder and string.sub(holder, 1, 512), redis.call('PTTL', LEASE), math.ceil(redis.call('ZCARD', LINE) / 2)}
 reply[#reply + 1] = counter_at(FENCE) or 0
 local members = redis.call('ZRANGE', LINE, 0, ARGV[1] * 2 - 1, 'WITHSCORES')
 local token = false

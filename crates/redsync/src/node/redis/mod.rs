@@ -301,7 +301,9 @@ impl RedisNode {
         };
         let mut reply = self.run(name, &scripts::ENTER, &keys, arguments).await?;
         // More waiters are dead than one call drops.
+        let mut further_calls = FurtherCalls::default();
         while matches!(reply, Reply::Int(1)) {
+            further_calls.pause().await;
             let further = self.run(name, &scripts::ENTER, &keys, arguments).await;
             reply = further.map_err(NodeFault::perhaps_applied)?;
         }
@@ -389,6 +391,12 @@ impl RedisNode {
             Err(fault) if is_syntax_error(&fault) => {
                 self.set_takes_nx_and_get.store(false, Ordering::Relaxed);
                 Ok(None)
+            }
+            // Another program keeps something large under a lock's name, and SET tells all of it. The script does not. The
+            // connection is gone, so this answer is lost; no further one is.
+            Err(fault) if is_too_large(&fault) => {
+                self.set_takes_nx_and_get.store(false, Ordering::Relaxed);
+                Err(fault)
             }
             Err(fault) => Err(fault),
         }
@@ -503,8 +511,9 @@ impl Node for RedisNode {
             let given = if self.knows_of_fences() { 3 } else { 2 };
             let mut reply = self.run_on_primary(name, &scripts::RELEASE, &keys[..given], arguments).await?;
             // More waiters are dead than one call drops. What became of the token, the first call said.
-            let mut first = None;
+            let (mut first, mut further_calls) = (None, FurtherCalls::default());
             while let Reply::Int(unfinished @ UNFINISHED..) = reply {
+                further_calls.pause().await;
                 first.get_or_insert(Reply::Int(unfinished - UNFINISHED));
                 let further = self.run(name, &scripts::RELEASE, &keys[..given], arguments).await;
                 reply = further.map_err(NodeFault::perhaps_applied)?;
@@ -613,11 +622,36 @@ fn holder_of(token: &[u8], time_left: TimeLeft) -> Holder {
 /// What the release script adds to its reply where dead waiters are left to be dropped.
 const UNFINISHED: i64 = 10;
 
+/// Calls of a script that goes on with what a former call left.
+#[derive(Default)]
+struct FurtherCalls(u32);
+
+impl FurtherCalls {
+    /// These follow each other at once: enough for some 30,000 dead waiters.
+    const AT_ONCE: u32 = 128;
+
+    /// How long each later one waits, whatever the server says.
+    const PAUSE: Duration = Duration::from_millis(20);
+
+    /// To be awaited before each call. Cancel safe.
+    async fn pause(&mut self) {
+        self.0 += 1;
+        if self.0 > Self::AT_ONCE {
+            tokio::time::sleep(Self::PAUSE).await;
+        }
+    }
+}
+
 /// How soon those should ask again whom the server cannot tell.
 const ASK_WITHIN: Duration = Duration::from_millis(50);
 
 fn is_syntax_error(fault: &NodeFault) -> bool {
     fault.code() == Some("ERR") && fault.to_string().contains("syntax error")
+}
+
+/// Whether the connection was given up because the reply was too large.
+fn is_too_large(fault: &NodeFault) -> bool {
+    fault.to_string().contains(reply_limit::TOO_LARGE)
 }
 
 fn unexpected(what: &str, reply: &Reply) -> NodeFault {

@@ -15,7 +15,7 @@ local reply = 1 -- holder: as release_alone.lua found it
 if holder ~= token then
   reply = leave(token) and 2 or 0
   if holder then
-    return reply == 2 and 2 or {holder, redis.call('PTTL', LEASE)}
+    return reply == 2 and 2 or {string.sub(holder, 1, 512), redis.call('PTTL', LEASE)}
   end
 end
 if not ARGV[2] then

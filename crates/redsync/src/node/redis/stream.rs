@@ -223,7 +223,7 @@ impl AsyncWrite for Stream {
 
 /// After a handshake was unanswered for so long, the server is asked without TLS beside it.
 #[cfg(feature = "tls")]
-const SILENT_HANDSHAKE: Duration = Duration::from_millis(100);
+const SILENT_HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// How long a handshake may take that is only to show whether the server speaks TLS.
 #[cfg(feature = "tls")]

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
@@ -25,10 +26,18 @@ pub(super) fn ensure(clock: &Arc<dyn Clock>) -> Result<(), NodeFault> {
     let directory = Path::new(MACHINE);
     let base = directory.parent().unwrap_or(directory);
     check_base(base)?;
+    let mut full = 0;
     for _ in 0..TRIES {
         match fs::symlink_metadata(directory) {
             Ok(found) => return admit(directory, &found),
-            Err(error) if error.kind() == ErrorKind::NotFound => create(base, directory, clock)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => match create(base, directory, clock) {
+                // Where many begin at once, their drafts may fill a small disk. All but one are removed again.
+                Err(fault) if matches!(fault.code(), Some("FULL" | "IOERR")) && full < FULL_TRIES => {
+                    full += 1;
+                    std::thread::sleep(Duration::from_millis(rand::random_range(5..50)));
+                }
+                created => created?,
+            },
             Err(error) => {
                 return Err(refused(directory, &format!("cannot be used: {error}")).with_source(error));
             }
@@ -150,3 +159,6 @@ const ALL_MAY_WRITE: Access = Access::Shared(0o666);
 
 /// Each try ends unless the directory was created or removed by another process meanwhile.
 const TRIES: u32 = 100;
+
+/// How often a full disk is tried again: its worker thread waits for half a second in all.
+const FULL_TRIES: u32 = 20;
