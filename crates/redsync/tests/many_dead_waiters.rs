@@ -165,7 +165,8 @@ async fn a_store_passes_over_more_dead_waiters_than_it_drops_at_once() {
         .zip(&listeners)
         .for_each(|(client, listener)| node.listen(client, Arc::downgrade(listener)));
     node.acquire(&place("holder", 0, long).claim).await.unwrap();
-    let places: Vec<Place> = (0..DEAD).map(|number| place(&format!("dead-{number}"), number, short)).collect();
+    let places: Vec<Place> =
+        (0..DEAD).map(|number| place(&format!("dead-{number}"), number, short)).collect();
     node.enter(&clients[0], &places).await.unwrap();
     node.enter(&clients[1], &[place("first", DEAD, long), place("second", DEAD + 1, long)]).await.unwrap();
     // Nothing tells that the time of their places is over.
