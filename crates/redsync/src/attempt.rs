@@ -12,7 +12,7 @@ use crate::holding::{Core, Holding, RequestNumber};
 use crate::node::{Acquired, Node, Uptime};
 use crate::options::Terms;
 use crate::protocol::{Instant, Verdict};
-use crate::telling::Asked;
+use crate::events::RequestKind;
 
 /// Asks every node at once, and decides as soon as the verdict is certain.
 ///
@@ -65,7 +65,7 @@ pub(crate) async fn ask(holding: &Arc<Holding>, at_most: Duration, shuffle: bool
             Ok((acquired, uptime))
         })
     };
-    let ballot = Ballot::open(core, Asked::Acquire, sent, voters, timeout, question);
+    let ballot = Ballot::open(core, RequestKind::Acquire, sent, voters, timeout, question);
     let mut asking =
         Asking { holding: Arc::clone(holding), number, sent, ballot: Some(ballot), is_reached: false };
     while !count.is_decided(asking.outstanding(), terms.wait_for_all) {
@@ -112,7 +112,7 @@ pub(crate) async fn acquired(
         }
     }
     holding.begin_keeping();
-    // Asked again now that it has its place: a shutdown that was told before the lock was taken takes none.
+    // RequestKind again now that it has its place: a shutdown that was told before the lock was taken takes none.
     if holding.core.keeper.is_shut() {
         guard.give_back(left).await;
         return Err(Unfinished { error: Error::ShutDown, is_final: true });

@@ -12,7 +12,7 @@ use crate::error::{Error, NodeError, Operation};
 use crate::holding::Core;
 use crate::node::{Node, NodeFault};
 use crate::protocol::{Instant, LockName, Quorum, Tally, Verdict};
-use crate::telling::{self, Asked};
+use crate::events::{self, RequestKind};
 
 /// The nodes, in the order they were listed.
 pub(crate) type Nodes = Arc<[Arc<dyn Node>]>;
@@ -28,7 +28,7 @@ pub(crate) type Question<T> = Pin<Box<dyn Future<Output = Result<T, NodeFault>> 
 pub(crate) struct Ballot<T> {
     nodes: Nodes,
     asked: Vec<(usize, Question<T>)>,
-    what: Asked,
+    what: RequestKind,
     clock: Arc<dyn Clock>,
     opened: Instant,
     returned: VecDeque<(usize, Returned<T>)>,
@@ -41,7 +41,7 @@ impl<T> Ballot<T> {
     /// Nothing is sent until [`next`](Self::next) is polled.
     pub(crate) fn open(
         core: &Core,
-        what: Asked,
+        what: RequestKind,
         opened: Instant,
         voters: impl IntoIterator<Item = usize>,
         timeout: Duration,
@@ -75,7 +75,7 @@ impl<T> Ballot<T> {
         let returned = &mut self.returned;
         let note = |index: usize, error: Option<&NodeError>| {
             if cfg!(feature = "metrics") {
-                telling::answered(&*nodes[index], what, clock.now().saturating_since(opened), error);
+                events::answered(&*nodes[index], what, clock.now().saturating_since(opened), error);
             }
         };
         self.asked.retain_mut(|(index, asked)| match asked.as_mut().poll(context) {

@@ -14,7 +14,7 @@ use crate::holding::{Holding, Standing};
 use crate::lease::Lease;
 use crate::lost::{Lost, LostSignal};
 use crate::protocol::{Expiry, Fence, Instant, LockName, Token};
-use crate::telling;
+use crate::events;
 
 /// The live handle of a held lock: exclusive until [`valid_until`](Guard::valid_until).
 ///
@@ -210,7 +210,7 @@ impl Guard {
             }
         };
         self.owes_event = false;
-        telling::released(self.name(), result.as_ref());
+        events::released(self.name(), result.as_ref());
         result
     }
 
@@ -226,7 +226,7 @@ impl Guard {
     pub fn into_lease(mut self) -> Lease {
         self.releases_on_drop = false;
         self.holding.hand_on();
-        telling::handed_on(self.name());
+        events::handed_on(self.name());
         self.lease()
     }
 

@@ -82,7 +82,7 @@
 //! | renewal and loss: when | `service/keeper.rs`, and what happens then `holding/keep.rs`, `lost.rs` |
 //! | other work in the background | `service/reaper.rs` |
 //! | when a restarted node votes again | `protocol/quarantine.rs`, `node/redis/facts.rs` |
-//! | names of events and numbers | `telling.rs` |
+//! | names of events and numbers | `events.rs` |
 //! | time | `clock/` |
 //! | what a store must do, and the stores that do it | `node/mod.rs`; `node/memory.rs`, `node/sqlite/`, `node/redis/` |
 //! | the Lua scripts | `node/redis/*.lua`, called by `node/redis/scripts.rs` |
@@ -117,7 +117,7 @@ mod protocol;
 mod redsync;
 mod roll;
 mod service;
-mod telling;
+mod events;
 mod waiting;
 mod words;
 

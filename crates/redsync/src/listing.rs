@@ -15,7 +15,7 @@ use crate::inspection::LockState;
 use crate::node::{Holder, Listed, Look, Node, NodeFault, Search};
 use crate::protocol::{Fence, LockName, Quorum};
 use crate::redsync::Redsync;
-use crate::telling::Asked;
+use crate::events::RequestKind;
 
 /// The locks that are held, as the nodes say that answered.
 #[derive(Clone, Debug)]
@@ -141,7 +141,7 @@ impl Redsync {
                 Box::pin(async move { node.inspect(&name).await })
             };
             let (core, voters) = (&self.core, votes.answered.iter().copied());
-            let mut ballot = Ballot::open(core, Asked::Look, core.clock.now(), voters, Self::LOOK, question);
+            let mut ballot = Ballot::open(core, RequestKind::Look, core.clock.now(), voters, Self::LOOK, question);
             while let Some((index, answer)) = ballot.next().await {
                 // A node that has nothing to say now is believed what it said before.
                 let Ok(look) = answer else { continue };

@@ -14,7 +14,7 @@ use crate::holding::{Core, Holding};
 use crate::lease::Lease;
 use crate::options::{LockOptions, Patience, Settings, Terms, Waiting, option_methods};
 use crate::protocol::{Instant, InvalidOption, LockName, OwnerLabel, RetryDelay};
-use crate::telling;
+use crate::events;
 use crate::waiting::wait_in_line;
 
 /// A lock by name, with its options: what [`Redsync::mutex`](crate::Redsync::mutex) gives. Nothing is asked of any
@@ -178,7 +178,7 @@ impl Mutex {
             if let Some(wait) = wait {
                 // It will pass: this is no try, and nobody is out of reach. It is told once.
                 if !acquiring.has_told {
-                    telling::waits_for_restarted(&settings.name, wait, &error);
+                    events::waits_for_restarted(&settings.name, wait, &error);
                     acquiring.has_told = true;
                 }
                 tries -= 1;
@@ -306,7 +306,7 @@ impl Mutex {
         let terms = settings.terms_for(lease.token().clone(), lease.fence());
         let holding = Holding::new(Arc::clone(&self.core), terms);
         let adopted = holding.adopt(lease.last_word(), lease.fence()).await;
-        telling::adopted(lease.name(), || holding.remaining(), adopted.as_ref());
+        events::adopted(lease.name(), || holding.remaining(), adopted.as_ref());
         adopted?;
         let guard = Guard::new(Arc::clone(&holding)).announced();
         holding.begin_keeping();
@@ -336,7 +336,7 @@ impl Mutex {
         let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone(), None));
         holding.presume(lease.last_word());
         let released = holding.release().await;
-        telling::released(lease.name(), released.as_ref());
+        events::released(lease.name(), released.as_ref());
         released
     }
 
@@ -372,8 +372,8 @@ impl Acquiring {
     fn end(mut self, locked: Result<Guard, Error>) -> Result<Guard, Error> {
         self.is_over = true;
         match &locked {
-            Ok(guard) => telling::acquired(&self.name, self.tries, || self.waited(), || guard.remaining()),
-            Err(error) => telling::not_acquired(&self.name, self.tries, self.waited(), error),
+            Ok(guard) => events::acquired(&self.name, self.tries, || self.waited(), || guard.remaining()),
+            Err(error) => events::not_acquired(&self.name, self.tries, self.waited(), error),
         }
         locked.map(Guard::announced)
     }
@@ -386,7 +386,7 @@ impl Acquiring {
 impl Drop for Acquiring {
     fn drop(&mut self) {
         if !self.is_over {
-            telling::cancelled(&self.name, self.tries, self.waited());
+            events::cancelled(&self.name, self.tries, self.waited());
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::node::{self, IntoNode, Look, Node, Uptime};
 use crate::protocol::{LockName, OwnerLabel, Quorum};
 use crate::roll::{Roll, Voter};
 use crate::service::{Keeper, Reaper, Waiters};
-use crate::telling::{self, Asked};
+use crate::events::{self, RequestKind};
 
 /// Locks over one node, or over N independent ones of which a majority must agree. Go's redsync: `Redsync`, `New`.
 ///
@@ -326,7 +326,7 @@ impl Redsync {
 
     fn ballot<T>(&self, question: impl Fn(Arc<dyn Node>) -> Question<T>) -> Ballot<T> {
         let everyone = 0..self.core.quorum.nodes();
-        Ballot::open(&self.core, Asked::Look, self.core.clock.now(), everyone, Self::LOOK, question)
+        Ballot::open(&self.core, RequestKind::Look, self.core.clock.now(), everyone, Self::LOOK, question)
     }
 }
 
@@ -432,7 +432,7 @@ impl Builder {
         // With one node, there is no quorum to break; and its restart is met on the first day.
         let restart_guard = self.restart_guard.unwrap_or(quorum.nodes() > 1);
         let waiters = Waiters::new(quorum.nodes());
-        telling::describe(&nodes);
+        events::describe(&nodes);
         let (confirm_grants, is_described) = (self.confirm_grants, AtomicBool::new(false));
         let core = Core {
             nodes,

@@ -13,7 +13,7 @@ use crate::node::{
     Page, Place, Released, Search, Succession, Uptime,
 };
 use crate::protocol::{LockName, Token};
-use crate::telling;
+use crate::events;
 
 /// What is known of who the nodes are.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Roll {
         let other = known.iter().find(|(present, other)| *present == identity && *other != index);
         if let Some((_, other)) = other {
             if self.standings[index].swap(DUPLICATE, Ordering::Relaxed) != DUPLICATE {
-                telling::duplicate(&self.names[index], &self.names[*other]);
+                events::duplicate(&self.names[index], &self.names[*other]);
             }
             return Some(*other);
         }

@@ -13,7 +13,7 @@ use crate::holding::{Core, Holding};
 use crate::options::Settings;
 use crate::protocol::{Instant, Ticket};
 use crate::service::{Member, Outlook};
-use crate::telling;
+use crate::events;
 
 /// Takes the lock in its turn, for one who came at `began`, which is now; until `end`, if there is one.
 ///
@@ -240,7 +240,7 @@ impl Wait<'_> {
         if let Some(wait) = error.wait_for_restarted()
             && !self.has_told
         {
-            telling::waits_for_restarted(&self.settings.name, wait, error);
+            events::waits_for_restarted(&self.settings.name, wait, error);
             self.has_told = true;
         }
     }

@@ -11,7 +11,7 @@ use crate::error::{Error, NodeError, Operation};
 use crate::node::{Extended, IfFree};
 use crate::options::Terms;
 use crate::protocol::{Expiry, Fence, InvalidOption, Verdict};
-use crate::telling::{self, Asked};
+use crate::events::{self, RequestKind};
 
 impl Holding {
     /// Lets the leases last for `expiry` from now on. Succeeds if a majority did; releases nothing if not.
@@ -117,7 +117,7 @@ impl Holding {
         let wait_for_all = terms.wait_for_all;
         let claim = self.with_fence(&terms.claim);
         let mut ballot =
-            Ballot::open(&self.core, Asked::Extend, self.core.clock.now(), voters, timeout, move |node| {
+            Ballot::open(&self.core, RequestKind::Extend, self.core.clock.now(), voters, timeout, move |node| {
                 let claim = claim.clone();
                 Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
             });
@@ -185,7 +185,7 @@ impl Holding {
         let (number, voters) = self.ask_to_extend(&terms, IfFree::Retake);
         let (timeout, claim) = (terms.request_timeout.as_duration(), self.with_fence(&terms.claim));
         let mut ballot =
-            Ballot::open(&self.core, Asked::Extend, self.core.clock.now(), voters, timeout, move |node| {
+            Ballot::open(&self.core, RequestKind::Extend, self.core.clock.now(), voters, timeout, move |node| {
                 let claim = claim.clone();
                 Box::pin(async move { node.extend(&claim, IfFree::Retake).await })
             });
@@ -227,7 +227,7 @@ impl Holding {
         let denial = match extended {
             Extended::Extended(_) => return Ok(()),
             Extended::Retaken => {
-                telling::retaken(&self.terms.claim.name, &*self.core.nodes[index]);
+                events::retaken(&self.terms.claim.name, &*self.core.nodes[index]);
                 return Ok(());
             }
             Extended::NotHeld => NodeError::NotHeld { node: self.node_name(index) },

@@ -9,7 +9,7 @@ use crate::attempt::Unfinished;
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Claim, NodeFault};
 use crate::protocol::{Fence, Fenced, Instant, Proposal, Ticket};
-use crate::telling;
+use crate::events;
 
 impl Holding {
     /// Proposes a later fence than the ticket, for places that are asked for from here on: what a node may have forgotten was
@@ -76,7 +76,7 @@ impl Holding {
                 Fenced::Diverged(number) => self.reachable(silent).unwrap_or(number),
                 Fenced::Uncounted => return Err(self.uncounted(began)),
             };
-            telling::fences_differ(&self.terms.claim.name, number);
+            events::fences_differ(&self.terms.claim.name, number);
             let mut terms = self.terms.clone();
             terms.claim.fence = Some(Proposal { fence: number, ..proposal });
             terms.request_timeout = terms.request_timeout.at_most(at_most.saturating_sub(self.since(began)));

@@ -11,7 +11,7 @@ use crate::error::{Error, NodeError, Operation};
 use crate::lost::Lost;
 use crate::protocol::{Expiry, Instant};
 use crate::service::{Deadline, Keeper};
-use crate::telling;
+use crate::events;
 
 /// What the keeper knows of one guard.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Holding {
             return;
         }
         if self.standing() != Standing::Lost {
-            telling::held(|| self.held_for());
+            events::held(|| self.held_for());
             return;
         }
         // Its time was over before, and nobody has told yet. Not here, where a hook might meet its caller's locks.
@@ -182,13 +182,13 @@ impl Holding {
         let told = catch_unwind(AssertUnwindSafe(|| match self.standing() {
             Standing::Lost => {
                 let lost = self.lost();
-                telling::lost(&lost, self.held_for());
+                events::lost(&lost, self.held_for());
                 if let Some(hook) = &self.terms.on_lost {
                     hook.call(&lost);
                 }
             }
             // It was given back in time, at the last moment.
-            Standing::Held | Standing::Released => telling::held(|| self.held_for()),
+            Standing::Held | Standing::Released => events::held(|| self.held_for()),
         }));
         // A listener of the program's that panics has told what there is to tell.
         drop(told);
@@ -295,8 +295,8 @@ impl Drop for Renewal {
         if standing == Standing::Held {
             let name = &holding.terms.claim.name;
             match &result {
-                Some(Ok(())) => telling::renewed(name, left, was_failing),
-                Some(Err(error)) => telling::not_renewed(name, left, error, is_failing && !was_failing),
+                Some(Ok(())) => events::renewed(name, left, was_failing),
+                Some(Err(error)) => events::not_renewed(name, left, error, is_failing && !was_failing),
                 None => {}
             }
         }

@@ -28,7 +28,7 @@ use crate::options::Terms;
 use crate::protocol::{Expiry, Fence, Instant, LockName, Quorum};
 use crate::roll::Roll;
 use crate::service::{Keeper, Reaper, Waiters};
-use crate::telling;
+use crate::events;
 
 /// What all locks of one [`Redsync`](crate::Redsync) share.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Core {
                 if !self.is_described.load(Ordering::Relaxed)
                     && !self.is_described.swap(true, Ordering::Relaxed)
                 {
-                    telling::describe(&self.nodes);
+                    events::describe(&self.nodes);
                 }
                 let now = self.clock.now();
                 self.attend(now);

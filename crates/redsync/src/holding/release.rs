@@ -9,7 +9,7 @@ use crate::ballot::{Ballot, Count, Question, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::Released;
 use crate::protocol::{Instant, Verdict};
-use crate::telling::{self, Asked};
+use crate::events::{self, RequestKind};
 
 impl Holding {
     /// Releases the token wherever it may be, and says whether a majority had it until now. What is not answered goes
@@ -56,7 +56,7 @@ impl Holding {
         let holding = Arc::clone(self);
         self.release_in_background(move |count| {
             let error = lost.or_else(|| count.into_error(holding.name()));
-            telling::released(&holding.terms.claim.name, error.as_ref().map_or(Ok(&()), Err));
+            events::released(&holding.terms.claim.name, error.as_ref().map_or(Ok(&()), Err));
         });
     }
 
@@ -150,7 +150,7 @@ impl Release {
         let core = &holding.core;
         let timeout = holding.terms.request_timeout.as_duration();
         let voters = asked.iter().map(|(index, _)| *index);
-        let ballot = Ballot::open(core, Asked::Release, now, voters, timeout, |node| -> Question<Released> {
+        let ballot = Ballot::open(core, RequestKind::Release, now, voters, timeout, |node| -> Question<Released> {
             let holding = Arc::clone(holding);
             Box::pin(async move {
                 let claim = &holding.terms.claim;
@@ -229,7 +229,7 @@ impl Drop for Unsent {
         if !self.was_sent {
             self.holding.expect_no_grants();
             let claim = &self.holding.terms.claim;
-            telling::unsent(&claim.name, claim.expiry.as_duration());
+            events::unsent(&claim.name, claim.expiry.as_duration());
         }
     }
 }

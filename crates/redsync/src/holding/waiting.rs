@@ -8,7 +8,7 @@ use super::{Holding, RequestNumber};
 use crate::error::NodeError;
 use crate::node::{Grant, Place, Uptime};
 use crate::protocol::{Fence, Instant, Ticket};
-use crate::telling;
+use crate::events;
 
 /// What a grant that a node told of comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Holding {
         };
         self.granted_in_doubt(index, number);
         let node = &self.core.nodes[index];
-        telling::withheld(&self.terms.claim.name, node, wait);
+        events::withheld(&self.terms.claim.name, node, wait);
         Err(NodeError::Withheld { node: node.to_string(), wait })
     }
 

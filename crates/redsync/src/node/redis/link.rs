@@ -29,7 +29,7 @@ use super::replies::{disconnect_fault, reply_from};
 use super::reply_limit::TOO_LARGE;
 use super::stream::Excess;
 use crate::node::{Answer, NodeFault};
-use crate::{clock, protocol, telling};
+use crate::{clock, protocol, events};
 
 /// While a server is known to be down, how long callers wait for it to be back: long enough to connect to one that is
 /// near.
@@ -242,9 +242,9 @@ impl Shared {
         let node = &self.address.label;
         match dialled {
             Ok(Dialled { facts, .. }) => {
-                telling::connected(node, failures, facts.as_ref().map_or(&[], |facts| &facts.concerns));
+                events::connected(node, failures, facts.as_ref().map_or(&[], |facts| &facts.concerns));
             }
-            Err(fault) if failures == 0 => telling::unreachable(node, fault),
+            Err(fault) if failures == 0 => events::unreachable(node, fault),
             Err(_) => {}
         }
     }

@@ -11,7 +11,7 @@ use super::Line;
 use super::request::{Request, Returned};
 use super::state::{Attendant, IDLE, LINGER};
 use crate::holding::Core;
-use crate::telling::Asked;
+use crate::events::RequestKind;
 
 /// The requests that are under way. Those that are not answered when this is dropped are heard in the background.
 struct Requests {
@@ -110,11 +110,11 @@ impl Attending {
                 for index in 0..core.nodes.len() {
                     let asked = state.take_due(index, now);
                     if !asked.is_empty() {
-                        requests.sent.push(Request::new(&core, index, Asked::Enter, asked));
+                        requests.sent.push(Request::new(&core, index, RequestKind::Enter, asked));
                     }
                 }
                 for (index, asked) in state.take_claims(now) {
-                    requests.sent.push(Request::new(&core, index, Asked::Yield, vec![asked]));
+                    requests.sent.push(Request::new(&core, index, RequestKind::Yield, vec![asked]));
                 }
                 let next = match state.order.is_empty() && !requests.sent.is_empty() {
                     // Nobody waits any more; what is under way is waited for.
@@ -132,7 +132,7 @@ impl Attending {
                     let mut state = line.lock();
                     let is_present =
                         state.attendant.as_ref().is_some_and(|present| present.number == self.number);
-                    if is_present && matches!(request.what, Asked::Enter) {
+                    if is_present && matches!(request.what, RequestKind::Enter) {
                         state.views[request.index].is_asking = false;
                     }
                     drop(state);

@@ -11,7 +11,7 @@ use crate::error::{Error, NodeError, Operation};
 use crate::holding::{Holding, RequestNumber, Standing};
 use crate::node::Remedy;
 use crate::protocol::{Instant, Ticket, Token};
-use crate::telling::Asked;
+use crate::events::RequestKind;
 
 /// One caller's membership of a line; it ends when this is dropped.
 pub(crate) struct Member {
@@ -150,7 +150,7 @@ impl Member {
         let ticket = self.ticket().unwrap_or_default();
         let (number, sent) = asked;
         let asking = Asking { waiting: Arc::clone(&self.waiting), ticket, number, sent };
-        let request = Request::new(&self.waiting.holding.core, index, Asked::Enter, vec![asking]);
+        let request = Request::new(&self.waiting.holding.core, index, RequestKind::Enter, vec![asking]);
         FirstRequest { line: Arc::clone(&self.line), request }
     }
 

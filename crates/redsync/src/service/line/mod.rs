@@ -29,7 +29,7 @@ use crate::error::NodeError;
 use crate::holding::{Core, Standing, Told};
 use crate::node::{Entered, Grant, Placed, TimeLeft, Uptime};
 use crate::protocol::{Instant, LockName, Ticket, Token};
-use crate::telling;
+use crate::events;
 
 /// All of this process who wait for one lock.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ impl Line {
             && let Some(first) = asked.first()
         {
             let took = now.saturating_since(first.sent);
-            telling::answered(&*core.nodes[index], what, took, returned.as_ref().err());
+            events::answered(&*core.nodes[index], what, took, returned.as_ref().err());
         }
         match returned {
             Ok((entered, uptime)) => {

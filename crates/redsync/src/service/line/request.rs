@@ -10,7 +10,7 @@ use crate::error::NodeError;
 use crate::holding::{Core, RequestNumber};
 use crate::node::{Entered, Node, NodeFault, Place, Placed, Uptime};
 use crate::protocol::{Instant, Ticket, Token};
-use crate::telling::Asked;
+use crate::events::RequestKind;
 
 /// A place that is being asked for.
 pub(super) struct Asking {
@@ -36,7 +36,7 @@ pub(super) type Returned = Result<(Entered, Uptime), NodeError>;
 /// A request for places on its way to one node.
 pub(super) struct Request {
     pub(super) index: usize,
-    pub(super) what: Asked,
+    pub(super) what: RequestKind,
     pub(super) asked: Vec<Asking>,
     returned: Pin<Box<dyn Future<Output = Returned> + Send>>,
     is_answered: bool,
@@ -46,13 +46,13 @@ pub(super) struct Request {
 #[derive(Clone, Copy)]
 pub(super) struct Question<'a> {
     pub(super) index: usize,
-    pub(super) what: Asked,
+    pub(super) what: RequestKind,
     pub(super) asked: &'a [Asking],
 }
 
 impl Question<'_> {
     pub(super) const fn is_yielding(self) -> bool {
-        matches!(self.what, Asked::Yield)
+        matches!(self.what, RequestKind::Yield)
     }
 }
 
@@ -61,7 +61,7 @@ impl Request {
         Question { index: self.index, what: self.what, asked: &self.asked }
     }
 
-    pub(super) fn new(core: &Core, index: usize, what: Asked, asked: Vec<Asking>) -> Self {
+    pub(super) fn new(core: &Core, index: usize, what: RequestKind, asked: Vec<Asking>) -> Self {
         let places: Vec<Place> = asked.iter().map(Asking::place).collect();
         let timeout = asked.iter().map(|asked| asked.waiting.holding.terms.request_timeout.as_duration());
         let timeout = timeout.max().unwrap_or_default();
@@ -71,7 +71,7 @@ impl Request {
         let returned = async move {
             let answer = async {
                 let entered = match what {
-                    Asked::Yield => node.yield_lease(&client, &places[0]).await?,
+                    RequestKind::Yield => node.yield_lease(&client, &places[0]).await?,
                     _ => node.enter(&client, &places).await?,
                 };
                 if entered.places.len() != places.len() {
@@ -98,7 +98,7 @@ impl Request {
 /// Nobody will hear the answer: its runtime has ended.
 impl Drop for Request {
     fn drop(&mut self) {
-        if !self.is_answered && matches!(self.what, Asked::Yield) {
+        if !self.is_answered && matches!(self.what, RequestKind::Yield) {
             for asked in &self.asked {
                 asked.waiting.holding.yield_lost(self.index);
                 asked.waiting.changed.notify_one();

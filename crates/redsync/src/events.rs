@@ -157,7 +157,7 @@ pub(crate) fn duplicate(node: &str, other: &str) {
 }
 
 /// A node answered a request, or did not, after so long.
-pub(crate) fn answered(node: &dyn fmt::Display, operation: Asked, took: Duration, error: Option<&NodeError>) {
+pub(crate) fn answered(node: &dyn fmt::Display, operation: RequestKind, took: Duration, error: Option<&NodeError>) {
     number::answered(node, operation.name(), took, error.and_then(failure));
 }
 
@@ -169,7 +169,7 @@ pub(crate) fn describe(nodes: &[Arc<dyn Node>]) {
 
 /// What a node is asked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Asked {
+pub(crate) enum RequestKind {
     Acquire,
     Enter,
     Yield,
@@ -178,7 +178,7 @@ pub(crate) enum Asked {
     Look,
 }
 
-impl Asked {
+impl RequestKind {
     /// All of them.
     #[cfg(feature = "metrics")]
     const ALL: [Self; 6] = [Self::Acquire, Self::Enter, Self::Yield, Self::Extend, Self::Release, Self::Look];
@@ -258,7 +258,7 @@ mod number {
 
     use metrics::Unit;
 
-    use super::{ACQUISITIONS, Asked, FAILURES, RENEWALS};
+    use super::{ACQUISITIONS, RequestKind, FAILURES, RENEWALS};
     use crate::node::Node;
 
     const ACQUISITIONS_TOTAL: &str = "redsync_acquisitions_total";
@@ -308,7 +308,7 @@ mod number {
         for node in nodes {
             let node = node.to_string();
             metrics::counter!(WITHHELD_VOTES_TOTAL, "node" => node.clone()).increment(0);
-            for operation in Asked::ALL.map(Asked::name) {
+            for operation in RequestKind::ALL.map(RequestKind::name) {
                 for error in FAILURES {
                     let labels =
                         [("node", node.clone()), ("operation", operation.into()), ("error", error.into())];
