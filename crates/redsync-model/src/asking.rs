@@ -1,6 +1,6 @@
 //! What a client asks, and what it makes of the answers.
 
-use crate::client::{Attempt, Ballot, Call, Phase, Standing};
+use crate::client::{Attempt, FanOut, Call, Phase, Standing};
 use crate::configuration::Role;
 use crate::ledger::RequestNumber;
 use crate::node::{Acquired, Extended, Placed, Token};
@@ -79,7 +79,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         let (terms, now) = (self.terms(), self.now());
         let number = self.at().ask(terms, now);
         self.at().ledger.ask_to_acquire(terms.trusted);
-        self.at().ballot = Some(Ballot { number, tally: Tally::new(terms.quorum) });
+        self.at().fan_out = Some(FanOut { number, tally: Tally::new(terms.quorum) });
         for node in self.nodes() {
             self.send(node, number, What::Acquire);
         }
@@ -89,7 +89,7 @@ impl<'s, 'a> Asking<'s, 'a> {
     fn join(&mut self) {
         let (terms, now) = (self.terms(), self.now());
         self.at().phase = Phase::Waiting;
-        self.at().ballot = None;
+        self.at().fan_out = None;
         self.at().is_told = true;
         let nodes: Vec<u8> =
             self.nodes().filter(|node| !self.at().ledger.is_granted_on((*node).into())).collect();
@@ -184,7 +184,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         let mut tally = Tally::new(terms.quorum);
         (voters.len()..terms.quorum.nodes()).for_each(|_| tally.decline());
         if !retakes {
-            attempt.ballot = Some(Ballot { number, tally });
+            attempt.fan_out = Some(FanOut { number, tally });
         }
         for node in voters {
             self.send_with(node as u8, number, What::Extend { retakes }, fence);
@@ -197,7 +197,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         let now = self.now();
         let had_it = self.at().phase == Phase::Held;
         self.at().phase = Phase::Ended;
-        self.at().ballot = None;
+        self.at().fan_out = None;
         self.at().is_told = false;
         if had_it {
             self.step.client(self.client).call = None;
@@ -221,7 +221,7 @@ impl<'s, 'a> Asking<'s, 'a> {
             true => self.give_back(),
             false => {
                 self.at().phase = Phase::Ended;
-                self.at().ballot = None;
+                self.at().fan_out = None;
                 self.at().is_told = false;
             }
         }
@@ -392,10 +392,10 @@ impl<'s, 'a> Asking<'s, 'a> {
 
     /// Counts an answer, if it is one to what is being asked.
     fn count(&mut self, request: Request, agrees: bool) {
-        if let Some(ballot) = self.at().ballot.as_mut().filter(|ballot| ballot.number == request.number) {
+        if let Some(fan_out) = self.at().fan_out.as_mut().filter(|fan_out| fan_out.number == request.number) {
             match agrees {
-                true => ballot.tally.agree(),
-                false => ballot.tally.decline(),
+                true => fan_out.tally.agree(),
+                false => fan_out.tally.decline(),
             }
             self.decide();
         }
@@ -405,7 +405,7 @@ impl<'s, 'a> Asking<'s, 'a> {
     /// Goes on where the verdict is certain.
     fn decide(&mut self) {
         let (terms, now) = (self.terms(), self.now());
-        let Some(verdict) = self.at().ballot.map(|ballot| ballot.tally.verdict()) else { return };
+        let Some(verdict) = self.at().fan_out.map(|fan_out| fan_out.tally.verdict()) else { return };
         let is_valid = self.at().standing(terms, now) == Standing::Held;
         match (self.at().phase, verdict) {
             (_, Verdict::Open) | (Phase::Waiting | Phase::Ended, _) => {}
@@ -415,7 +415,7 @@ impl<'s, 'a> Asking<'s, 'a> {
             (Phase::Agreeing, Verdict::Reached) if is_valid => self.agree(),
             (Phase::Asking | Phase::Agreeing, Verdict::Reached) => self.come_to_nothing(),
             (Phase::Held, verdict) => {
-                self.at().ballot = None;
+                self.at().fan_out = None;
                 let is_wanted = self.role().repairs && terms.quorum.nodes() > 1;
                 let has_missing = !self.at().ledger.missing().is_empty();
                 if verdict == Verdict::Reached && is_valid && is_wanted && has_missing {
@@ -428,7 +428,7 @@ impl<'s, 'a> Asking<'s, 'a> {
 
     /// It has the lock. `attempt::acquired`.
     fn acquired(&mut self) {
-        self.at().ballot = None;
+        self.at().fan_out = None;
         match self.step.world.configuration.is_fenced {
             true => {
                 self.at().phase = Phase::Agreeing;
@@ -441,7 +441,7 @@ impl<'s, 'a> Asking<'s, 'a> {
     /// Agrees with the nodes on a fence. `Holding::agree_on_fence`.
     fn agree(&mut self) {
         let (terms, now) = (self.terms(), self.now());
-        self.at().ballot = None;
+        self.at().fan_out = None;
         let is_valid = self.at().standing(terms, now) == Standing::Held;
         let standing = match self.keeps(Rule::FencesStandWithTheirLeases) {
             true => now,

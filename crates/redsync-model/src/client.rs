@@ -38,7 +38,7 @@ pub(crate) struct Attempt {
     pub(crate) call: Call,
     pub(crate) ledger: Ledger,
     pub(crate) phase: Phase,
-    pub(crate) ballot: Option<Ballot>,
+    pub(crate) fan_out: Option<FanOut>,
     /// Nodes may tell of grants.
     pub(crate) is_told: bool,
     pub(crate) fence: Option<Fence>,
@@ -67,7 +67,7 @@ pub(crate) enum Phase {
 
 /// One question to several nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Ballot {
+pub(crate) struct FanOut {
     pub(crate) number: RequestNumber,
     pub(crate) tally: Tally,
 }
@@ -98,7 +98,7 @@ impl Attempt {
             call,
             ledger: Ledger::new(quorum),
             phase: Phase::Asking,
-            ballot: None,
+            fan_out: None,
             is_told: false,
             fence: None,
             rounds: 0,

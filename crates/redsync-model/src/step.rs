@@ -317,7 +317,7 @@ impl<'a> Step<'a> {
                 let mut ledger = crate::ledger::Ledger::new(quorum);
                 ledger.give_back(now);
                 attempt.ledger = ledger;
-                attempt.ballot = None;
+                attempt.fan_out = None;
             }
         }
     }

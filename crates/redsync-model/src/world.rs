@@ -152,7 +152,7 @@ impl World {
                 if role.releases {
                     actions.push(Action::Release(number));
                 }
-                if client.extensions > 0 && client.current().is_some_and(|attempt| attempt.ballot.is_none()) {
+                if client.extensions > 0 && client.current().is_some_and(|attempt| attempt.fan_out.is_none()) {
                     actions.push(Action::Extend(number));
                 }
             }

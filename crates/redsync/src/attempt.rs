@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::seq::SliceRandom;
 
-use crate::ballot::{Ballot, Count, Question, Returned};
+use crate::fan_out::{FanOut, Count, NodeRequest, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::guard::Guard;
 use crate::holding::{Core, Holding, RequestNumber};
@@ -51,7 +51,7 @@ pub(crate) async fn ask(holding: &Arc<Holding>, at_most: Duration, shuffle: bool
     }
     let mut count = Count::new(Operation::Lock, &core.nodes, core.quorum, &voters);
     let (number, sent) = holding.ask_to_acquire();
-    let question = |node: Arc<dyn Node>| -> Question<Vote> {
+    let question = |node: Arc<dyn Node>| -> NodeRequest<Vote> {
         let holding = Arc::clone(holding);
         Box::pin(async move {
             let acquired = node.acquire(&holding.terms.claim).await?;
@@ -65,9 +65,9 @@ pub(crate) async fn ask(holding: &Arc<Holding>, at_most: Duration, shuffle: bool
             Ok((acquired, uptime))
         })
     };
-    let ballot = Ballot::open(core, RequestKind::Acquire, sent, voters, timeout, question);
+    let fan_out = FanOut::open(core, RequestKind::Acquire, sent, voters, timeout, question);
     let mut asking =
-        Asking { holding: Arc::clone(holding), number, sent, ballot: Some(ballot), is_reached: false };
+        Asking { holding: Arc::clone(holding), number, sent, fan_out: Some(fan_out), is_reached: false };
     while !count.is_decided(asking.outstanding(), terms.wait_for_all) {
         let Some(answer) = asking.next().await else { break };
         count.add(answer);
@@ -132,22 +132,22 @@ struct Asking {
     /// The rest of the answers can wait a moment: they change nothing for the caller.
     is_reached: bool,
     /// Taken when it is handed to the background.
-    ballot: Option<Ballot<Vote>>,
+    fan_out: Option<FanOut<Vote>>,
 }
 
 impl Asking {
     fn outstanding(&self) -> usize {
-        self.ballot.as_ref().map_or(0, Ballot::outstanding)
+        self.fan_out.as_ref().map_or(0, FanOut::outstanding)
     }
 
     async fn next(&mut self) -> Option<Result<(), NodeError>> {
-        let (index, returned) = self.ballot.as_mut()?.next().await?;
+        let (index, returned) = self.fan_out.as_mut()?.next().await?;
         Some(heard(&self.holding, index, (self.number, self.sent), returned))
     }
 
     /// Answers that are there already need nobody in the background.
     fn hear_the_returned(&mut self) {
-        while let Some((index, returned)) = self.ballot.as_mut().and_then(Ballot::next_returned) {
+        while let Some((index, returned)) = self.fan_out.as_mut().and_then(FanOut::next_returned) {
             heard(&self.holding, index, (self.number, self.sent), returned).ok();
         }
     }
@@ -155,12 +155,12 @@ impl Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        let Some(mut ballot) = self.ballot.take().filter(|ballot| ballot.outstanding() > 0) else { return };
+        let Some(mut fan_out) = self.fan_out.take().filter(|fan_out| fan_out.outstanding() > 0) else { return };
         let (holding, asked) = (Arc::clone(&self.holding), (self.number, self.sent));
         let core = Arc::clone(&holding.core);
         let rest = async move {
             let mut is_late = false;
-            while let Some((index, returned)) = ballot.next().await {
+            while let Some((index, returned)) = fan_out.next().await {
                 heard(&holding, index, asked, returned).ok();
                 is_late |= holding.is_granted_on(index);
             }

@@ -69,7 +69,7 @@
 //! | fencing tokens: how nodes count, which number a holder has | `protocol/fence.rs`; agreed on in `holding/fencing.rs` |
 //! | validity, drift and deadlines | `protocol/validity.rs` |
 //! | delays between tries | `protocol/retry.rs` |
-//! | one acquisition, from first byte to verdict | `attempt.rs`, asking by `ballot.rs` |
+//! | one acquisition, from first byte to verdict | `attempt.rs`, asking by `fan_out.rs` |
 //! | what is known of a token on each node; extending, releasing, undoing | `holding/` |
 //! | the ways to take a lock | `mutex.rs`, with `options.rs` |
 //! | waiting in line | `waiting.rs`; for all callers of one lock `service/line/`; what counts of grants `holding/ledger.rs` |
@@ -92,7 +92,7 @@
 //! [Redlock]: https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/
 
 mod attempt;
-mod ballot;
+mod fan_out;
 #[cfg(feature = "blocking")]
 pub mod blocking;
 mod clock;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::ballot::{Ballot, Question};
+use crate::fan_out::{FanOut, NodeRequest};
 use crate::clock::Clock;
 use crate::error::{Error, NodeError};
 use crate::inspection::LockState;
@@ -136,13 +136,13 @@ impl Redsync {
         }
         for name in votes.unclear(SECOND_LOOKS) {
             let asked = name.clone();
-            let question = move |node: Arc<dyn Node>| -> Question<Look> {
+            let question = move |node: Arc<dyn Node>| -> NodeRequest<Look> {
                 let name = asked.clone();
                 Box::pin(async move { node.inspect(&name).await })
             };
             let (core, voters) = (&self.core, votes.answered.iter().copied());
-            let mut ballot = Ballot::open(core, RequestKind::Look, core.clock.now(), voters, Self::LOOK, question);
-            while let Some((index, answer)) = ballot.next().await {
+            let mut fan_out = FanOut::open(core, RequestKind::Look, core.clock.now(), voters, Self::LOOK, question);
+            while let Some((index, answer)) = fan_out.next().await {
                 // A node that has nothing to say now is believed what it said before.
                 let Ok(look) = answer else { continue };
                 if let Some(on_nodes) = votes.by_name.get_mut(&name) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::ballot::{Ballot, Nodes, Question, Returned};
+use crate::fan_out::{FanOut, Nodes, NodeRequest, Returned};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Operation};
 use crate::guard::Guard;
@@ -189,20 +189,20 @@ impl Redsync {
         let began = self.core.enter()?;
         let Some(roll) = &self.core.roll else { return self.check_only_node().await };
         roll.begin();
-        let mut ballot = self.ballot(|node| Box::pin(async move { node.identity().await }));
+        let mut fan_out = self.fan_out(|node| Box::pin(async move { node.identity().await }));
         let (mut known, mut errors) = (0, Vec::new());
         let (majority, clock) = (self.core.quorum.majority(), &self.core.clock);
         let mut end = None;
         loop {
             let answer = if known < majority {
-                ballot.next().await
+                fan_out.next().await
             } else {
                 let now = clock.now();
                 let moment = now.saturating_since(began).saturating_mul(Self::MOMENTS);
                 let end = *end.get_or_insert(now + moment.clamp(Self::MOMENT_LEAST, Self::MOMENT_MOST));
                 tokio::select! {
                     biased;
-                    answer = ballot.next() => answer,
+                    answer = fan_out.next() => answer,
                     () = clock.sleep_until(end) => None,
                 }
             };
@@ -226,8 +226,8 @@ impl Redsync {
     }
 
     async fn check_only_node(&self) -> Result<(), Error> {
-        let mut ballot = self.ballot(|node| Box::pin(async move { node.identity().await }));
-        match ballot.next().await {
+        let mut fan_out = self.fan_out(|node| Box::pin(async move { node.identity().await }));
+        match fan_out.next().await {
             Some((_, Err(error))) => {
                 let (name, operation, nodes) = (None, Operation::Connect, vec![error]);
                 Err(Error::NoQuorum { name, operation, total: 1, nodes })
@@ -313,20 +313,20 @@ impl Redsync {
     /// One question to every node; the answers in the nodes' order.
     pub(crate) async fn ask_all<T>(
         &self,
-        question: impl Fn(Arc<dyn Node>) -> Question<T>,
+        question: impl Fn(Arc<dyn Node>) -> NodeRequest<T>,
     ) -> Vec<Returned<T>> {
-        let mut ballot = self.ballot(question);
+        let mut fan_out = self.fan_out(question);
         let mut answers: Vec<(usize, Returned<T>)> = Vec::with_capacity(self.core.quorum.nodes());
-        while let Some(answer) = ballot.next().await {
+        while let Some(answer) = fan_out.next().await {
             answers.push(answer);
         }
         answers.sort_by_key(|(index, _)| *index);
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    fn ballot<T>(&self, question: impl Fn(Arc<dyn Node>) -> Question<T>) -> Ballot<T> {
+    fn fan_out<T>(&self, question: impl Fn(Arc<dyn Node>) -> NodeRequest<T>) -> FanOut<T> {
         let everyone = 0..self.core.quorum.nodes();
-        Ballot::open(&self.core, RequestKind::Look, self.core.clock.now(), everyone, Self::LOOK, question)
+        FanOut::open(&self.core, RequestKind::Look, self.core.clock.now(), everyone, Self::LOOK, question)
     }
 }
 

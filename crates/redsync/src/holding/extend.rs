@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Holding, RequestNumber, Standing};
-use crate::ballot::{Ballot, Count, Returned};
+use crate::fan_out::{FanOut, Count, Returned};
 use crate::clock::Sleep;
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Extended, IfFree};
@@ -116,8 +116,8 @@ impl Holding {
         let timeout = terms.request_timeout.as_duration();
         let wait_for_all = terms.wait_for_all;
         let claim = self.with_fence(&terms.claim);
-        let mut ballot =
-            Ballot::open(&self.core, RequestKind::Extend, self.core.clock.now(), voters, timeout, move |node| {
+        let mut fan_out =
+            FanOut::open(&self.core, RequestKind::Extend, self.core.clock.now(), voters, timeout, move |node| {
                 let claim = claim.clone();
                 Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
             });
@@ -125,7 +125,7 @@ impl Holding {
         // has answered, for those who have more to say.
         let mut over: Option<Sleep> = None;
         loop {
-            let outstanding = ballot.outstanding();
+            let outstanding = fan_out.outstanding();
             let is_decided = count.is_decided(outstanding, wait_for_all && self.standing() != Standing::Lost);
             if is_decided && (outstanding == 0 || count.verdict() != Verdict::Reached || is_enough()) {
                 break;
@@ -141,17 +141,17 @@ impl Holding {
             };
             let next = tokio::select! {
                 biased;
-                next = ballot.next() => next,
+                next = fan_out.next() => next,
                 () = over => None,
             };
             let Some((index, returned)) = next else { break };
             count.add(self.extended(index, number, IfFree::Leave, returned));
         }
-        if ballot.outstanding() > 0 {
+        if fan_out.outstanding() > 0 {
             let holding = Arc::clone(self);
             self.core.reaper.run_soon(&self.core.clock, async move {
                 let mut is_late = false;
-                while let Some((index, returned)) = ballot.next().await {
+                while let Some((index, returned)) = fan_out.next().await {
                     is_late |= holding.extended(index, number, IfFree::Leave, returned).is_ok();
                 }
                 if is_late && holding.is_released() {
@@ -184,12 +184,12 @@ impl Holding {
         }
         let (number, voters) = self.ask_to_extend(&terms, IfFree::Retake);
         let (timeout, claim) = (terms.request_timeout.as_duration(), self.with_fence(&terms.claim));
-        let mut ballot =
-            Ballot::open(&self.core, RequestKind::Extend, self.core.clock.now(), voters, timeout, move |node| {
+        let mut fan_out =
+            FanOut::open(&self.core, RequestKind::Extend, self.core.clock.now(), voters, timeout, move |node| {
                 let claim = claim.clone();
                 Box::pin(async move { node.extend(&claim, IfFree::Retake).await })
             });
-        while let Some((index, returned)) = ballot.next().await {
+        while let Some((index, returned)) = fan_out.next().await {
             // What a node says that has not got it again changes nothing.
             let _ = self.extended(index, number, IfFree::Retake, returned);
         }

@@ -20,7 +20,7 @@ pub(crate) use self::keep::{Due, Renewal, Untold};
 use self::ledger::Ledger;
 pub(crate) use self::ledger::RequestNumber;
 pub(crate) use self::waiting::Told;
-use crate::ballot::Nodes;
+use crate::fan_out::Nodes;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::lost::Signals;

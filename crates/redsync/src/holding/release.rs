@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::ledger::Mark;
 use super::{Holding, Standing};
-use crate::ballot::{Ballot, Count, Question, Returned};
+use crate::fan_out::{FanOut, Count, NodeRequest, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::Released;
 use crate::protocol::{Instant, Verdict};
@@ -132,7 +132,7 @@ impl Holding {
 /// A release under way: the nodes it asks are its own until they have answered.
 struct Release {
     holding: Arc<Holding>,
-    ballot: Ballot<Released>,
+    fan_out: FanOut<Released>,
     /// The nodes that have not answered, and what was known of the token there when they were asked.
     asked: Vec<(usize, Mark)>,
 }
@@ -150,14 +150,14 @@ impl Release {
         let core = &holding.core;
         let timeout = holding.terms.request_timeout.as_duration();
         let voters = asked.iter().map(|(index, _)| *index);
-        let ballot = Ballot::open(core, RequestKind::Release, now, voters, timeout, |node| -> Question<Released> {
+        let fan_out = FanOut::open(core, RequestKind::Release, now, voters, timeout, |node| -> NodeRequest<Released> {
             let holding = Arc::clone(holding);
             Box::pin(async move {
                 let claim = &holding.terms.claim;
                 node.release(&claim.name, &claim.token, holding.terms.succession).await
             })
         });
-        Self { holding: Arc::clone(holding), ballot, asked }
+        Self { holding: Arc::clone(holding), fan_out, asked }
     }
 
     fn voters(&self) -> Vec<usize> {
@@ -165,18 +165,18 @@ impl Release {
     }
 
     fn outstanding(&self) -> usize {
-        self.ballot.outstanding()
+        self.fan_out.outstanding()
     }
 
     /// The next node's answer, recorded.
     async fn next(&mut self) -> Option<Result<(), NodeError>> {
-        let (index, returned) = self.ballot.next().await?;
+        let (index, returned) = self.fan_out.next().await?;
         self.heard(index, returned)
     }
 
     /// Answers that are there already need nobody in the background.
     fn hear_the_returned(&mut self) {
-        while let Some((index, returned)) = self.ballot.next_returned() {
+        while let Some((index, returned)) = self.fan_out.next_returned() {
             let _ = self.heard(index, returned);
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::request::{Asking, Request};
 use super::state::Waiting;
 use super::{Line, MOMENT};
-use crate::ballot::Count;
+use crate::fan_out::Count;
 use crate::error::{Error, NodeError, Operation};
 use crate::holding::{Holding, RequestNumber, Standing};
 use crate::node::Remedy;

@@ -21,13 +21,13 @@ pub(crate) type Nodes = Arc<[Arc<dyn Node>]>;
 pub(crate) type Returned<T> = Result<T, NodeError>;
 
 /// A question to one node, on its way.
-pub(crate) type Question<T> = Pin<Box<dyn Future<Output = Result<T, NodeFault>> + Send>>;
+pub(crate) type NodeRequest<T> = Pin<Box<dyn Future<Output = Result<T, NodeFault>> + Send>>;
 
 /// One question to several nodes at once, under one deadline. It borrows nothing, so that the stragglers of a decided
-/// ballot can be counted in the background.
-pub(crate) struct Ballot<T> {
+/// fan-out can be counted in the background.
+pub(crate) struct FanOut<T> {
     nodes: Nodes,
-    asked: Vec<(usize, Question<T>)>,
+    asked: Vec<(usize, NodeRequest<T>)>,
     what: RequestKind,
     clock: Arc<dyn Clock>,
     opened: Instant,
@@ -36,7 +36,7 @@ pub(crate) struct Ballot<T> {
     deadline: Sleep,
 }
 
-impl<T> Ballot<T> {
+impl<T> FanOut<T> {
     /// Puts the question to the nodes numbered `voters`; each may take `timeout` from `opened` on, which is now, to answer.
     /// Nothing is sent until [`next`](Self::next) is polled.
     pub(crate) fn open(
@@ -45,7 +45,7 @@ impl<T> Ballot<T> {
         opened: Instant,
         voters: impl IntoIterator<Item = usize>,
         timeout: Duration,
-        question: impl Fn(Arc<dyn Node>) -> Question<T>,
+        question: impl Fn(Arc<dyn Node>) -> NodeRequest<T>,
     ) -> Self {
         let ask = |index: usize| (index, question(Arc::clone(&core.nodes[index])));
         Self {
