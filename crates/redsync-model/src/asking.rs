@@ -109,7 +109,7 @@ impl<'s, 'a> Asking<'s, 'a> {
 
     fn send(&mut self, node: u8, number: RequestNumber, what: What) {
         let proposed = self.at().call.ticket;
-        // `Holding::with_fence`: what was agreed on, or what is proposed.
+        // `LeaseSet::with_fence`: what was agreed on, or what is proposed.
         let fence = self.at().fence.map_or(proposed, Fence::as_u64);
         self.send_with(node, number, what, fence);
     }
@@ -132,7 +132,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         self.step.client(self.client).due &= !renewable;
     }
 
-    /// Gives leases back that are too few. `Holding::ask_to_yield`.
+    /// Gives leases back that are too few. `LeaseSet::ask_to_yield`.
     pub(crate) fn yield_leases(&mut self) {
         let (terms, now) = (self.terms(), self.now());
         let minority = self.at().ledger.minority(now);
@@ -152,7 +152,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         }
     }
 
-    /// Extends what it holds. `Holding::extend`.
+    /// Extends what it holds. `LeaseSet::extend`.
     pub(crate) fn extend(&mut self) {
         let (terms, now) = (self.terms(), self.now());
         self.step.client(self.client).extensions -= 1;
@@ -192,7 +192,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         self.decide();
     }
 
-    /// Gives the token back, wherever it may be. `Holding::release`, `undo` and `abandon`.
+    /// Gives the token back, wherever it may be. `LeaseSet::release`, `undo` and `abandon`.
     pub(crate) fn give_back(&mut self) {
         let now = self.now();
         let had_it = self.at().phase == Phase::Held;
@@ -289,7 +289,7 @@ impl<'s, 'a> Asking<'s, 'a> {
     }
 
     /// Hears that `node` granted `token` the lease by the place of `number`. `Ear::granted`, `Line::granted`,
-    /// `Holding::told`.
+    /// `LeaseSet::told`.
     pub(crate) fn hear_push(&mut self, node: u8, token: Token, number: RequestNumber, fence: Option<Fence>) {
         let attempts = &self.step.state.clients[usize::from(self.client)].attempts;
         let is_given_back =
@@ -348,7 +348,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         self.settle();
     }
 
-    /// Takes down a grant, unless the node's vote is withheld. `Holding::vote`.
+    /// Takes down a grant, unless the node's vote is withheld. `LeaseSet::vote`.
     fn vote(&mut self, node: u8, number: RequestNumber, fence: Option<Fence>) -> bool {
         let (now, index) = (self.now(), usize::from(node));
         let sent = self.at().ledger.sent(number).unwrap_or_default();
@@ -374,7 +374,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         }
     }
 
-    /// Whether `node`'s vote is withheld from a request that was sent at `sent`. `Holding::withheld`.
+    /// Whether `node`'s vote is withheld from a request that was sent at `sent`. `LeaseSet::withheld`.
     fn is_withheld(&self, node: u8, sent: Instant) -> bool {
         // A single node is believed: what it has forgotten, nobody else remembers.
         let is_guarded = self.terms().quorum.nodes() > 1 && self.keeps(Rule::RestartsAreGuarded);
@@ -438,7 +438,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         }
     }
 
-    /// Agrees with the nodes on a fence. `Holding::agree_on_fence`.
+    /// Agrees with the nodes on a fence. `LeaseSet::agree_on_fence`.
     fn agree(&mut self) {
         let (terms, now) = (self.terms(), self.now());
         self.at().fan_out = None;
@@ -481,7 +481,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         }
     }
 
-    /// What was granted after it was given back is released at once. `Holding::chase`.
+    /// What was granted after it was given back is released at once. `LeaseSet::chase`.
     fn see_to(&mut self, node: u8) {
         let attempt = self.at();
         if attempt.ledger.is_released() && attempt.ledger.is_granted_on(node.into()) {

@@ -112,7 +112,7 @@ impl Attempt {
         self.ledger.ask(now, terms.trusted, now + terms.expiry)
     }
 
-    /// How the token stands, as `Holding::standing` tells it.
+    /// How the token stands, as `LeaseSet::standing` tells it.
     pub(crate) fn standing(&mut self, terms: &Terms, now: Instant) -> Standing {
         if terms.breaks(Rule::AMajorityOfEndsStands) {
             let nodes = 0..terms.quorum.nodes();

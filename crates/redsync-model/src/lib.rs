@@ -11,13 +11,13 @@
 //!
 //! | file of the library | in the model |
 //! |---|---|
-//! | `holding/ledger.rs` | what every attempt believes of the nodes, in all configurations |
+//! | `leases/ledger.rs` | what every attempt believes of the nodes, in all configurations |
 //! | `protocol/quorum.rs`, `validity.rs` | verdicts, lease ends, `valid_until`, drift, in all configurations |
 //! | `protocol/fence.rs` | how nodes count, and what a majority agreed on, where fences are asked for |
 //! | `protocol/quarantine.rs` | which votes are withheld, where nodes restart |
 //!
 //! Written anew, since the library's is woven into tasks and I/O: what clients ask when (`step`, `asking`), after `attempt`,
-//! `waiting`, `holding` and `service::line`; and a [`node`], which the conformance suite's claims are about, and which can
+//! `waiting`, `leases` and `service::line`; and a [`node`], which the conformance suite's claims are about, and which can
 //! be run beside a real one.
 //!
 //! # What is left out
@@ -47,7 +47,7 @@ mod configuration;
 mod ending;
 // Formatted where it belongs: from here, its tests would be looked for in the wrong place.
 #[rustfmt::skip]
-#[path = "../../redsync/src/holding/ledger.rs"]
+#[path = "../../redsync/src/leases/ledger.rs"]
 #[allow(dead_code, reason = "adopting leases is not modelled")]
 mod ledger;
 mod mutants;

@@ -1,7 +1,7 @@
 //! One step: what happens, and what the clients that see it do at once. What a client does later is a step of its own; what
 //! takes long on its way is a message that is applied or heard later.
 //!
-//! Named after what it mirrors in the library: `attempt`, `waiting`, `holding::{extend, fencing, release, waiting}`,
+//! Named after what it mirrors in the library: `attempt`, `waiting`, `leases::{extend, fencing, release, waiting}`,
 //! `service::line` and `service::waiters`.
 
 use std::sync::Arc;
@@ -139,7 +139,7 @@ impl<'a> Step<'a> {
                     self.attempt(number, attempt).was_lost = true;
                 }
                 if self.state.clients[usize::from(number)].attempts[usize::from(attempt)].is_chased(before) {
-                    // The last time when its time is over: `Holding::chase`. Who waits for an answer all that time, which
+                    // The last time when its time is over: `LeaseSet::chase`. Who waits for an answer all that time, which
                     // deadlines of requests forbid, may miss it.
                     let horizon = self.state.clients[usize::from(number)].attempts[usize::from(attempt)]
                         .ledger

@@ -355,7 +355,7 @@ impl Guard {
     ///
     /// As there.
     pub fn extend(&self) -> Result<(), Error> {
-        self.extend_by(self.guard.holding().terms.claim.expiry.as_duration())
+        self.extend_by(self.guard.leases().terms.claim.expiry.as_duration())
     }
 
     /// Lets the leases last for `expiry` from now on; see [`redsync::Guard::extend_by`](crate::Guard::extend_by).
@@ -364,8 +364,8 @@ impl Guard {
     ///
     /// As there.
     pub fn extend_by(&self, expiry: Duration) -> Result<(), Error> {
-        let (holding, expiry) = (self.guard.holding(), Expiry::new(expiry)?);
-        self.thread.wait_for(async move { holding.extend(expiry).await })
+        let (leases, expiry) = (self.guard.leases(), Expiry::new(expiry)?);
+        self.thread.wait_for(async move { leases.extend(expiry).await })
     }
 
     /// Releases the lock, and says whether it was held until now; see [`redsync::Guard::unlock`](crate::Guard::unlock).

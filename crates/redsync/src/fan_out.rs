@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Sleep};
 use crate::error::{Error, NodeError, Operation};
-use crate::holding::Core;
+use crate::leases::Core;
 use crate::node::{Node, NodeFault};
 use crate::protocol::{Instant, LockName, Quorum, Tally, Verdict};
 use crate::events::{self, RequestKind};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use crate::error::Error;
-use crate::holding::{Holding, Standing};
+use crate::leases::{LeaseSet, Standing};
 use crate::lease::Lease;
 use crate::lost::{Lost, LostSignal};
 use crate::protocol::{Expiry, Fence, Instant, LockName, Token};
@@ -35,15 +35,15 @@ use crate::events;
 /// twice.
 #[must_use = "a guard that is dropped releases its lock"]
 pub struct Guard {
-    holding: Arc<Holding>,
+    leases: Arc<LeaseSet>,
     releases_on_drop: bool,
     /// True if an event said that the lock was acquired, and none has said yet how it ended.
     owes_event: bool,
 }
 
 impl Guard {
-    pub(crate) fn new(holding: Arc<Holding>) -> Self {
-        Self { holding, releases_on_drop: true, owes_event: false }
+    pub(crate) fn new(leases: Arc<LeaseSet>) -> Self {
+        Self { leases, releases_on_drop: true, owes_event: false }
     }
 
     /// From here on, the guard is its caller's, and its end is an event.
@@ -54,29 +54,29 @@ impl Guard {
 
     /// The lock's name. Go's redsync: `Mutex.Name`.
     pub fn name(&self) -> &LockName {
-        &self.holding.terms.claim.name
+        &self.leases.terms.claim.name
     }
 
     /// This acquisition's token: the value of the key on each node. Go's redsync: `Mutex.Value`.
     pub fn token(&self) -> &Token {
-        &self.holding.terms.claim.token
+        &self.leases.terms.claim.token
     }
 
     /// The instant up to which the guard is certainly exclusive, on the clock of its
     /// [`Redsync`](crate::Redsync). Go's redsync: `Mutex.Until`.
     pub fn valid_until(&self) -> Instant {
-        self.holding.valid_until().unwrap_or_default()
+        self.leases.valid_until().unwrap_or_default()
     }
 
     /// Whether the guard is exclusive now, by this side's clock alone; no node is asked. Once false, always false.
     /// Go's redsync: `Mutex.Valid`.
     pub fn is_valid(&self) -> bool {
-        self.holding.is_valid()
+        self.leases.is_valid()
     }
 
     /// How long the guard will stay exclusive if it is not extended; zero when it is no longer.
     pub fn remaining(&self) -> Duration {
-        self.holding.remaining()
+        self.leases.remaining()
     }
 
     /// Completes when the guard is lost, at [`valid_until`](Guard::valid_until) and not when some request fails; and when
@@ -95,7 +95,7 @@ impl Guard {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn lost(&self) -> LostSignal {
-        LostSignal::new(Arc::clone(&self.holding))
+        LostSignal::new(Arc::clone(&self.leases))
     }
 
     /// Does `work` as long as the guard is exclusive, and drops it the moment that it is not.
@@ -133,7 +133,7 @@ impl Guard {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(output) if self.is_valid() => Poll::Ready(Ok(output)),
                 // Done, but when its end came the lock's had come already.
-                Poll::Ready(_) => Poll::Ready(Err(self.holding.lost())),
+                Poll::Ready(_) => Poll::Ready(Err(self.leases.lost())),
             }
         })
         .await
@@ -159,7 +159,7 @@ impl Guard {
     ///
     /// May be dropped at any point; each node then has the old end or the new one, and the guard believes the old.
     pub async fn extend(&self) -> Result<(), Error> {
-        self.holding.extend(self.holding.terms.claim.expiry).await
+        self.leases.extend(self.leases.terms.claim.expiry).await
     }
 
     /// Lets the leases last for `expiry` from now on, shorter or longer than before, and be renewed by that from then on.
@@ -175,7 +175,7 @@ impl Guard {
     ///
     /// As [`extend`](Guard::extend); when `expiry` is shorter, the guard believes the shorter end at once.
     pub async fn extend_by(&self, expiry: Duration) -> Result<(), Error> {
-        self.holding.extend(Expiry::new(expiry)?).await
+        self.leases.extend(Expiry::new(expiry)?).await
     }
 
     /// Releases the lock, and says whether it was held until now. Go's redsync: `Mutex.Unlock`.
@@ -198,12 +198,12 @@ impl Guard {
     ///
     /// Dropped at any point, the release goes on in the background.
     pub async fn unlock(mut self) -> Result<(), Error> {
-        let result = match self.holding.standing() {
+        let result = match self.leases.standing() {
             // What is left of it is released when this guard is dropped.
-            Standing::Lost => Err(Error::Lost(self.holding.lost())),
+            Standing::Lost => Err(Error::Lost(self.leases.lost())),
             Standing::Held | Standing::Released => {
                 let span = tracing::debug_span!("unlock", lock = %self.name());
-                let result = self.holding.release().instrument(span).await;
+                let result = self.leases.release().instrument(span).await;
                 // Outside of a runtime nothing was begun; the background does it, as for a guard that is dropped.
                 self.releases_on_drop = matches!(result, Err(Error::Runtime { .. }));
                 result
@@ -217,40 +217,40 @@ impl Guard {
     /// The guard's lease, to be [adopted](crate::Mutex::adopt) by another process when this one lets go of it with
     /// [`into_lease`](Guard::into_lease).
     pub fn lease(&self) -> Lease {
-        let holding = &self.holding;
-        Lease::new(&holding.terms.claim, holding.expiry(), holding.last_word(), holding.fence())
+        let leases = &self.leases;
+        Lease::new(&leases.terms.claim, leases.expiry(), leases.last_word(), leases.fence())
     }
 
     /// Lets go of the lock without releasing it: whoever has the lease may adopt, extend and release it. If nobody
     /// does, it expires.
     pub fn into_lease(mut self) -> Lease {
         self.releases_on_drop = false;
-        self.holding.hand_on();
+        self.leases.hand_on();
         events::handed_on(self.name());
         self.lease()
     }
 
     /// The fence that was agreed on, if one was asked for.
     pub(crate) fn fence(&self) -> Option<Fence> {
-        self.holding.fence()
+        self.leases.fence()
     }
 
     #[cfg(feature = "blocking")]
-    pub(crate) fn holding(&self) -> Arc<Holding> {
-        Arc::clone(&self.holding)
+    pub(crate) fn leases(&self) -> Arc<LeaseSet> {
+        Arc::clone(&self.leases)
     }
 
     /// Takes back what a failed attempt was granted, and returns when that is done; or in the time that is left and a moment, which
     /// is what nodes that do not hang need. It then goes on in the background.
     pub(crate) async fn give_back(mut self, at_most: Duration) {
-        let clock = Arc::clone(&self.holding.core.clock);
+        let clock = Arc::clone(&self.leases.core.clock);
         if at_most == Duration::MAX {
-            self.holding.undo().await;
+            self.leases.undo().await;
         } else {
             let end = clock.now() + at_most.max(MOMENT);
             tokio::select! {
                 biased;
-                () = self.holding.undo() => {}
+                () = self.leases.undo() => {}
                 // Dropped, it goes on in the background.
                 () = clock.sleep_until(end) => return,
             }
@@ -262,8 +262,8 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         match (self.releases_on_drop, self.owes_event) {
-            (true, true) => self.holding.abandon_guard(),
-            (true, false) => self.holding.abandon(),
+            (true, true) => self.leases.abandon_guard(),
+            (true, false) => self.leases.abandon(),
             (false, _) => {}
         }
     }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::clock::Sleep;
 use crate::error::Error;
-use crate::holding::{Holding, Standing};
+use crate::leases::{LeaseSet, Standing};
 use crate::protocol::{Instant, LockName};
 
 /// A guard is no longer exclusive, and will never be again.
@@ -75,7 +75,7 @@ impl StdError for Lost {
 /// May be dropped at any point.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct LostSignal {
-    holding: Arc<Holding>,
+    leases: Arc<LeaseSet>,
     place: Option<u64>,
     /// Until when it sleeps. It has a timer of its own, so that it fires though the runtime that keeps the guard stands
     /// still.
@@ -83,13 +83,13 @@ pub struct LostSignal {
 }
 
 impl LostSignal {
-    pub(crate) const fn new(holding: Arc<Holding>) -> Self {
-        Self { holding, place: None, sleeping: Mutex::new(None) }
+    pub(crate) const fn new(leases: Arc<LeaseSet>) -> Self {
+        Self { leases, place: None, sleeping: Mutex::new(None) }
     }
 
     /// Whether the guard is exclusive now, by this side's clock alone.
     pub fn is_valid(&self) -> bool {
-        self.holding.standing() == Standing::Held
+        self.leases.standing() == Standing::Held
     }
 
     /// As [`is_valid`](LostSignal::is_valid), to be asked with `?` before a step that must not be done twice.
@@ -100,7 +100,7 @@ impl LostSignal {
     pub fn check(&self) -> Result<(), Lost> {
         match self.is_valid() {
             true => Ok(()),
-            false => Err(self.holding.lost()),
+            false => Err(self.leases.lost()),
         }
     }
 }
@@ -111,13 +111,13 @@ impl Future for LostSignal {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Lost> {
         let signal = self.get_mut();
         // Before it is looked at, so that a loss in between is heard.
-        signal.place = Some(signal.holding.signals.listen(signal.place, context.waker()));
+        signal.place = Some(signal.leases.signals.listen(signal.place, context.waker()));
         // Where the runtime of the one that kept the guard has ended or stands still, this one's takes over.
-        let clock = &signal.holding.core.clock;
-        signal.holding.core.attend(clock.now());
+        let clock = &signal.leases.core.clock;
+        signal.leases.core.attend(clock.now());
         let sleeping = signal.sleeping.get_mut().unwrap_or_else(PoisonError::into_inner);
-        while signal.holding.standing() == Standing::Held {
-            let look = signal.holding.next_look(clock.now());
+        while signal.leases.standing() == Standing::Held {
+            let look = signal.leases.next_look(clock.now());
             // A deadline that has moved on is seen when the old one comes.
             let (_, sleep) = match sleeping {
                 Some((until, _)) if *until <= look => sleeping.as_mut(),
@@ -128,23 +128,23 @@ impl Future for LostSignal {
                 return Poll::Pending;
             }
             *sleeping = None;
-            signal.holding.core.attend(clock.now());
+            signal.leases.core.attend(clock.now());
         }
         *sleeping = None;
-        Poll::Ready(signal.holding.lost())
+        Poll::Ready(signal.leases.lost())
     }
 }
 
 impl Clone for LostSignal {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.holding))
+        Self::new(Arc::clone(&self.leases))
     }
 }
 
 impl Drop for LostSignal {
     fn drop(&mut self) {
         if let Some(place) = self.place {
-            self.holding.signals.forget(place);
+            self.leases.signals.forget(place);
         }
     }
 }

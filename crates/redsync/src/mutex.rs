@@ -10,7 +10,7 @@ use crate::attempt::attempt;
 use crate::error::{Error, ErrorKind, NodeError};
 use crate::fenced::FencedMutex;
 use crate::guard::Guard;
-use crate::holding::{Core, Holding};
+use crate::leases::{Core, LeaseSet};
 use crate::lease::Lease;
 use crate::options::{LockOptions, Patience, Settings, Terms, Waiting, option_methods};
 use crate::protocol::{Instant, InvalidOption, LockName, OwnerLabel, RetryDelay};
@@ -304,12 +304,12 @@ impl Mutex {
             return Err(Error::ShutDown);
         }
         let terms = settings.terms_for(lease.token().clone(), lease.fence());
-        let holding = Holding::new(Arc::clone(&self.core), terms);
-        let adopted = holding.adopt(lease.last_word(), lease.fence()).await;
-        events::adopted(lease.name(), || holding.remaining(), adopted.as_ref());
+        let leases = LeaseSet::new(Arc::clone(&self.core), terms);
+        let adopted = leases.adopt(lease.last_word(), lease.fence()).await;
+        events::adopted(lease.name(), || leases.remaining(), adopted.as_ref());
         adopted?;
-        let guard = Guard::new(Arc::clone(&holding)).announced();
-        holding.begin_keeping();
+        let guard = Guard::new(Arc::clone(&leases)).announced();
+        leases.begin_keeping();
         if self.core.keeper.is_shut() {
             // It was shut down meanwhile. The lock stays its former holder's.
             guard.into_lease();
@@ -333,9 +333,9 @@ impl Mutex {
             let reason = format!("it is of lock {:?}, not {:?}", lease.name(), settings.name);
             return Err(InvalidOption::new("lease", reason).into());
         }
-        let holding = Holding::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone(), None));
-        holding.presume(lease.last_word());
-        let released = holding.release().await;
+        let leases = LeaseSet::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone(), None));
+        leases.presume(lease.last_word());
+        let released = leases.release().await;
         events::released(lease.name(), released.as_ref());
         released
     }

@@ -9,7 +9,7 @@ use crate::fan_out::{FanOut, Nodes, NodeRequest, Returned};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Operation};
 use crate::guard::Guard;
-use crate::holding::Core;
+use crate::leases::Core;
 use crate::inspection::{Inspection, NodeConcern, NodeReport};
 use crate::lease::Lease;
 use crate::mutex::Mutex;

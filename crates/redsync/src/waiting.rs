@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::attempt::{Unfinished, acquired, ask};
 use crate::error::{Error, ErrorKind};
 use crate::guard::Guard;
-use crate::holding::{Core, Holding};
+use crate::leases::{Core, LeaseSet};
 use crate::options::Settings;
 use crate::protocol::{Instant, Ticket};
 use crate::service::{Member, Outlook};
@@ -83,16 +83,16 @@ impl Wait<'_> {
         let terms = self.settings.terms(core.clock.wall_micros(), proposed)?;
         // The undo is armed before the first byte is sent: from here on, dropping this future releases.
         let proposal = terms.claim.fence;
-        let holding = Holding::new(Arc::clone(core), terms);
+        let leases = LeaseSet::new(Arc::clone(core), terms);
         if let Some(proposal) = proposal.filter(|_| !is_first) {
-            holding.propose(Ticket::from_micros(proposal.fence.as_u64()));
+            leases.propose(Ticket::from_micros(proposal.fence.as_u64()));
         }
-        let guard = Guard::new(Arc::clone(&holding));
+        let guard = Guard::new(Arc::clone(&leases));
         let mut refusal = None;
         if !core.waiters.is_contended(&self.settings.name, || core.clock.now()) {
-            match ask(&holding, self.time_left(), self.settings.shuffle_nodes).await {
+            match ask(&leases, self.time_left(), self.settings.shuffle_nodes).await {
                 Ok(()) => {
-                    return match acquired(guard, &holding, self.time_left()).await {
+                    return match acquired(guard, &leases, self.time_left()).await {
                         Ok(guard) => Ok(Some(guard)),
                         Err(unfinished) => self.unfinished(unfinished).await,
                     };
@@ -113,22 +113,22 @@ impl Wait<'_> {
             }
         }
         // Boxed, since a lock that is free is taken without it.
-        Box::pin(self.in_line(guard, &holding, refusal)).await
+        Box::pin(self.in_line(guard, &leases, refusal)).await
     }
 
     async fn in_line(
         &mut self,
         guard: Guard,
-        holding: &Arc<Holding>,
+        leases: &Arc<LeaseSet>,
         refusal: Option<Error>,
     ) -> Result<Option<Guard>, Error> {
         let core = self.core;
         let joined = core.clock.now();
-        let member = core.waiters.join(holding, self.ticket, self.began);
+        let member = core.waiters.join(leases, self.ticket, self.began);
         if let Some(refusal) = refusal {
             member.heard(&refusal, self.began);
         }
-        let mut first = FirstRequests::of(holding, &member);
+        let mut first = FirstRequests::of(leases, &member);
         loop {
             if !member.attend() {
                 // What may have been granted cannot be given back any more, and expires.
@@ -142,7 +142,7 @@ impl Wait<'_> {
                     // Heard in the background from here on, while nodes are to agree.
                     drop(first);
                     self.has_waited_since(joined, now);
-                    let guard = match acquired(guard, holding, self.time_left()).await {
+                    let guard = match acquired(guard, leases, self.time_left()).await {
                         Ok(guard) => guard,
                         Err(unfinished) => return self.unfinished(unfinished).await,
                     };
@@ -154,7 +154,7 @@ impl Wait<'_> {
                     };
                     tokio::select! {
                         biased;
-                        () = holding.top_up() => {}
+                        () = leases.top_up() => {}
                         () = time_is_up => {}
                     }
                     return Ok(Some(guard));
@@ -260,7 +260,7 @@ const PAUSE_MOST: Duration = Duration::from_millis(250);
 /// The caller's own requests for a place, one to each node that has not granted the lease already. Those that were sent and
 /// are not answered when this is dropped are heard in the background.
 struct FirstRequests {
-    holding: Arc<Holding>,
+    leases: Arc<LeaseSet>,
     asked: Vec<(usize, Asked)>,
     were_sent: bool,
 }
@@ -268,15 +268,15 @@ struct FirstRequests {
 type Asked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl FirstRequests {
-    fn of(holding: &Arc<Holding>, member: &Member) -> Self {
-        let core = &holding.core;
+    fn of(leases: &Arc<LeaseSet>, member: &Member) -> Self {
+        let core = &leases.core;
         let nodes: Vec<usize> =
-            (0..core.nodes.len()).filter(|&index| !holding.is_granted_on(index)).collect();
-        let asked = holding.ask_to_enter(&nodes);
+            (0..core.nodes.len()).filter(|&index| !leases.is_granted_on(index)).collect();
+        let asked = leases.ask_to_enter(&nodes);
         let request =
             |index: usize| -> (usize, Asked) { (index, Box::pin(member.first_request(index, asked).run())) };
         let asked = nodes.into_iter().map(request).collect();
-        Self { holding: Arc::clone(holding), asked, were_sent: false }
+        Self { leases: Arc::clone(leases), asked, were_sent: false }
     }
 
     /// Completes when one was answered; never when all have been.
@@ -290,18 +290,18 @@ impl Drop for FirstRequests {
     fn drop(&mut self) {
         let mut asked = std::mem::take(&mut self.asked);
         if !self.were_sent {
-            asked.iter().for_each(|(index, _)| self.holding.unapplied(*index));
+            asked.iter().for_each(|(index, _)| self.leases.unapplied(*index));
             return;
         }
         if !asked.is_empty() {
-            let core = &self.holding.core;
+            let core = &self.leases.core;
             let rest = async move {
                 while !asked.is_empty() {
                     one_answered(&mut asked).await;
                 }
             };
             // Those that may be needed to agree on a fence cannot wait.
-            match self.holding.is_to_be_fenced() {
+            match self.leases.is_to_be_fenced() {
                 true => core.reaper.run(rest),
                 false => core.reaper.run_soon(&core.clock, rest),
             }

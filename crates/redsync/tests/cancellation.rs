@@ -377,10 +377,10 @@ async fn a_repair_dropped_midway_is_undone_by_the_unlock() {
 async fn a_task_aborted_while_it_holds_releases() {
     let servers = servers(3);
     let mutex = connect(&servers).await.mutex("name");
-    let (holding, held) = tokio::sync::oneshot::channel();
+    let (leases, held) = tokio::sync::oneshot::channel();
     let task = tokio::spawn(async move {
         let _guard = mutex.lock().await.unwrap();
-        holding.send(()).unwrap();
+        leases.send(()).unwrap();
         std::future::pending::<()>().await;
     });
     held.await.unwrap();

@@ -115,12 +115,12 @@ async fn a_waiter_on_the_demoted_server_is_not_told_of_a_grant_that_another_got(
     });
     wait_until("the newcomer is in line", DEADLINE, || pair.second.waiting("name") == 2);
     guard.unlock().await.unwrap();
-    let holding = behind.await.unwrap().unwrap();
+    let leases = behind.await.unwrap().unwrap();
     // The waiter asks again when the lease of the holder that it knows of runs out.
     tokio::time::sleep(EXPIRY).await;
-    assert!(holding.is_valid());
+    assert!(leases.is_valid());
     assert!(!waiting.is_finished(), "two hold the lock at once");
-    holding.unlock().await.unwrap();
+    leases.unlock().await.unwrap();
     waiting.await.unwrap().unwrap().unlock().await.unwrap();
 }
 

@@ -275,8 +275,8 @@ async fn who_became_first_unawares_asks_as_soon_as_a_lost_holders_lease_has_ende
     let mut late = Vec::new();
     for round in 0..7 {
         let name = format!("round-{round}");
-        let [holding, first, second] = [(); 3].map(|()| over([server.url()]).mutex(&name).expiry(EXPIRY));
-        let holder = holding.renew(false).lock().await.unwrap();
+        let [leases, first, second] = [(); 3].map(|()| over([server.url()]).mutex(&name).expiry(EXPIRY));
+        let holder = leases.renew(false).lock().await.unwrap();
         let is_in_line = |waiting| wait_until("it is in line", DEADLINE, || server.waiting(&name) == waiting);
         let first = tokio::spawn(async move { first.lock().await });
         is_in_line(1);

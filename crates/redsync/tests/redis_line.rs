@@ -169,8 +169,8 @@ async fn nobody_is_told_of_a_grant_that_the_server_refuses_to_write() {
     ] {
         for succession in [Succession::HandOver, Succession::Barging] {
             let server = RedisServer::start();
-            let (holding, waiting) = (node(&server), node(&server));
-            take(&holding, "holder").await;
+            let (leases, waiting) = (node(&server), node(&server));
+            take(&leases, "holder").await;
             let (client, hears) = (ClientId::random(), Arc::new(Hears::default()));
             let listener: Weak<dyn Listener> = Arc::<Hears>::downgrade(&hears);
             waiting.listen(&client, listener);
@@ -179,7 +179,7 @@ async fn nobody_is_told_of_a_grant_that_the_server_refuses_to_write() {
             server.command(settings);
 
             let claim = claim("holder");
-            let released = holding.release(&claim.name, &claim.token, succession).await;
+            let released = leases.release(&claim.name, &claim.token, succession).await;
 
             assert!(released.as_ref().is_err_and(|fault| fault.to_string().contains(code)), "{released:?}");
             assert_eq!(server.get("name").as_deref(), Some("holder"));

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::outside::outside;
 use super::reaper::{Place, UnderWay};
 use crate::clock::Clock;
-use crate::holding::{Due, Holding, Renewal, Untold};
+use crate::leases::{Due, LeaseSet, Renewal, Untold};
 use crate::protocol::Instant;
 
 /// The deadlines of all guards of one [`Redsync`](crate::Redsync), and the one task that waits for them.
@@ -31,7 +31,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Deadlines {
-    guards: BTreeMap<Deadline, Arc<Holding>>,
+    guards: BTreeMap<Deadline, Arc<LeaseSet>>,
     entered: u64,
     /// The last that was sent for, or the one that took the role back.
     attendant: Option<Attendant>,
@@ -81,26 +81,26 @@ impl Keeper {
         }))
     }
 
-    /// Gives `holding` a place at its next deadline.
-    pub(crate) fn enter(&self, holding: &Arc<Holding>) {
-        self.place(holding, |_| true);
+    /// Gives `leases` a place at its next deadline.
+    pub(crate) fn enter(&self, leases: &Arc<LeaseSet>) {
+        self.place(leases, |_| true);
     }
 
-    /// Moves `holding` to its next deadline, if it has a place.
-    pub(crate) fn look_again(&self, holding: &Arc<Holding>) {
-        self.place(holding, |former| former.is_some());
+    /// Moves `leases` to its next deadline, if it has a place.
+    pub(crate) fn look_again(&self, leases: &Arc<LeaseSet>) {
+        self.place(leases, |former| former.is_some());
     }
 
-    fn place(&self, holding: &Arc<Holding>, is_wanted: impl FnOnce(Option<Deadline>) -> bool) {
+    fn place(&self, leases: &Arc<LeaseSet>, is_wanted: impl FnOnce(Option<Deadline>) -> bool) {
         let mut deadlines = self.0.lock();
-        let mut keep = holding.keep();
+        let mut keep = leases.keep();
         if !is_wanted(keep.place) {
             return;
         }
         let former = keep.place.take().and_then(|place| deadlines.guards.remove(&place));
         deadlines.entered += 1;
-        let place = Deadline { at: holding.next_deadline(&keep), number: deadlines.entered };
-        deadlines.guards.insert(place, Arc::clone(holding));
+        let place = Deadline { at: leases.next_deadline(&keep), number: deadlines.entered };
+        deadlines.guards.insert(place, Arc::clone(leases));
         keep.place = Some(place);
         drop(keep);
         if let Some(attendant) =
@@ -117,10 +117,10 @@ impl Keeper {
         drop(former);
     }
 
-    /// Takes the place from `holding`, and says whether it had one.
-    pub(crate) fn leave(&self, holding: &Holding) -> bool {
+    /// Takes the place from `leases`, and says whether it had one.
+    pub(crate) fn leave(&self, leases: &LeaseSet) -> bool {
         let mut deadlines = self.0.lock();
-        let place = holding.keep().place.take();
+        let place = leases.keep().place.take();
         let left = place.and_then(|place| deadlines.guards.remove(&place));
         drop(deadlines);
         left.is_some()
@@ -214,25 +214,25 @@ impl Shared {
         // Looked at one by one: a guard that is put back may be due again at the same time.
         let due: Vec<Deadline> = deadlines.guards.range(..=soon).map(|(place, _)| *place).collect();
         for place in due {
-            let Some(holding) = deadlines.guards.get(&place) else { continue };
-            let mut keep = holding.keep();
-            let due = holding.due(&mut keep, now, TOGETHER, is_shut);
-            let at = holding.next_deadline(&keep);
+            let Some(leases) = deadlines.guards.get(&place) else { continue };
+            let mut keep = leases.keep();
+            let due = leases.due(&mut keep, now, TOGETHER, is_shut);
+            let at = leases.next_deadline(&keep);
             if matches!(due, Due::Nothing) && at == place.at {
                 continue;
             }
             keep.place = None;
             drop(keep);
-            let Some(holding) = deadlines.guards.remove(&place) else { continue };
+            let Some(leases) = deadlines.guards.remove(&place) else { continue };
             match due {
-                Due::Loss => batch.losses.push(holding),
+                Due::Loss => batch.losses.push(leases),
                 Due::Nothing | Due::Renewal => {
                     let place = Deadline { at, ..place };
-                    holding.keep().place = Some(place);
+                    leases.keep().place = Some(place);
                     if matches!(due, Due::Renewal) {
-                        batch.renewals.push((Renewal::of(&holding), Place::take(&self.renewing)));
+                        batch.renewals.push((Renewal::of(&leases), Place::take(&self.renewing)));
                     }
-                    deadlines.guards.insert(place, holding);
+                    deadlines.guards.insert(place, leases);
                 }
             }
         }
@@ -244,7 +244,7 @@ impl Shared {
 #[derive(Default)]
 struct Batch {
     renewals: Vec<(Renewal, Place)>,
-    losses: Vec<Arc<Holding>>,
+    losses: Vec<Arc<LeaseSet>>,
 }
 
 /// The task. Its end, for whatever reason, is seen.
@@ -280,7 +280,7 @@ impl Attending {
                 (batch, next)
             };
             // SAFETY RULE (design §9): losses are fired on time. Nothing comes before those who have to stop working.
-            batch.losses.iter().for_each(|holding| holding.signals.wake());
+            batch.losses.iter().for_each(|leases| leases.signals.wake());
             for (renewal, place) in batch.renewals {
                 tokio::spawn(async move {
                     renewal.run().await;
@@ -313,7 +313,7 @@ impl Drop for Attending {
             return;
         }
         deadlines.attendant = None;
-        let left: Vec<Arc<Holding>> = deadlines.guards.values().cloned().collect();
+        let left: Vec<Arc<LeaseSet>> = deadlines.guards.values().cloned().collect();
         // One that was never begun changes nothing, and must not be sent for again for ever.
         if !self.role.has_begun || left.is_empty() {
             return;
@@ -334,7 +334,7 @@ impl Drop for Attending {
             );
         }
         // Whoever waits for a loss in another runtime has it attended there.
-        left.iter().for_each(|holding| holding.signals.wake());
+        left.iter().for_each(|leases| leases.signals.wake());
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::line::{Line, Member};
 use super::tickets::Tickets;
-use crate::holding::{Core, Holding};
+use crate::leases::{Core, LeaseSet};
 use crate::node::{ClientId, Grant, Listener, Node, Succession};
 use crate::protocol::{Instant, LockName, Ticket, Token};
 
@@ -42,9 +42,9 @@ impl Waiters {
         self.has_lines.load(Ordering::Relaxed) && self.line(name).is_some_and(|line| line.is_contended(now()))
     }
 
-    /// Makes `holding` one of those who wait, with a ticket that was drawn at `drawn`.
-    pub(crate) fn join(&self, holding: &Arc<Holding>, ticket: Ticket, drawn: Instant) -> Member {
-        let core = &holding.core;
+    /// Makes `leases` one of those who wait, with a ticket that was drawn at `drawn`.
+    pub(crate) fn join(&self, leases: &Arc<LeaseSet>, ticket: Ticket, drawn: Instant) -> Member {
+        let core = &leases.core;
         self.ears.get_or_init(|| {
             let ears: Vec<Arc<Ear>> = (0..core.nodes.len())
                 .map(|index| Arc::new(Ear { index, core: Arc::downgrade(core) }))
@@ -55,13 +55,13 @@ impl Waiters {
             }
             ears
         });
-        let name = &holding.terms.claim.name;
+        let name = &leases.terms.claim.name;
         let mut lines = self.lines();
         self.has_lines.store(true, Ordering::Relaxed);
         let line =
             lines.entry(name.clone()).or_insert_with(|| Arc::new(Line::new(name.clone(), core.nodes.len())));
         // With the map's lock held: a line that nobody is in is taken from it.
-        Member::join(line, holding, ticket, drawn)
+        Member::join(line, leases, ticket, drawn)
     }
 
     /// Takes a line away that nobody is in.

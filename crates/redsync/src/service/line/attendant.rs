@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::Line;
 use super::request::{Request, Returned};
 use super::state::{Attendant, IDLE, LINGER};
-use crate::holding::Core;
+use crate::leases::Core;
 use crate::events::RequestKind;
 
 /// The requests that are under way. Those that are not answered when this is dropped are heard in the background.
@@ -61,7 +61,7 @@ impl Line {
             }
             // Nor is it known what becomes of the leases that it was giving back.
             let waiting = state.members.values().map(|entry| &entry.waiting);
-            spoilt.extend(waiting.filter(|waiting| waiting.holding.yields_lost()).cloned());
+            spoilt.extend(waiting.filter(|waiting| waiting.leases.yields_lost()).cloned());
         }
         state.attendants += 1;
         let number = state.attendants;

@@ -8,7 +8,7 @@ use super::state::Waiting;
 use super::{Line, MOMENT};
 use crate::fan_out::Count;
 use crate::error::{Error, NodeError, Operation};
-use crate::holding::{Holding, RequestNumber, Standing};
+use crate::leases::{LeaseSet, RequestNumber, Standing};
 use crate::node::Remedy;
 use crate::protocol::{Instant, Ticket, Token};
 use crate::events::RequestKind;
@@ -40,24 +40,24 @@ impl Member {
     /// Joins `line` with a ticket that was drawn at `drawn`.
     pub(in crate::service) fn join(
         line: &Arc<Line>,
-        holding: &Arc<Holding>,
+        leases: &Arc<LeaseSet>,
         ticket: Ticket,
         drawn: Instant,
     ) -> Self {
-        holding.expect_grants();
-        let (token, now) = (holding.terms.claim.token.clone(), holding.core.clock.now());
-        let waiting = line.lock().admit(holding, ticket, drawn, now);
+        leases.expect_grants();
+        let (token, now) = (leases.terms.claim.token.clone(), leases.core.clock.now());
+        let waiting = line.lock().admit(leases, ticket, drawn, now);
         Self { line: Arc::clone(line), waiting, token, goes_on_listening: false }
     }
 
     /// Makes sure that somebody renews its place. False where there is no runtime to do it in.
     pub(crate) fn attend(&self) -> bool {
-        self.line.attend(&self.waiting.holding.core)
+        self.line.attend(&self.waiting.leases.core)
     }
 
     /// Takes down what nodes said to a first question, asked at `began`, that was not about a place.
     pub(crate) fn heard(&self, error: &Error, began: Instant) {
-        let core = &self.waiting.holding.core;
+        let core = &self.waiting.leases.core;
         let now = core.clock.now();
         let mut state = self.line.lock();
         for error in error.nodes() {
@@ -69,8 +69,8 @@ impl Member {
                 NodeError::Taken { holder, .. } => _ = view.holder.get_or_insert_with(|| holder.clone()),
                 NodeError::Withheld { wait, .. } => {
                     view.doubted(error.clone(), began);
-                    let at = now + wait.unwrap_or(self.waiting.holding.refresh()) + MOMENT;
-                    state.schedule(&self.token, index, at.min(now + self.waiting.holding.refresh()));
+                    let at = now + wait.unwrap_or(self.waiting.leases.refresh()) + MOMENT;
+                    state.schedule(&self.token, index, at.min(now + self.waiting.leases.refresh()));
                 }
                 // That it fails, its answer for a place says.
                 _ => {}
@@ -85,16 +85,16 @@ impl Member {
 
     /// How things stand at `now`, for one who has been asking since `began`.
     pub(crate) fn outlook(&self, began: Instant, now: Instant) -> Outlook {
-        let holding = &self.waiting.holding;
-        match holding.standing() {
-            _ if holding.is_spoilt() => return Outlook::Spoilt,
+        let leases = &self.waiting.leases;
+        match leases.standing() {
+            _ if leases.is_spoilt() => return Outlook::Spoilt,
             Standing::Lost => return Outlook::Over,
             // What has become of leases that were given back is known soon, and before anybody relies on the others.
-            Standing::Held if holding.is_yielding() => return Outlook::Waiting(now + holding.refresh()),
+            Standing::Held if leases.is_yielding() => return Outlook::Waiting(now + leases.refresh()),
             Standing::Held => return Outlook::Held,
             Standing::Released => {}
         }
-        let (expiry, quorum) = (holding.terms.claim.expiry.as_duration(), holding.core.quorum);
+        let (expiry, quorum) = (leases.terms.claim.expiry.as_duration(), leases.core.quorum);
         let (remedy, lost_at) = {
             let state = self.line.lock();
             let failing = state.views.iter().filter_map(|view| view.failing.as_ref());
@@ -113,15 +113,15 @@ impl Member {
         }
         match lost_at.map(|lost_at| lost_at.max(began) + expiry) {
             Some(end) if end < now => Outlook::Unreachable(self.error(began, now)),
-            Some(end) => Outlook::Waiting((end + MOMENT).min(now + holding.refresh())),
-            None => Outlook::Waiting(now + holding.refresh()),
+            Some(end) => Outlook::Waiting((end + MOMENT).min(now + leases.refresh())),
+            None => Outlook::Waiting(now + leases.refresh()),
         }
     }
 
     /// Why the lock was not had until `now` by one who has been asking since `began`.
     pub(crate) fn error(&self, began: Instant, now: Instant) -> Error {
-        let holding = &self.waiting.holding;
-        let (core, claim) = (&holding.core, &holding.terms.claim);
+        let leases = &self.waiting.leases;
+        let (core, claim) = (&leases.core, &leases.terms.claim);
         let everyone: Vec<usize> = (0..core.nodes.len()).collect();
         let mut count = Count::new(Operation::Lock, &core.nodes, core.quorum, &everyone);
         let mut nodes = Vec::new();
@@ -132,7 +132,7 @@ impl Member {
             let failure = view.failing.as_ref().map(|(error, _)| error).or(view.doubt.as_ref());
             let said = match (failure, &view.holder) {
                 (Some(error), _) => Err(error.clone()),
-                _ if holding.is_granted_on(index) => Ok(()),
+                _ if leases.is_granted_on(index) => Ok(()),
                 (None, Some(holder)) => Err(NodeError::Taken { node: node(), holder: holder.clone() }),
                 (None, None) => Err(NodeError::Timeout { node: node(), after }),
             };
@@ -150,7 +150,7 @@ impl Member {
         let ticket = self.ticket().unwrap_or_default();
         let (number, sent) = asked;
         let asking = Asking { waiting: Arc::clone(&self.waiting), ticket, number, sent };
-        let request = Request::new(&self.waiting.holding.core, index, RequestKind::Enter, vec![asking]);
+        let request = Request::new(&self.waiting.leases.core, index, RequestKind::Enter, vec![asking]);
         FirstRequest { line: Arc::clone(&self.line), request }
     }
 
@@ -168,7 +168,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let now = self.waiting.holding.core.clock.now();
+        let now = self.waiting.leases.core.clock.now();
         let mut state = self.line.lock();
         state.unline(&self.token, now);
         let gone = (!self.goes_on_listening).then(|| state.members.remove(&self.token));
@@ -189,7 +189,7 @@ impl FirstRequest {
         let Self { line, mut request } = self;
         let returned = poll_fn(|context| request.poll(context)).await;
         if let Some(first) = request.asked.first() {
-            let core = Arc::clone(&first.waiting.holding.core);
+            let core = Arc::clone(&first.waiting.leases.core);
             line.answered(&core, request.question(), returned);
         }
     }

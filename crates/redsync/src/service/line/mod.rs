@@ -26,7 +26,7 @@ pub(crate) use self::member::{Member, Outlook};
 use self::request::{Question, Returned};
 use self::state::{LINGER, State, Waiting};
 use crate::error::NodeError;
-use crate::holding::{Core, Standing, Told};
+use crate::leases::{Core, Standing, Told};
 use crate::node::{Entered, Grant, Placed, TimeLeft, Uptime};
 use crate::protocol::{Instant, LockName, Ticket, Token};
 use crate::events;
@@ -75,14 +75,14 @@ impl Line {
         let waiting = self.lock().members.get(&grant.token).map(|entry| Arc::clone(&entry.waiting));
         let Some(waiting) = waiting else { return false };
         // What is not known at once counts when the node is asked.
-        let uptime = match waiting.holding.terms.restart_guard {
+        let uptime = match waiting.leases.terms.restart_guard {
             true => match core.nodes[index].uptime().as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(uptime)) => uptime,
                 Poll::Ready(Err(_)) | Poll::Pending => Uptime::Unknown,
             },
             false => Uptime::Unbroken,
         };
-        match waiting.holding.told(index, grant, uptime) {
+        match waiting.leases.told(index, grant, uptime) {
             Told::Counts => self.settle(core, &grant.token, &waiting),
             Told::TakenAlong => {}
             Told::Unwanted => return false,
@@ -103,7 +103,7 @@ impl Line {
     /// Node `index` may have told what was not heard; or forgotten what it had counted, so that fences are to be later ones.
     pub(super) fn interrupted(&self, index: usize, now: Instant, later: Ticket) {
         self.plan(now, |state, now| {
-            state.members.values().for_each(|entry| entry.waiting.holding.propose(later));
+            state.members.values().for_each(|entry| entry.waiting.leases.propose(later));
             state.schedule_all(index, now);
             state.views[index].retry_at = now;
         });
@@ -120,9 +120,9 @@ impl Line {
 
     /// Looks at how the leases of one who waits stand, after a node said something of them.
     fn settle(&self, core: &Core, token: &Token, waiting: &Waiting) {
-        let holding = &waiting.holding;
-        let is_held = holding.is_valid();
-        if is_held || holding.standing() == Standing::Lost || holding.is_spoilt() {
+        let leases = &waiting.leases;
+        let is_held = leases.is_valid();
+        if is_held || leases.standing() == Standing::Lost || leases.is_spoilt() {
             if is_held {
                 // From here on it is its holder's to keep: nothing is renewed for one who does not come for it.
                 self.lock().unline(token, core.clock.now());
@@ -133,14 +133,14 @@ impl Line {
         if core.nodes.len() == 1 {
             return;
         }
-        let has_some = holding.has_some();
+        let has_some = leases.has_some();
         let (now, window) = (core.clock.now(), core.waiters.tickets.claim_window());
         let mut state = self.lock();
         let key = state.key(now);
         let Some(entry) = state.members.get_mut(token).filter(|entry| entry.is_in_line) else { return };
         match (has_some, entry.claim) {
             (true, None) => {
-                let pause = (window * (1 << entry.yields.min(8))).min(holding.refresh());
+                let pause = (window * (1 << entry.yields.min(8))).min(leases.refresh());
                 let at = now + pause.mul_f64(1.0 + jitter(token, key.1));
                 let key = (at, key.1);
                 entry.claim = Some(key);
@@ -172,15 +172,15 @@ impl Line {
             Ok((entered, uptime)) => {
                 let mut doubts = vec![None; asked.len()];
                 for ((asked, placed), doubt) in asked.iter().zip(&entered.places).zip(&mut doubts) {
-                    let holding = &asked.waiting.holding;
+                    let leases = &asked.waiting.leases;
                     if is_yielding {
-                        holding.yielded(index, asked.number);
+                        leases.yielded(index, asked.number);
                     }
                     match placed {
                         Placed::Granted(fence) => {
-                            *doubt = holding.vote(index, (asked.number, asked.sent), *fence, uptime).err();
+                            *doubt = leases.vote(index, (asked.number, asked.sent), *fence, uptime).err();
                         }
-                        Placed::Queued(_) => holding.queued(index, asked.number),
+                        Placed::Queued(_) => leases.queued(index, asked.number),
                     }
                 }
                 if let Some(first) = asked.first() {
@@ -191,9 +191,9 @@ impl Line {
             Err(error) => {
                 for asked in asked {
                     match (is_yielding, error.is_certainly_unapplied()) {
-                        (true, true) => asked.waiting.holding.not_yielded(index, asked.number),
-                        (true, false) => asked.waiting.holding.yield_lost(index),
-                        (false, true) => asked.waiting.holding.unapplied(index),
+                        (true, true) => asked.waiting.leases.not_yielded(index, asked.number),
+                        (true, false) => asked.waiting.leases.yield_lost(index),
+                        (false, true) => asked.waiting.leases.unapplied(index),
                         (false, false) => {}
                     }
                 }
@@ -212,7 +212,7 @@ impl Line {
                 view.failed(error, since);
                 let pause = RETRY_LEAST.saturating_mul(1 << view.failures.min(12));
                 let most =
-                    asked.iter().map(|asked| asked.waiting.holding.refresh()).min().unwrap_or(RETRY_MOST);
+                    asked.iter().map(|asked| asked.waiting.leases.refresh()).min().unwrap_or(RETRY_MOST);
                 view.retry_at = now + pause.min(most.min(RETRY_MOST));
                 let retry_at = view.retry_at;
                 asked.iter().for_each(|asked| state.schedule(asked.token(), index, retry_at));
@@ -227,11 +227,11 @@ impl Line {
         }
         for asked in asked {
             self.settle(core, asked.token(), &asked.waiting);
-            let holding = &asked.waiting.holding;
-            if holding.is_released() && holding.is_granted_on(index) {
+            let leases = &asked.waiting.leases;
+            if leases.is_released() && leases.is_granted_on(index) {
                 // It came after the release.
-                let holding = Arc::clone(holding);
-                core.reaper.run(async move { holding.chase().await });
+                let leases = Arc::clone(leases);
+                core.reaper.run(async move { leases.chase().await });
             }
         }
     }
@@ -247,7 +247,7 @@ impl Line {
         }
         let mut first_of_us: Option<u64> = None;
         for ((asked, placed), doubt) in asked.iter().zip(&entered.places).zip(doubts) {
-            let (token, refresh) = (asked.token(), asked.waiting.holding.refresh());
+            let (token, refresh) = (asked.token(), asked.waiting.leases.refresh());
             let mut at = asked.sent + refresh.mul_f64(1.0 - jitter(token, state.keys) / 10.0);
             if let Placed::Queued(position) = *placed {
                 state.queued_at = now;

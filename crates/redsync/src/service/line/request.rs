@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::state::Waiting;
 use crate::error::NodeError;
-use crate::holding::{Core, RequestNumber};
+use crate::leases::{Core, RequestNumber};
 use crate::node::{Entered, Node, NodeFault, Place, Placed, Uptime};
 use crate::protocol::{Instant, Ticket, Token};
 use crate::events::RequestKind;
@@ -22,11 +22,11 @@ pub(super) struct Asking {
 
 impl Asking {
     pub(super) fn token(&self) -> &Token {
-        &self.waiting.holding.terms.claim.token
+        &self.waiting.leases.terms.claim.token
     }
 
     fn place(&self) -> Place {
-        self.waiting.holding.place(self.ticket, self.number)
+        self.waiting.leases.place(self.ticket, self.number)
     }
 }
 
@@ -63,9 +63,9 @@ impl Request {
 
     pub(super) fn new(core: &Core, index: usize, what: RequestKind, asked: Vec<Asking>) -> Self {
         let places: Vec<Place> = asked.iter().map(Asking::place).collect();
-        let timeout = asked.iter().map(|asked| asked.waiting.holding.terms.request_timeout.as_duration());
+        let timeout = asked.iter().map(|asked| asked.waiting.leases.terms.request_timeout.as_duration());
         let timeout = timeout.max().unwrap_or_default();
-        let is_guarded = asked.iter().any(|asked| asked.waiting.holding.terms.restart_guard);
+        let is_guarded = asked.iter().any(|asked| asked.waiting.leases.terms.restart_guard);
         let (node, client) = (Arc::clone(&core.nodes[index]), core.waiters.client.clone());
         let deadline = core.clock.sleep_until(core.clock.now() + timeout);
         let returned = async move {
@@ -100,7 +100,7 @@ impl Drop for Request {
     fn drop(&mut self) {
         if !self.is_answered && matches!(self.what, RequestKind::Yield) {
             for asked in &self.asked {
-                asked.waiting.holding.yield_lost(self.index);
+                asked.waiting.leases.yield_lost(self.index);
                 asked.waiting.changed.notify_one();
             }
         }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::request::Asking;
 use crate::error::NodeError;
-use crate::holding::Holding;
+use crate::leases::LeaseSet;
 use crate::node::Holder;
 use crate::protocol::{Instant, Ticket, Token};
 
@@ -53,7 +53,7 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub(super) holding: Arc<Holding>,
+    pub(super) leases: Arc<LeaseSet>,
     pub(super) changed: Notify,
 }
 
@@ -100,16 +100,16 @@ impl State {
         }
     }
 
-    /// Makes `holding` one of those who wait, with a ticket that was drawn at `drawn`.
+    /// Makes `leases` one of those who wait, with a ticket that was drawn at `drawn`.
     pub(super) fn admit(
         &mut self,
-        holding: &Arc<Holding>,
+        leases: &Arc<LeaseSet>,
         ticket: Ticket,
         drawn: Instant,
         now: Instant,
     ) -> Arc<Waiting> {
-        let token = holding.terms.claim.token.clone();
-        let waiting = Arc::new(Waiting { holding: Arc::clone(holding), changed: Notify::new() });
+        let token = leases.terms.claim.token.clone();
+        let waiting = Arc::new(Waiting { leases: Arc::clone(leases), changed: Notify::new() });
         let entry = Entry {
             waiting: Arc::clone(&waiting),
             ticket,
@@ -123,7 +123,7 @@ impl State {
         self.members.insert(token.clone(), entry);
         self.order.insert((ticket, token.clone()));
         // The first time, the caller asks itself.
-        (0..self.views.len()).for_each(|index| self.schedule(&token, index, now + holding.refresh()));
+        (0..self.views.len()).for_each(|index| self.schedule(&token, index, now + leases.refresh()));
         waiting
     }
 
@@ -157,13 +157,13 @@ impl State {
             let Some(entry) = self.members.get_mut(&token) else { continue };
             entry.due[index] = None;
             let waiting = Arc::clone(&entry.waiting);
-            if let Err(later) = entry.paces[index].take(now, waiting.holding.refresh()) {
+            if let Err(later) = entry.paces[index].take(now, waiting.leases.refresh()) {
                 too_soon.push((token, later));
                 continue;
             }
             // What comes due soon after comes along.
-            until = until.max(now + waiting.holding.refresh() / 8);
-            let (number, sent) = waiting.holding.ask_to_enter(&[index]);
+            until = until.max(now + waiting.leases.refresh() / 8);
+            let (number, sent) = waiting.leases.ask_to_enter(&[index]);
             asked.push(Asking { waiting, ticket: entry.ticket, number, sent });
         }
         view.is_asking = !asked.is_empty();
@@ -182,7 +182,7 @@ impl State {
             let token = first.remove();
             let Some(entry) = self.members.get_mut(&token) else { continue };
             entry.claim = None;
-            let Some((number, minority)) = entry.waiting.holding.ask_to_yield() else { continue };
+            let Some((number, minority)) = entry.waiting.leases.ask_to_yield() else { continue };
             let (waiting, ticket) = (&entry.waiting, entry.ticket);
             yielded.extend(
                 minority

@@ -1,6 +1,6 @@
 //! One token's leases on all nodes, from the first request to the last release.
 //!
-//! An attempt, the guard it becomes, and the undo of either work on the same [`Holding`]. What is known of each node is
+//! An attempt, the guard it becomes, and the undo of either work on the same [`LeaseSet`]. What is known of each node is
 //! kept in its [`ledger`]; [`extend`], [`fencing`] and [`release`] ask the nodes; [`keep`] is what the keeper does for a guard.
 
 mod extend;
@@ -76,7 +76,7 @@ impl Core {
 }
 
 /// One token's leases on all nodes.
-pub(crate) struct Holding {
+pub(crate) struct LeaseSet {
     pub(crate) core: Arc<Core>,
     pub(crate) terms: Terms,
     /// Who waits for the end of it.
@@ -102,7 +102,7 @@ pub(crate) enum Standing {
     Released,
 }
 
-impl Holding {
+impl LeaseSet {
     /// A token on no node yet.
     pub(crate) fn new(core: Arc<Core>, terms: Terms) -> Arc<Self> {
         let ledger = Mutex::new(Ledger::new(core.quorum));
@@ -227,8 +227,8 @@ impl Holding {
     }
 }
 
-impl fmt::Debug for Holding {
+impl fmt::Debug for LeaseSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Holding").field("claim", &self.terms.claim).finish_non_exhaustive()
+        f.debug_struct("LeaseSet").field("claim", &self.terms.claim).finish_non_exhaustive()
     }
 }

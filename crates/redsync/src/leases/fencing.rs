@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Holding;
+use super::LeaseSet;
 use crate::attempt::Unfinished;
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Claim, NodeFault};
 use crate::protocol::{Fence, Fenced, Instant, Proposal, Ticket};
 use crate::events;
 
-impl Holding {
+impl LeaseSet {
     /// Proposes a later fence than the ticket, for places that are asked for from here on: what a node may have forgotten was
     /// perhaps larger than that.
     pub(crate) fn propose(&self, later: Ticket) {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ledger::Mark;
-use super::{Holding, Standing};
+use super::{LeaseSet, Standing};
 use crate::fan_out::{FanOut, Count, NodeRequest, Returned};
 use crate::error::{Error, NodeError, Operation};
 use crate::node::Released;
 use crate::protocol::{Instant, Verdict};
 use crate::events::{self, RequestKind};
 
-impl Holding {
+impl LeaseSet {
     /// Releases the token wherever it may be, and says whether a majority had it until now. What is not answered goes
     /// on in the background.
     pub(crate) async fn release(self: &Arc<Self>) -> Result<(), Error> {
@@ -24,10 +24,10 @@ impl Holding {
         }
         release.hear_the_returned();
         if self.ledger().is_open() {
-            let holding = Arc::clone(self);
+            let leases = Arc::clone(self);
             let rest = async move {
                 release.finish().await;
-                holding.chase().await;
+                leases.chase().await;
             };
             match count.verdict() {
                 Verdict::Reached => self.core.reaper.run_soon(&self.core.clock, rest),
@@ -53,10 +53,10 @@ impl Holding {
     pub(crate) fn abandon_guard(self: &Arc<Self>) {
         // As for a guard that is unlocked: a lost one has no other outcome, whatever the nodes still say.
         let lost = (self.standing() == Standing::Lost).then(|| Error::Lost(self.lost()));
-        let holding = Arc::clone(self);
+        let leases = Arc::clone(self);
         self.release_in_background(move |count| {
-            let error = lost.or_else(|| count.into_error(holding.name()));
-            events::released(&holding.terms.claim.name, error.as_ref().map_or(Ok(&()), Err));
+            let error = lost.or_else(|| count.into_error(leases.name()));
+            events::released(&leases.terms.claim.name, error.as_ref().map_or(Ok(&()), Err));
         });
     }
 
@@ -73,11 +73,11 @@ impl Holding {
             decided(Count::new(Operation::Unlock, &self.core.nodes, self.core.quorum, &[]));
             return;
         }
-        let mut unsent = Unsent { holding: Arc::clone(self), was_sent: false };
+        let mut unsent = Unsent { leases: Arc::clone(self), was_sent: false };
         // Where it cannot be done, it is dropped, and says so.
         self.core.reaper.run(async move {
-            let core = Arc::clone(&unsent.holding.core);
-            let mut release = Release::begin(&unsent.holding, false, core.clock.now());
+            let core = Arc::clone(&unsent.leases.core);
+            let mut release = Release::begin(&unsent.leases, false, core.clock.now());
             let mut count = Count::new(Operation::Unlock, &core.nodes, core.quorum, &release.voters());
             while !count.is_decided(release.outstanding(), false) {
                 let Some(released) = release.next().await else { break };
@@ -87,7 +87,7 @@ impl Holding {
             release.finish().await;
             drop(release);
             unsent.was_sent = true;
-            unsent.holding.chase().await;
+            unsent.leases.chase().await;
         });
     }
 
@@ -131,7 +131,7 @@ impl Holding {
 
 /// A release under way: the nodes it asks are its own until they have answered.
 struct Release {
-    holding: Arc<Holding>,
+    leases: Arc<LeaseSet>,
     fan_out: FanOut<Released>,
     /// The nodes that have not answered, and what was known of the token there when they were asked.
     asked: Vec<(usize, Mark)>,
@@ -140,24 +140,24 @@ struct Release {
 impl Release {
     /// Asks the nodes that may have the token, or a place for it, or only those known to. The token is given back from here
     /// on.
-    fn begin(holding: &Arc<Holding>, only_known: bool, now: Instant) -> Self {
+    fn begin(leases: &Arc<LeaseSet>, only_known: bool, now: Instant) -> Self {
         let asked = {
-            let mut ledger = holding.ledger();
+            let mut ledger = leases.ledger();
             ledger.give_back(now);
             ledger.take(only_known)
         };
-        holding.end_keeping();
-        let core = &holding.core;
-        let timeout = holding.terms.request_timeout.as_duration();
+        leases.end_keeping();
+        let core = &leases.core;
+        let timeout = leases.terms.request_timeout.as_duration();
         let voters = asked.iter().map(|(index, _)| *index);
         let fan_out = FanOut::open(core, RequestKind::Release, now, voters, timeout, |node| -> NodeRequest<Released> {
-            let holding = Arc::clone(holding);
+            let leases = Arc::clone(leases);
             Box::pin(async move {
-                let claim = &holding.terms.claim;
-                node.release(&claim.name, &claim.token, holding.terms.succession).await
+                let claim = &leases.terms.claim;
+                node.release(&claim.name, &claim.token, leases.terms.succession).await
             })
         });
-        Self { holding: Arc::clone(holding), fan_out, asked }
+        Self { leases: Arc::clone(leases), fan_out, asked }
     }
 
     fn voters(&self) -> Vec<usize> {
@@ -184,14 +184,14 @@ impl Release {
     fn heard(&mut self, index: usize, returned: Returned<Released>) -> Option<Result<(), NodeError>> {
         let at = self.asked.iter().position(|(asked, _)| *asked == index)?;
         let (_, before) = self.asked.swap_remove(at);
-        let node = || self.holding.node_name(index);
+        let node = || self.leases.node_name(index);
         Some(match returned {
             Err(error) => {
-                self.holding.ledger().leave(index);
+                self.leases.ledger().leave(index);
                 Err(error)
             }
             Ok(released) => {
-                self.holding.ledger().released(index, before, &released);
+                self.leases.ledger().released(index, before, &released);
                 match released {
                     Released::Released => Ok(()),
                     Released::NotHeld | Released::Left => Err(NodeError::NotHeld { node: node() }),
@@ -211,24 +211,24 @@ impl Release {
 impl Drop for Release {
     fn drop(&mut self) {
         {
-            let mut ledger = self.holding.ledger();
+            let mut ledger = self.leases.ledger();
             self.asked.iter().for_each(|(index, _)| ledger.leave(*index));
         }
-        self.holding.expect_no_grants();
+        self.leases.expect_no_grants();
     }
 }
 
 /// A release that nobody waits for. If it is dropped before it was sent, somebody should know.
 struct Unsent {
-    holding: Arc<Holding>,
+    leases: Arc<LeaseSet>,
     was_sent: bool,
 }
 
 impl Drop for Unsent {
     fn drop(&mut self) {
         if !self.was_sent {
-            self.holding.expect_no_grants();
-            let claim = &self.holding.terms.claim;
+            self.leases.expect_no_grants();
+            let claim = &self.leases.terms.claim;
             events::unsent(&claim.name, claim.expiry.as_duration());
         }
     }

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Holding, RequestNumber, Standing};
+use super::{LeaseSet, RequestNumber, Standing};
 use crate::fan_out::{FanOut, Count, Returned};
 use crate::clock::Sleep;
 use crate::error::{Error, NodeError, Operation};
@@ -13,7 +13,7 @@ use crate::options::Terms;
 use crate::protocol::{Expiry, Fence, InvalidOption, Verdict};
 use crate::events::{self, RequestKind};
 
-impl Holding {
+impl LeaseSet {
     /// Lets the leases last for `expiry` from now on. Succeeds if a majority did; releases nothing if not.
     pub(crate) async fn extend(self: &Arc<Self>, expiry: Expiry) -> Result<(), Error> {
         self.core.enter()?;
@@ -148,14 +148,14 @@ impl Holding {
             count.add(self.extended(index, number, IfFree::Leave, returned));
         }
         if fan_out.outstanding() > 0 {
-            let holding = Arc::clone(self);
+            let leases = Arc::clone(self);
             self.core.reaper.run_soon(&self.core.clock, async move {
                 let mut is_late = false;
                 while let Some((index, returned)) = fan_out.next().await {
-                    is_late |= holding.extended(index, number, IfFree::Leave, returned).is_ok();
+                    is_late |= leases.extended(index, number, IfFree::Leave, returned).is_ok();
                 }
-                if is_late && holding.is_released() {
-                    holding.chase().await;
+                if is_late && leases.is_released() {
+                    leases.chase().await;
                 }
             });
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Holding, RequestNumber};
+use super::{LeaseSet, RequestNumber};
 use crate::error::NodeError;
 use crate::node::{Grant, Place, Uptime};
 use crate::protocol::{Fence, Instant, Ticket};
@@ -26,7 +26,7 @@ pub(crate) enum Told {
     Unwanted,
 }
 
-impl Holding {
+impl LeaseSet {
     /// Records that a place in line is about to be asked for, or renewed, on `nodes`.
     pub(crate) fn ask_to_enter(&self, nodes: &[usize]) -> (RequestNumber, Instant) {
         let trusted = self.terms.trusted();
@@ -174,8 +174,8 @@ impl Holding {
         if has_doubts && !self.terms.confirm_grants {
             let _ = self.extend(expiry).await;
         } else if !self.terms.renew && self.remaining() < self.terms.trusted().mul_f64(0.9) {
-            let holding = Arc::clone(self);
-            self.core.reaper.run(async move { _ = holding.extend(expiry).await });
+            let leases = Arc::clone(self);
+            self.core.reaper.run(async move { _ = leases.extend(expiry).await });
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use super::{Holding, Standing};
+use super::{LeaseSet, Standing};
 use crate::error::{Error, NodeError, Operation};
 use crate::lost::Lost;
 use crate::protocol::{Expiry, Instant};
@@ -57,7 +57,7 @@ pub(crate) enum Due {
     Loss,
 }
 
-impl Holding {
+impl LeaseSet {
     /// Has the guard kept from here on: it was acquired.
     pub(crate) fn begin_keeping(self: &Arc<Self>) {
         let now = self.core.clock.now();
@@ -233,41 +233,41 @@ impl Holding {
 
 /// A renewal that is due. Dropped before its end, with its runtime, it leaves a guard that another can go on with.
 pub(crate) struct Renewal {
-    holding: Arc<Holding>,
+    leases: Arc<LeaseSet>,
     number: u32,
     result: Option<Result<(), Error>>,
 }
 
 impl Renewal {
-    pub(crate) fn of(holding: &Arc<Holding>) -> Self {
-        Self { holding: Arc::clone(holding), number: holding.keep().renewals, result: None }
+    pub(crate) fn of(leases: &Arc<LeaseSet>) -> Self {
+        Self { leases: Arc::clone(leases), number: leases.keep().renewals, result: None }
     }
 
     /// Extends the leases. Whatever comes of it, nothing is released, and it is tried again as long as the guard is valid.
     pub(crate) async fn run(mut self) {
-        let holding = Arc::clone(&self.holding);
+        let leases = Arc::clone(&self.leases);
         // SAFETY RULE (design §9): extending cannot revive what is over, and would keep others out for nothing.
-        if !holding.is_valid() {
+        if !leases.is_valid() {
             return;
         }
-        let expiry = holding.capped_expiry(&holding.keep(), holding.core.clock.now());
+        let expiry = leases.capped_expiry(&leases.keep(), leases.core.clock.now());
         // Retimed leases are of an expiry that was checked; a cap may leave too little of it to be one.
         if let Some(expiry) = expiry
-            && let Ok(terms) = holding.terms.retimed(expiry)
+            && let Ok(terms) = leases.terms.retimed(expiry)
         {
-            self.result = Some(holding.extend_on(terms).await);
+            self.result = Some(leases.extend_on(terms).await);
         }
     }
 }
 
 impl Drop for Renewal {
     fn drop(&mut self) {
-        let holding = &self.holding;
-        let now = holding.core.clock.now();
-        let (standing, left) = (holding.standing(), holding.remaining());
+        let leases = &self.leases;
+        let now = leases.core.clock.now();
+        let (standing, left) = (leases.standing(), leases.remaining());
         let result = self.result.take();
         let (was_failing, is_failing) = {
-            let mut keep = holding.keep();
+            let mut keep = leases.keep();
             if keep.renewing.is_none_or(|(number, _)| number != self.number) {
                 // It stood still for so long that another has taken its place.
                 return;
@@ -283,17 +283,17 @@ impl Drop for Renewal {
                 }
                 Some(Ok(())) => {
                     keep.is_failing = false;
-                    holding.plan(&mut keep, now);
+                    leases.plan(&mut keep, now);
                 }
                 // There was nothing to ask for, or the runtime ended midway.
-                None => holding.plan(&mut keep, now),
+                None => leases.plan(&mut keep, now),
             }
             (was_failing, keep.is_failing)
         };
-        holding.core.keeper.look_again(holding);
+        leases.core.keeper.look_again(leases);
         // A guard that was given back meanwhile, or lost, has its own words.
         if standing == Standing::Held {
-            let name = &holding.terms.claim.name;
+            let name = &leases.terms.claim.name;
             match &result {
                 Some(Ok(())) => events::renewed(name, left, was_failing),
                 Some(Err(error)) => events::not_renewed(name, left, error, is_failing && !was_failing),
@@ -304,11 +304,11 @@ impl Drop for Renewal {
 }
 
 /// A guard's end that nobody has told of. Told when it is dropped, wherever that is.
-pub(crate) struct Untold(Arc<Holding>);
+pub(crate) struct Untold(Arc<LeaseSet>);
 
 impl Untold {
-    pub(crate) const fn of(holding: Arc<Holding>) -> Self {
-        Self(holding)
+    pub(crate) const fn of(leases: Arc<LeaseSet>) -> Self {
+        Self(leases)
     }
 }
 
