@@ -10,7 +10,7 @@ use crate::error::{Error, NodeError, Operation};
 use crate::guard::Guard;
 use crate::leases::{Core, LeaseSet, RequestNumber};
 use crate::node::{Acquired, Node, Uptime};
-use crate::options::Terms;
+use crate::options::AttemptConfig;
 use crate::protocol::{Instant, Verdict};
 use crate::events::RequestKind;
 
@@ -19,7 +19,7 @@ use crate::events::RequestKind;
 /// Cancel safe: dropped at any point, what may have been granted is released in the background.
 pub(crate) async fn attempt(
     core: &Arc<Core>,
-    terms: Terms,
+    config: AttemptConfig,
     at_most: Duration,
     shuffle: bool,
 ) -> Result<Guard, Error> {
@@ -28,7 +28,7 @@ pub(crate) async fn attempt(
     }
     let began = core.enter()?;
     // The undo is armed before the first byte is sent: from here on, dropping this future releases.
-    let leases = LeaseSet::new(Arc::clone(core), terms);
+    let leases = LeaseSet::new(Arc::clone(core), config);
     let guard = Guard::new(Arc::clone(&leases));
     let asked = ask(&leases, at_most, shuffle).await;
     let left = at_most.saturating_sub(core.clock.now().saturating_since(began));
@@ -43,8 +43,8 @@ pub(crate) async fn attempt(
 
 /// Asks every node at once for a lease, and decides as soon as the verdict is certain. Undoes nothing.
 pub(crate) async fn ask(leases: &Arc<LeaseSet>, at_most: Duration, shuffle: bool) -> Result<(), Error> {
-    let (core, terms) = (&leases.core, &leases.terms);
-    let timeout = terms.request_timeout.as_duration().min(at_most);
+    let (core, config) = (&leases.core, &leases.config);
+    let timeout = config.request_timeout.as_duration().min(at_most);
     let mut voters: Vec<usize> = (0..core.quorum.nodes()).collect();
     if shuffle {
         voters.shuffle(&mut rand::rng());
@@ -54,10 +54,10 @@ pub(crate) async fn ask(leases: &Arc<LeaseSet>, at_most: Duration, shuffle: bool
     let question = |node: Arc<dyn Node>| -> NodeRequest<Vote> {
         let leases = Arc::clone(leases);
         Box::pin(async move {
-            let acquired = node.acquire(&leases.terms.claim).await?;
+            let acquired = node.acquire(&leases.config.claim).await?;
             // After the grant: it was of the incarnation that is asked, or of one before it.
             let uptime = match acquired {
-                Acquired::Granted(_) if leases.terms.restart_guard => {
+                Acquired::Granted(_) if leases.config.restart_guard => {
                     node.uptime().await.unwrap_or(Uptime::Unknown)
                 }
                 Acquired::Granted(_) | Acquired::Taken(_) => Uptime::Unbroken,
@@ -68,7 +68,7 @@ pub(crate) async fn ask(leases: &Arc<LeaseSet>, at_most: Duration, shuffle: bool
     let fan_out = FanOut::open(core, RequestKind::Acquire, sent, voters, timeout, question);
     let mut asking =
         Asking { leases: Arc::clone(leases), number, sent, fan_out: Some(fan_out), is_reached: false };
-    while !count.is_decided(asking.outstanding(), terms.wait_for_all) {
+    while !count.is_decided(asking.outstanding(), config.wait_for_all) {
         let Some(answer) = asking.next().await else { break };
         count.add(answer);
     }
@@ -76,7 +76,7 @@ pub(crate) async fn ask(leases: &Arc<LeaseSet>, at_most: Duration, shuffle: bool
     asking.hear_the_returned();
     drop(asking);
 
-    let name = || terms.claim.name.clone();
+    let name = || config.claim.name.clone();
     match count.into_error(name()) {
         Some(error) => Err(error),
         None if leases.is_valid() => Ok(()),

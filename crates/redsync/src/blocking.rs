@@ -355,7 +355,7 @@ impl Guard {
     ///
     /// As there.
     pub fn extend(&self) -> Result<(), Error> {
-        self.extend_by(self.guard.leases().terms.claim.expiry.as_duration())
+        self.extend_by(self.guard.leases().config.claim.expiry.as_duration())
     }
 
     /// Lets the leases last for `expiry` from now on; see [`redsync::Guard::extend_by`](crate::Guard::extend_by).

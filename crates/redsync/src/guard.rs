@@ -54,12 +54,12 @@ impl Guard {
 
     /// The lock's name. Go's redsync: `Mutex.Name`.
     pub fn name(&self) -> &LockName {
-        &self.leases.terms.claim.name
+        &self.leases.config.claim.name
     }
 
     /// This acquisition's token: the value of the key on each node. Go's redsync: `Mutex.Value`.
     pub fn token(&self) -> &Token {
-        &self.leases.terms.claim.token
+        &self.leases.config.claim.token
     }
 
     /// The instant up to which the guard is certainly exclusive, on the clock of its
@@ -159,7 +159,7 @@ impl Guard {
     ///
     /// May be dropped at any point; each node then has the old end or the new one, and the guard believes the old.
     pub async fn extend(&self) -> Result<(), Error> {
-        self.leases.extend(self.leases.terms.claim.expiry).await
+        self.leases.extend(self.leases.config.claim.expiry).await
     }
 
     /// Lets the leases last for `expiry` from now on, shorter or longer than before, and be renewed by that from then on.
@@ -218,7 +218,7 @@ impl Guard {
     /// [`into_lease`](Guard::into_lease).
     pub fn lease(&self) -> Lease {
         let leases = &self.leases;
-        Lease::new(&leases.terms.claim, leases.expiry(), leases.last_word(), leases.fence())
+        Lease::new(&leases.config.claim, leases.expiry(), leases.last_word(), leases.fence())
     }
 
     /// Lets go of the lock without releasing it: whoever has the lease may adopt, extend and release it. If nobody

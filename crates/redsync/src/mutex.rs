@@ -12,7 +12,7 @@ use crate::fenced::FencedMutex;
 use crate::guard::Guard;
 use crate::leases::{Core, LeaseSet};
 use crate::lease::Lease;
-use crate::options::{LockOptions, Patience, Settings, Terms, Waiting, option_methods};
+use crate::options::{LockOptions, Patience, Settings, AttemptConfig, Waiting, option_methods};
 use crate::protocol::{Instant, InvalidOption, LockName, OwnerLabel, RetryDelay};
 use crate::events;
 use crate::waiting::wait_in_line;
@@ -164,7 +164,7 @@ impl Mutex {
             let begun = self.core.clock.now();
             let at_most = end.map_or(Duration::MAX, |end| end.saturating_since(begun));
             let error =
-                match attempt(&self.core, self.terms(settings)?, at_most, settings.shuffle_nodes).await {
+                match attempt(&self.core, self.config(settings)?, at_most, settings.shuffle_nodes).await {
                     Ok(guard) => return Ok(guard),
                     Err(error) => error,
                 };
@@ -240,7 +240,7 @@ impl Mutex {
         let mut acquiring = Acquiring::begin(&self.core, &settings.name, self.core.clock.now());
         acquiring.tries = 1;
         let span = tracing::debug_span!("lock", lock = %settings.name);
-        let attempt = attempt(&self.core, self.terms(&settings)?, Duration::MAX, settings.shuffle_nodes);
+        let attempt = attempt(&self.core, self.config(&settings)?, Duration::MAX, settings.shuffle_nodes);
         match acquiring.end(attempt.instrument(span).await) {
             Ok(guard) => Ok(Some(guard)),
             Err(Error::Taken { .. }) => Ok(None),
@@ -303,8 +303,8 @@ impl Mutex {
         if self.core.keeper.is_shut() {
             return Err(Error::ShutDown);
         }
-        let terms = settings.terms_for(lease.token().clone(), lease.fence());
-        let leases = LeaseSet::new(Arc::clone(&self.core), terms);
+        let config = settings.config_for(lease.token().clone(), lease.fence());
+        let leases = LeaseSet::new(Arc::clone(&self.core), config);
         let adopted = leases.adopt(lease.last_word(), lease.fence()).await;
         events::adopted(lease.name(), || leases.remaining(), adopted.as_ref());
         adopted?;
@@ -333,7 +333,7 @@ impl Mutex {
             let reason = format!("it is of lock {:?}, not {:?}", lease.name(), settings.name);
             return Err(InvalidOption::new("lease", reason).into());
         }
-        let leases = LeaseSet::new(Arc::clone(&self.core), settings.terms_for(lease.token().clone(), None));
+        let leases = LeaseSet::new(Arc::clone(&self.core), settings.config_for(lease.token().clone(), None));
         leases.presume(lease.last_word());
         let released = leases.release().await;
         events::released(lease.name(), released.as_ref());
@@ -346,10 +346,10 @@ impl Mutex {
         Ok(settings.fenced(self.is_fenced))
     }
 
-    fn terms(&self, settings: &Settings) -> Result<Terms, Error> {
+    fn config(&self, settings: &Settings) -> Result<AttemptConfig, Error> {
         let wall_micros = self.core.clock.wall_micros();
         settings
-            .terms(wall_micros, || self.core.waiters.tickets.draw(&self.core.clock, self.core.clock.now()))
+            .config(wall_micros, || self.core.waiters.tickets.draw(&self.core.clock, self.core.clock.now()))
     }
 }
 

@@ -199,20 +199,20 @@ impl Settings {
     ///
     /// SAFETY RULE (design §4): a token belongs to one attempt; each call draws a new one.
     /// `wall_micros` is the time, for the token to tell.
-    pub(crate) fn terms(&self, wall_micros: u64, ticket: impl FnOnce() -> Ticket) -> Result<Terms, Error> {
+    pub(crate) fn config(&self, wall_micros: u64, ticket: impl FnOnce() -> Ticket) -> Result<AttemptConfig, Error> {
         let token = match &self.token_fn {
             None => Token::drawn(&self.owner, wall_micros / 1_000, self.renew),
             Some(TokenFn(function)) => Token::from_text(function())?,
         };
         let fence = self.is_fenced.then(|| ticket().into());
-        Ok(self.terms_for(token, fence))
+        Ok(self.config_for(token, fence))
     }
 
     /// The terms of a lock that `token` has already, or asks for with `fence`.
-    pub(crate) fn terms_for(&self, token: Token, fence: Option<Fence>) -> Terms {
+    pub(crate) fn config_for(&self, token: Token, fence: Option<Fence>) -> AttemptConfig {
         let mut claim = Claim::new(self.name.clone(), token, self.expiry);
         claim.fence = fence.map(|fence| Proposal::new(fence, self.fence_retention));
-        Terms {
+        AttemptConfig {
             claim,
             drift_factor: self.drift_factor,
             timeout_factor: self.timeout_factor,
@@ -240,7 +240,7 @@ impl Settings {
 
 /// What one attempt asks for, and the guard that comes of it lives by.
 #[derive(Clone, Debug)]
-pub(crate) struct Terms {
+pub(crate) struct AttemptConfig {
     pub(crate) claim: Claim,
     drift_factor: DriftFactor,
     timeout_factor: TimeoutFactor,
@@ -256,27 +256,27 @@ pub(crate) struct Terms {
     pub(crate) succession: Succession,
 }
 
-impl Terms {
+impl AttemptConfig {
     /// How long after it was asked for a lease is certain to stand: the expiry less the drift allowance.
     pub(crate) fn trusted(&self) -> Duration {
         LeaseEnds::trusted(self.claim.expiry, self.drift)
     }
 
-    /// For how long a node that restarted may have forgotten leases on these terms.
+    /// For how long a node that restarted may have forgotten leases on these config.
     pub(crate) fn quarantine(&self) -> Quarantine {
         Quarantine::of(self.claim.expiry, self.drift)
     }
 
     /// The same terms for leases of another expiry.
     pub(crate) fn retimed(&self, expiry: Expiry) -> Result<Self, Error> {
-        let mut terms = self.clone();
-        terms.claim.expiry = expiry;
-        if let Some(proposal) = &mut terms.claim.fence {
+        let mut config = self.clone();
+        config.claim.expiry = expiry;
+        if let Some(proposal) = &mut config.claim.fence {
             proposal.retention = proposal.retention.max(expiry.as_duration());
         }
-        terms.drift = Drift::of(expiry, self.drift_factor)?;
-        terms.request_timeout = RequestTimeout::of(expiry, self.timeout_factor);
-        Ok(terms)
+        config.drift = Drift::of(expiry, self.drift_factor)?;
+        config.request_timeout = RequestTimeout::of(expiry, self.timeout_factor);
+        Ok(config)
     }
 }
 

@@ -80,10 +80,10 @@ impl Wait<'_> {
                 core.waiters.tickets.draw(&core.clock, core.clock.now()).max(ticket)
             }
         };
-        let terms = self.settings.terms(core.clock.wall_micros(), proposed)?;
+        let config = self.settings.config(core.clock.wall_micros(), proposed)?;
         // The undo is armed before the first byte is sent: from here on, dropping this future releases.
-        let proposal = terms.claim.fence;
-        let leases = LeaseSet::new(Arc::clone(core), terms);
+        let proposal = config.claim.fence;
+        let leases = LeaseSet::new(Arc::clone(core), config);
         if let Some(proposal) = proposal.filter(|_| !is_first) {
             leases.propose(Ticket::from_micros(proposal.fence.as_u64()));
         }

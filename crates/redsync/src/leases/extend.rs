@@ -9,7 +9,7 @@ use crate::fan_out::{FanOut, Count, Returned};
 use crate::clock::Sleep;
 use crate::error::{Error, NodeError, Operation};
 use crate::node::{Extended, IfFree};
-use crate::options::Terms;
+use crate::options::AttemptConfig;
 use crate::protocol::{Expiry, Fence, InvalidOption, Verdict};
 use crate::events::{self, RequestKind};
 
@@ -21,11 +21,11 @@ impl LeaseSet {
         if !self.is_valid() {
             return Err(Error::Lost(self.lost()));
         }
-        let terms = self.terms.retimed(expiry)?;
-        let asked = self.ask_to_extend(&terms, IfFree::Leave);
+        let config = self.config.retimed(expiry)?;
+        let asked = self.ask_to_extend(&config, IfFree::Leave);
         // Dropped from here on, the guard believes in the shorter time, and is renewed by it.
         self.replan(expiry);
-        let extended = self.extended_by(asked, terms).await;
+        let extended = self.extended_by(asked, config).await;
         self.replan(expiry);
         extended
     }
@@ -39,15 +39,15 @@ impl LeaseSet {
         self.core.enter()?;
         self.presume(last_word);
         let Some(fence) = fence else {
-            return self.extend_on(self.terms.clone()).await;
+            return self.extend_on(self.config.clone()).await;
         };
-        let mut terms = self.terms.clone();
-        if let Some(proposal) = &mut terms.claim.fence {
+        let mut config = self.config.clone();
+        if let Some(proposal) = &mut config.claim.fence {
             // It raises nothing: what the lease says is to be found out first.
             proposal.fence = Fence::MIN;
         }
         let is_counted = || self.has_counted(fence);
-        let extended = self.extend_until(terms, is_counted, None).await;
+        let extended = self.extend_until(config, is_counted, None).await;
         self.note(&extended);
         extended?;
         if !is_counted() {
@@ -58,30 +58,30 @@ impl LeaseSet {
         Ok(())
     }
 
-    /// Extends by `terms` on all nodes that may have the token.
-    pub(super) async fn extend_on(self: &Arc<Self>, terms: Terms) -> Result<(), Error> {
-        let asked = self.ask_to_extend(&terms, IfFree::Leave);
-        self.extended_by(asked, terms).await
+    /// Extends by `config` on all nodes that may have the token.
+    pub(super) async fn extend_on(self: &Arc<Self>, config: AttemptConfig) -> Result<(), Error> {
+        let asked = self.ask_to_extend(&config, IfFree::Leave);
+        self.extended_by(asked, config).await
     }
 
     /// As [`extend_on`](Self::extend_on), until `is_enough` has come about, or all have answered; or, once a majority has, for so
     /// long as `patience` says.
     pub(super) async fn extend_until(
         self: &Arc<Self>,
-        terms: Terms,
+        config: AttemptConfig,
         is_enough: impl Fn() -> bool,
         patience: Option<Duration>,
     ) -> Result<(), Error> {
-        let asked = self.ask_to_extend(&terms, IfFree::Leave);
-        self.heard_by(asked, terms, is_enough, patience).await
+        let asked = self.ask_to_extend(&config, IfFree::Leave);
+        self.heard_by(asked, config, is_enough, patience).await
     }
 
     /// Records that nodes are about to be asked: those that may have the token, or, to take the lease again, those that
     /// have not.
-    fn ask_to_extend(&self, terms: &Terms, if_free: IfFree) -> (RequestNumber, Vec<usize>) {
+    fn ask_to_extend(&self, config: &AttemptConfig, if_free: IfFree) -> (RequestNumber, Vec<usize>) {
         let is_retaking = if_free == IfFree::Retake;
-        let (trusted, now) = (terms.trusted(), self.core.clock.now());
-        let (number, _, voters) = self.ask(terms, |ledger| {
+        let (trusted, now) = (config.trusted(), self.core.clock.now());
+        let (number, _, voters) = self.ask(config, |ledger| {
             // SAFETY RULE (design §9): looked at in the step that asks. What is over, or given back or handed on meanwhile, is
             // not asked for any more.
             let voters = match (ledger.is_kept() && !ledger.is_past(now), is_retaking) {
@@ -98,9 +98,9 @@ impl LeaseSet {
     async fn extended_by(
         self: &Arc<Self>,
         asked: (RequestNumber, Vec<usize>),
-        terms: Terms,
+        config: AttemptConfig,
     ) -> Result<(), Error> {
-        let extended = self.heard_by(asked, terms, || true, None).await;
+        let extended = self.heard_by(asked, config, || true, None).await;
         self.note(&extended);
         extended
     }
@@ -108,14 +108,14 @@ impl LeaseSet {
     async fn heard_by(
         self: &Arc<Self>,
         (number, voters): (RequestNumber, Vec<usize>),
-        terms: Terms,
+        config: AttemptConfig,
         is_enough: impl Fn() -> bool,
         patience: Option<Duration>,
     ) -> Result<(), Error> {
         let mut count = Count::new(Operation::Extend, &self.core.nodes, self.core.quorum, &voters);
-        let timeout = terms.request_timeout.as_duration();
-        let wait_for_all = terms.wait_for_all;
-        let claim = self.with_fence(&terms.claim);
+        let timeout = config.request_timeout.as_duration();
+        let wait_for_all = config.wait_for_all;
+        let claim = self.with_fence(&config.claim);
         let mut fan_out =
             FanOut::open(&self.core, RequestKind::Extend, self.core.clock.now(), voters, timeout, move |node| {
                 let claim = claim.clone();
@@ -163,8 +163,8 @@ impl LeaseSet {
             None if self.is_valid() => {
                 if self.is_to_be_repaired() {
                     match wait_for_all {
-                        true => Arc::clone(self).repair(terms).await,
-                        false => self.core.reaper.run(Arc::clone(self).repair(terms)),
+                        true => Arc::clone(self).repair(config).await,
+                        false => self.core.reaper.run(Arc::clone(self).repair(config)),
                     }
                 }
                 Ok(())
@@ -178,12 +178,12 @@ impl LeaseSet {
     ///
     /// SAFETY RULE (design §4): only for a guard that is valid by its other leases, of which a majority has just been
     /// confirmed; so a lease that is taken again adds a vote, and never stands in for one that was lost.
-    async fn repair(self: Arc<Self>, terms: Terms) {
+    async fn repair(self: Arc<Self>, config: AttemptConfig) {
         if !self.is_valid() {
             return;
         }
-        let (number, voters) = self.ask_to_extend(&terms, IfFree::Retake);
-        let (timeout, claim) = (terms.request_timeout.as_duration(), self.with_fence(&terms.claim));
+        let (number, voters) = self.ask_to_extend(&config, IfFree::Retake);
+        let (timeout, claim) = (config.request_timeout.as_duration(), self.with_fence(&config.claim));
         let mut fan_out =
             FanOut::open(&self.core, RequestKind::Extend, self.core.clock.now(), voters, timeout, move |node| {
                 let claim = claim.clone();
@@ -200,7 +200,7 @@ impl LeaseSet {
 
     fn is_to_be_repaired(&self) -> bool {
         // A single node is believed: what it has forgotten, nobody else confirms.
-        let is_wanted = self.terms.repair_on_extend && self.core.quorum.nodes() > 1;
+        let is_wanted = self.config.repair_on_extend && self.core.quorum.nodes() > 1;
         // Nor are others asked before it is decided what they are to be raised to.
         is_wanted && !self.is_to_be_fenced() && !self.ledger().missing().is_empty()
     }
@@ -227,7 +227,7 @@ impl LeaseSet {
         let denial = match extended {
             Extended::Extended(_) => return Ok(()),
             Extended::Retaken => {
-                events::retaken(&self.terms.claim.name, &*self.core.nodes[index]);
+                events::retaken(&self.config.claim.name, &*self.core.nodes[index]);
                 return Ok(());
             }
             Extended::NotHeld => NodeError::NotHeld { node: self.node_name(index) },

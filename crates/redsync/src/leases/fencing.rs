@@ -20,7 +20,7 @@ impl LeaseSet {
 
     /// `claim` for a place at `ticket`.
     pub(super) fn claim_at(&self, ticket: Ticket) -> Claim {
-        let mut claim = self.terms.claim.clone();
+        let mut claim = self.config.claim.clone();
         if let Some(proposal) = &mut claim.fence {
             let later = Ticket::from_micros(self.proposed.load(Ordering::Relaxed));
             proposal.fence = ticket.max(later).into();
@@ -30,7 +30,7 @@ impl LeaseSet {
 
     /// Whether a fence was asked for, and is not agreed on yet.
     pub(crate) fn is_to_be_fenced(&self) -> bool {
-        self.terms.claim.fence.is_some() && self.fence().is_none()
+        self.config.claim.fence.is_some() && self.fence().is_none()
     }
 
     /// The fence, where one was asked for and agreed on.
@@ -57,9 +57,9 @@ impl LeaseSet {
     /// Finds a number that a majority of nodes has for the lock's counter while they hold it for this token. Where they
     /// counted alike, that is known already; where not, a majority is raised to one number, if it answers within `at_most`.
     pub(crate) async fn agree_on_fence(self: &Arc<Self>, at_most: Duration) -> Result<(), Unfinished> {
-        let Some(proposal) = self.terms.claim.fence else { return Ok(()) };
+        let Some(proposal) = self.config.claim.fence else { return Ok(()) };
         let began = self.core.clock.now();
-        let timeout = self.terms.request_timeout.at_most(at_most).as_duration();
+        let timeout = self.config.request_timeout.at_most(at_most).as_duration();
         self.hear_of_nearer(began + timeout.min(at_most / 2).min(self.remaining() / 2)).await;
         // How many of those that would have to be raised to the lowest number have turned out to be silent.
         let mut silent = 0;
@@ -76,10 +76,10 @@ impl LeaseSet {
                 Fenced::Diverged(number) => self.reachable(silent).unwrap_or(number),
                 Fenced::Uncounted => return Err(self.uncounted(began)),
             };
-            events::fences_differ(&self.terms.claim.name, number);
-            let mut terms = self.terms.clone();
-            terms.claim.fence = Some(Proposal { fence: number, ..proposal });
-            terms.request_timeout = terms.request_timeout.at_most(at_most.saturating_sub(self.since(began)));
+            events::fences_differ(&self.config.claim.name, number);
+            let mut config = self.config.clone();
+            config.claim.fence = Some(Proposal { fence: number, ..proposal });
+            config.request_timeout = config.request_timeout.at_most(at_most.saturating_sub(self.since(began)));
             // Whoever is silent is not waited for, unless it could spare the others to follow one that is far ahead.
             let could_be_spared = || {
                 let next = self.reachable(silent + 1).filter(|next| next.is_far_ahead_of(number));
@@ -88,12 +88,12 @@ impl LeaseSet {
             let left = at_most.saturating_sub(self.since(began)).min(self.remaining());
             let was_patient = could_be_spared();
             let patience = match was_patient {
-                true => terms.request_timeout.as_duration().min(left / 2),
+                true => config.request_timeout.as_duration().min(left / 2),
                 false => self.core.waiters.tickets.claim_window(),
             };
             // SAFETY RULE (design §10): by extending, which a node does for the holder of the lease alone.
             match self
-                .extend_until(terms, || matches!(self.counted(), Fenced::Agreed(_)), Some(patience))
+                .extend_until(config, || matches!(self.counted(), Fenced::Agreed(_)), Some(patience))
                 .await
             {
                 // One that is far ahead may have been heard of meanwhile.

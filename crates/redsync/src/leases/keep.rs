@@ -117,7 +117,7 @@ impl LeaseSet {
             return Due::Nothing;
         }
         keep.renewals = keep.renewals.wrapping_add(1);
-        let at_most = self.terms.request_timeout.as_duration() * 2 + Keeper::OVERDUE;
+        let at_most = self.config.request_timeout.as_duration() * 2 + Keeper::OVERDUE;
         keep.renewing = Some((keep.renewals, now + at_most));
         Due::Renewal
     }
@@ -183,7 +183,7 @@ impl LeaseSet {
             Standing::Lost => {
                 let lost = self.lost();
                 events::lost(&lost, self.held_for());
-                if let Some(hook) = &self.terms.on_lost {
+                if let Some(hook) = &self.config.on_lost {
                     hook.call(&lost);
                 }
             }
@@ -211,22 +211,22 @@ impl LeaseSet {
         let share = rand::rng().random_range(0.9..=1.0);
         let pause = (left / 3).mul_f64(share).max(Duration::from_millis(1));
         let at = now + pause;
-        let is_renewed = self.terms.renew && self.capped_expiry(keep, at).is_some();
+        let is_renewed = self.config.renew && self.capped_expiry(keep, at).is_some();
         keep.renew_at = is_renewed.then_some(at);
     }
 
     /// What a renewal at `now` may ask for, so that the guard is not held for longer than it may; nothing where that would
     /// not prolong it.
     fn capped_expiry(&self, keep: &Keep, now: Instant) -> Option<Expiry> {
-        let Some(max_hold) = self.terms.max_hold else { return Some(keep.expiry) };
+        let Some(max_hold) = self.config.max_hold else { return Some(keep.expiry) };
         let left = (keep.since + max_hold).saturating_since(now);
         if left >= keep.expiry.as_duration() {
             return Some(keep.expiry);
         }
         let expiry = Expiry::new(left).ok()?;
-        let end = now + self.terms.retimed(expiry).ok()?.trusted();
+        let end = now + self.config.retimed(expiry).ok()?.trusted();
         // The allowance for drift shrinks with the expiry; that alone is not worth a request.
-        let is_gain = end > self.valid_until()? + self.terms.drift.as_duration() * 2;
+        let is_gain = end > self.valid_until()? + self.config.drift.as_duration() * 2;
         is_gain.then_some(expiry)
     }
 }
@@ -253,9 +253,9 @@ impl Renewal {
         let expiry = leases.capped_expiry(&leases.keep(), leases.core.clock.now());
         // Retimed leases are of an expiry that was checked; a cap may leave too little of it to be one.
         if let Some(expiry) = expiry
-            && let Ok(terms) = leases.terms.retimed(expiry)
+            && let Ok(config) = leases.config.retimed(expiry)
         {
-            self.result = Some(leases.extend_on(terms).await);
+            self.result = Some(leases.extend_on(config).await);
         }
     }
 }
@@ -293,7 +293,7 @@ impl Drop for Renewal {
         leases.core.keeper.look_again(leases);
         // A guard that was given back meanwhile, or lost, has its own words.
         if standing == Standing::Held {
-            let name = &leases.terms.claim.name;
+            let name = &leases.config.claim.name;
             match &result {
                 Some(Ok(())) => events::renewed(name, left, was_failing),
                 Some(Err(error)) => events::not_renewed(name, left, error, is_failing && !was_failing),

@@ -24,7 +24,7 @@ use crate::fan_out::Nodes;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::lost::Signals;
-use crate::options::Terms;
+use crate::options::AttemptConfig;
 use crate::protocol::{Expiry, Fence, Instant, LockName, Quorum};
 use crate::roll::Roll;
 use crate::service::{Keeper, Reaper, Waiters};
@@ -78,7 +78,7 @@ impl Core {
 /// One token's leases on all nodes.
 pub(crate) struct LeaseSet {
     pub(crate) core: Arc<Core>,
-    pub(crate) terms: Terms,
+    pub(crate) config: AttemptConfig,
     /// Who waits for the end of it.
     pub(crate) signals: Signals,
     /// Grants that nodes tell of may still be for this token.
@@ -104,13 +104,13 @@ pub(crate) enum Standing {
 
 impl LeaseSet {
     /// A token on no node yet.
-    pub(crate) fn new(core: Arc<Core>, terms: Terms) -> Arc<Self> {
+    pub(crate) fn new(core: Arc<Core>, config: AttemptConfig) -> Arc<Self> {
         let ledger = Mutex::new(Ledger::new(core.quorum));
-        let keep = Mutex::new(Keep::new(terms.claim.expiry));
+        let keep = Mutex::new(Keep::new(config.claim.expiry));
         let is_told = AtomicBool::new(false);
         Arc::new(Self {
             core,
-            terms,
+            config,
             signals: Signals::default(),
             is_told,
             fence: OnceLock::new(),
@@ -122,15 +122,15 @@ impl LeaseSet {
 
     /// Records that the lease is about to be asked for on all nodes: what may come of it must be undone from here on.
     pub(crate) fn ask_to_acquire(&self) -> (RequestNumber, Instant) {
-        let trusted = self.terms.trusted();
-        let (number, sent, ()) = self.ask(&self.terms, |ledger| ledger.ask_to_acquire(trusted));
+        let trusted = self.config.trusted();
+        let (number, sent, ()) = self.ask(&self.config, |ledger| ledger.ask_to_acquire(trusted));
         (number, sent)
     }
 
     /// Records that the token, made elsewhere, may stand on any node; and what its side's
     /// [last word](Self::last_word) may be.
     pub(crate) fn presume(&self, last_word: Option<Expiry>) {
-        self.ask(&self.terms, |ledger| ledger.presume(last_word.map(Expiry::as_duration)));
+        self.ask(&self.config, |ledger| ledger.presume(last_word.map(Expiry::as_duration)));
     }
 
     /// Records that node `index` granted what request `number` asked for, though it may have forgotten another's lease.
@@ -201,20 +201,20 @@ impl LeaseSet {
         self.ledger().is_released()
     }
 
-    /// Records that leases on `terms` are about to be asked for, and `of_whom`, in one step: between the two, another
+    /// Records that leases on `config` are about to be asked for, and `of_whom`, in one step: between the two, another
     /// request could be asked, sent and answered without knowing of this one. Gives the instant that validity is counted
     /// from.
-    fn ask<T>(&self, terms: &Terms, of_whom: impl FnOnce(&mut Ledger) -> T) -> (RequestNumber, Instant, T) {
+    fn ask<T>(&self, config: &AttemptConfig, of_whom: impl FnOnce(&mut Ledger) -> T) -> (RequestNumber, Instant, T) {
         // SAFETY RULE (design §3): every bound starts before the first byte is sent.
         let sent = self.core.clock.now();
-        let horizon = sent + terms.claim.expiry.as_duration();
+        let horizon = sent + config.claim.expiry.as_duration();
         let mut ledger = self.ledger();
-        let number = ledger.ask(sent, terms.trusted(), horizon);
+        let number = ledger.ask(sent, config.trusted(), horizon);
         (number, sent, of_whom(&mut ledger))
     }
 
     fn name(&self) -> LockName {
-        self.terms.claim.name.clone()
+        self.config.claim.name.clone()
     }
 
     fn node_name(&self, index: usize) -> String {
@@ -229,6 +229,6 @@ impl LeaseSet {
 
 impl fmt::Debug for LeaseSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LeaseSet").field("claim", &self.terms.claim).finish_non_exhaustive()
+        f.debug_struct("LeaseSet").field("claim", &self.config.claim).finish_non_exhaustive()
     }
 }

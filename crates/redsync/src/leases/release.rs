@@ -18,7 +18,7 @@ impl LeaseSet {
         let now = self.core.enter()?;
         let mut release = Release::begin(self, false, now);
         let mut count = Count::new(Operation::Unlock, &self.core.nodes, self.core.quorum, &release.voters());
-        while !count.is_decided(release.outstanding(), self.terms.wait_for_all) {
+        while !count.is_decided(release.outstanding(), self.config.wait_for_all) {
             let Some(released) = release.next().await else { break };
             count.add(released);
         }
@@ -56,7 +56,7 @@ impl LeaseSet {
         let leases = Arc::clone(self);
         self.release_in_background(move |count| {
             let error = lost.or_else(|| count.into_error(leases.name()));
-            events::released(&leases.terms.claim.name, error.as_ref().map_or(Ok(&()), Err));
+            events::released(&leases.config.claim.name, error.as_ref().map_or(Ok(&()), Err));
         });
     }
 
@@ -148,13 +148,13 @@ impl Release {
         };
         leases.end_keeping();
         let core = &leases.core;
-        let timeout = leases.terms.request_timeout.as_duration();
+        let timeout = leases.config.request_timeout.as_duration();
         let voters = asked.iter().map(|(index, _)| *index);
         let fan_out = FanOut::open(core, RequestKind::Release, now, voters, timeout, |node| -> NodeRequest<Released> {
             let leases = Arc::clone(leases);
             Box::pin(async move {
-                let claim = &leases.terms.claim;
-                node.release(&claim.name, &claim.token, leases.terms.succession).await
+                let claim = &leases.config.claim;
+                node.release(&claim.name, &claim.token, leases.config.succession).await
             })
         });
         Self { leases: Arc::clone(leases), fan_out, asked }
@@ -228,7 +228,7 @@ impl Drop for Unsent {
     fn drop(&mut self) {
         if !self.was_sent {
             self.leases.expect_no_grants();
-            let claim = &self.leases.terms.claim;
+            let claim = &self.leases.config.claim;
             events::unsent(&claim.name, claim.expiry.as_duration());
         }
     }

@@ -29,8 +29,8 @@ pub(crate) enum Told {
 impl LeaseSet {
     /// Records that a place in line is about to be asked for, or renewed, on `nodes`.
     pub(crate) fn ask_to_enter(&self, nodes: &[usize]) -> (RequestNumber, Instant) {
-        let trusted = self.terms.trusted();
-        let (number, sent, ()) = self.ask(&self.terms, |ledger| {
+        let trusted = self.config.trusted();
+        let (number, sent, ()) = self.ask(&self.config, |ledger| {
             nodes.iter().for_each(|&node| ledger.ask_to_enter(node, trusted));
         });
         (number, sent)
@@ -41,13 +41,13 @@ impl LeaseSet {
     ///
     /// SAFETY RULE (design §8): looked at in the step that asks; leases that make a majority are not given away.
     pub(crate) fn ask_to_yield(&self) -> Option<(RequestNumber, Vec<usize>)> {
-        let (trusted, now) = (self.terms.trusted(), self.core.clock.now());
+        let (trusted, now) = (self.config.trusted(), self.core.clock.now());
         let mut ledger = self.ledger();
         let minority = ledger.minority(now);
         if minority.is_empty() {
             return None;
         }
-        let horizon = now + self.terms.claim.expiry.as_duration();
+        let horizon = now + self.config.claim.expiry.as_duration();
         let number = ledger.ask(now, trusted, horizon);
         minority.iter().for_each(|&node| ledger.ask_to_yield(node, number, trusted));
         Some((number, minority))
@@ -95,7 +95,7 @@ impl LeaseSet {
         };
         self.granted_in_doubt(index, number);
         let node = &self.core.nodes[index];
-        events::withheld(&self.terms.claim.name, node, wait);
+        events::withheld(&self.config.claim.name, node, wait);
         Err(NodeError::Withheld { node: node.to_string(), wait })
     }
 
@@ -125,7 +125,7 @@ impl LeaseSet {
     fn is_to_be_confirmed(&self, grant: &Grant, now: Instant) -> bool {
         let core = &self.core;
         let time = || Fence::from(core.waiters.tickets.time(&core.clock, now));
-        self.terms.confirm_grants || grant.fence.is_some_and(|fence| fence.is_far_ahead_of(time()))
+        self.config.confirm_grants || grant.fence.is_some_and(|fence| fence.is_far_ahead_of(time()))
     }
 
     /// Whether the vote of a node that had been up for `uptime` a moment before `now` is withheld from a request sent at
@@ -134,16 +134,16 @@ impl LeaseSet {
     fn withheld(&self, uptime: Uptime, sent: Instant, now: Instant) -> Option<Option<Duration>> {
         let ago = now.saturating_since(sent);
         match uptime {
-            _ if !self.terms.restart_guard => None,
+            _ if !self.config.restart_guard => None,
             Uptime::Unbroken => None,
-            Uptime::AtLeast(uptime) => self.terms.quarantine().wait(uptime, ago).map(Some),
+            Uptime::AtLeast(uptime) => self.config.quarantine().wait(uptime, ago).map(Some),
             Uptime::Unknown => Some(None),
         }
     }
 
     /// How often a place in line is renewed.
     pub(crate) fn refresh(&self) -> Duration {
-        self.terms.claim.expiry.as_duration() / 3
+        self.config.claim.expiry.as_duration() / 3
     }
 
     /// Grants may be told of from here on, until nobody is giving the token back any more.
@@ -156,7 +156,7 @@ impl LeaseSet {
         if !self.is_told.swap(false, Ordering::AcqRel) {
             return;
         }
-        let (name, token) = (&self.terms.claim.name, &self.terms.claim.token);
+        let (name, token) = (&self.config.claim.name, &self.config.claim.token);
         let is_handed_on = self.ledger().is_handed_on();
         match is_handed_on {
             true => self.core.waiters.hand_on(name, token),
@@ -168,12 +168,12 @@ impl LeaseSet {
     /// and, in the background, where a part of their time had passed already and nobody renews them. What comes of it,
     /// the guard's end says.
     pub(crate) async fn top_up(self: &Arc<Self>) {
-        let expiry = self.terms.claim.expiry;
+        let expiry = self.config.claim.expiry;
         let has_doubts = self.ledger().has_doubts();
         // Where each grant is confirmed, the others are being confirmed, or were told of and will be released.
-        if has_doubts && !self.terms.confirm_grants {
+        if has_doubts && !self.config.confirm_grants {
             let _ = self.extend(expiry).await;
-        } else if !self.terms.renew && self.remaining() < self.terms.trusted().mul_f64(0.9) {
+        } else if !self.config.renew && self.remaining() < self.config.trusted().mul_f64(0.9) {
             let leases = Arc::clone(self);
             self.core.reaper.run(async move { _ = leases.extend(expiry).await });
         }

@@ -55,7 +55,7 @@ impl Waiters {
             }
             ears
         });
-        let name = &leases.terms.claim.name;
+        let name = &leases.config.claim.name;
         let mut lines = self.lines();
         self.has_lines.store(true, Ordering::Relaxed);
         let line =

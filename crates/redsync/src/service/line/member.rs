@@ -45,7 +45,7 @@ impl Member {
         drawn: Instant,
     ) -> Self {
         leases.expect_grants();
-        let (token, now) = (leases.terms.claim.token.clone(), leases.core.clock.now());
+        let (token, now) = (leases.config.claim.token.clone(), leases.core.clock.now());
         let waiting = line.lock().admit(leases, ticket, drawn, now);
         Self { line: Arc::clone(line), waiting, token, goes_on_listening: false }
     }
@@ -94,7 +94,7 @@ impl Member {
             Standing::Held => return Outlook::Held,
             Standing::Released => {}
         }
-        let (expiry, quorum) = (leases.terms.claim.expiry.as_duration(), leases.core.quorum);
+        let (expiry, quorum) = (leases.config.claim.expiry.as_duration(), leases.core.quorum);
         let (remedy, lost_at) = {
             let state = self.line.lock();
             let failing = state.views.iter().filter_map(|view| view.failing.as_ref());
@@ -121,7 +121,7 @@ impl Member {
     /// Why the lock was not had until `now` by one who has been asking since `began`.
     pub(crate) fn error(&self, began: Instant, now: Instant) -> Error {
         let leases = &self.waiting.leases;
-        let (core, claim) = (&leases.core, &leases.terms.claim);
+        let (core, claim) = (&leases.core, &leases.config.claim);
         let everyone: Vec<usize> = (0..core.nodes.len()).collect();
         let mut count = Count::new(Operation::Lock, &core.nodes, core.quorum, &everyone);
         let mut nodes = Vec::new();

@@ -75,7 +75,7 @@ impl Line {
         let waiting = self.lock().members.get(&grant.token).map(|entry| Arc::clone(&entry.waiting));
         let Some(waiting) = waiting else { return false };
         // What is not known at once counts when the node is asked.
-        let uptime = match waiting.leases.terms.restart_guard {
+        let uptime = match waiting.leases.config.restart_guard {
             true => match core.nodes[index].uptime().as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(uptime)) => uptime,
                 Poll::Ready(Err(_)) | Poll::Pending => Uptime::Unknown,

@@ -22,7 +22,7 @@ pub(super) struct Asking {
 
 impl Asking {
     pub(super) fn token(&self) -> &Token {
-        &self.waiting.leases.terms.claim.token
+        &self.waiting.leases.config.claim.token
     }
 
     fn place(&self) -> Place {
@@ -63,9 +63,9 @@ impl Request {
 
     pub(super) fn new(core: &Core, index: usize, what: RequestKind, asked: Vec<Asking>) -> Self {
         let places: Vec<Place> = asked.iter().map(Asking::place).collect();
-        let timeout = asked.iter().map(|asked| asked.waiting.leases.terms.request_timeout.as_duration());
+        let timeout = asked.iter().map(|asked| asked.waiting.leases.config.request_timeout.as_duration());
         let timeout = timeout.max().unwrap_or_default();
-        let is_guarded = asked.iter().any(|asked| asked.waiting.leases.terms.restart_guard);
+        let is_guarded = asked.iter().any(|asked| asked.waiting.leases.config.restart_guard);
         let (node, client) = (Arc::clone(&core.nodes[index]), core.waiters.client.clone());
         let deadline = core.clock.sleep_until(core.clock.now() + timeout);
         let returned = async move {

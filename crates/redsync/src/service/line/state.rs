@@ -108,7 +108,7 @@ impl State {
         drawn: Instant,
         now: Instant,
     ) -> Arc<Waiting> {
-        let token = leases.terms.claim.token.clone();
+        let token = leases.config.claim.token.clone();
         let waiting = Arc::new(Waiting { leases: Arc::clone(leases), changed: Notify::new() });
         let entry = Entry {
             waiting: Arc::clone(&waiting),
