@@ -5,7 +5,7 @@
 //! for, or what was under way on a connection that broke, strays: it may be applied at any time later, or never, and nobody
 //! hears the answer.
 
-use crate::ledger::{Mark, RequestNumber};
+use crate::ledger::{NodeState, RequestNumber};
 use crate::node::{Acquired, Extended, Placed, Released, Token};
 
 /// One connection.
@@ -48,7 +48,7 @@ pub(crate) enum What {
     },
     /// What was known of the node when it was asked; nothing where the token is not known any more.
     Release {
-        before: Option<Mark>,
+        before: Option<NodeState>,
     },
 }
 

@@ -15,7 +15,7 @@ mod release;
 use std::time::Duration;
 
 use self::entry::Entry;
-pub(super) use self::entry::Mark;
+pub(super) use self::entry::NodeState;
 use crate::node::Extended;
 use crate::protocol::{Fence, Instant, LeaseEnds, Quorum, Round};
 
@@ -110,7 +110,7 @@ impl Ledger {
     pub(super) fn ask_to_acquire(&mut self, trusted: Duration) {
         self.acquiring = RequestNumber(self.requests);
         for entry in &mut self.nodes {
-            entry.mark = Mark::Asked;
+            entry.state = NodeState::Asked;
             entry.is_acquiring = true;
             entry.ask(trusted);
         }
@@ -128,7 +128,7 @@ impl Ledger {
     /// to each, which lets the lease last for `under_way`.
     pub(super) fn presume(&mut self, under_way: Option<Duration>) {
         for entry in &mut self.nodes {
-            entry.mark = Mark::Granted;
+            entry.state = NodeState::Granted;
             entry.is_vote = true;
             if let Some(trusted) = under_way {
                 entry.ask(trusted);
@@ -148,7 +148,7 @@ impl Ledger {
     pub(super) fn granted(&mut self, node: usize, number: RequestNumber, fence: Option<Fence>, now: Instant) {
         let shortest = self.hear(node, number);
         // The release that found it came after: it is gone.
-        if self.nodes[node].mark != Mark::Released && self.stands(node, number, shortest, now) {
+        if self.nodes[node].state != NodeState::Released && self.stands(node, number, shortest, now) {
             self.counts(node, fence);
         }
     }
@@ -158,8 +158,8 @@ impl Ledger {
     /// SAFETY RULE (design §11): the lease is there to be released, and counts for nothing.
     pub(super) fn granted_in_doubt(&mut self, node: usize, number: RequestNumber) {
         self.hear(node, number);
-        if self.nodes[node].mark != Mark::Released {
-            self.nodes[node].mark = Mark::Granted;
+        if self.nodes[node].state != NodeState::Released {
+            self.nodes[node].state = NodeState::Granted;
             self.nodes[node].doubt(number);
             self.is_news(node, number);
         }
@@ -182,7 +182,7 @@ impl Ledger {
         if self.is_news(node, number) {
             let entry = &mut self.nodes[node];
             // Another request may have brought a place in line meanwhile, or a lease.
-            entry.mark = if entry.pending() > 0 { Mark::Asked } else { Mark::None };
+            entry.state = if entry.pending() > 0 { NodeState::Asked } else { NodeState::None };
             self.lose_as_of(node, number);
             self.is_past(now);
         }
@@ -215,9 +215,9 @@ impl Ledger {
                     // Where an answer was never seen, "not held" may only mean "not yet"; and so it may where a grant was told
                     // of, which may have come after this request had.
                     let entry = &mut self.nodes[node];
-                    if entry.mark == Mark::Granted {
+                    if entry.state == NodeState::Granted {
                         let may_come = entry.pending() > 0 || entry.told > RequestNumber(0);
-                        entry.mark = if may_come { Mark::Asked } else { Mark::None };
+                        entry.state = if may_come { NodeState::Asked } else { NodeState::None };
                     }
                     self.lose(node);
                     self.is_past(now);
@@ -237,8 +237,8 @@ impl Ledger {
     /// Records that `node` is about to be asked for a place in line, or to renew it.
     pub(super) fn ask_to_enter(&mut self, node: usize, trusted: Duration) {
         let entry = &mut self.nodes[node];
-        if matches!(entry.mark, Mark::None | Mark::Released) {
-            entry.mark = Mark::Asked;
+        if matches!(entry.state, NodeState::None | NodeState::Released) {
+            entry.state = NodeState::Asked;
         }
         entry.ask(trusted);
     }
@@ -248,9 +248,9 @@ impl Ledger {
         self.nodes[node].hear();
         let entry = &self.nodes[node];
         // A grant to the place that this request took came after it, and may be heard of before.
-        let is_overtaken = entry.told == number && entry.mark == Mark::Granted;
+        let is_overtaken = entry.told == number && entry.state == NodeState::Granted;
         if !is_overtaken && self.is_news(node, number) {
-            self.nodes[node].mark = Mark::Queued;
+            self.nodes[node].state = NodeState::Queued;
             self.lose_as_of(node, number);
             self.is_past(now);
         }
@@ -260,8 +260,8 @@ impl Ledger {
     pub(super) fn unapplied(&mut self, node: usize) {
         let entry = &mut self.nodes[node];
         entry.hear();
-        if entry.mark == Mark::Asked && entry.pending() == 0 {
-            entry.mark = Mark::None;
+        if entry.state == NodeState::Asked && entry.pending() == 0 {
+            entry.state = NodeState::None;
         }
     }
 
@@ -271,7 +271,7 @@ impl Ledger {
         self.nodes[node].hear();
         self.yielded(node, number);
         let entry = &mut self.nodes[node];
-        (entry.mark, entry.doubted) = (Mark::Granted, doubted);
+        (entry.state, entry.doubted) = (NodeState::Granted, doubted);
     }
 
     /// Records that `node` tells of a grant to the place that request `number` took or renewed. False if that is no longer
@@ -290,12 +290,12 @@ impl Ledger {
     ) -> bool {
         let entry = &mut self.nodes[node];
         let is_stale = number < entry.heard || number.0 > self.requests;
-        if matches!(entry.mark, Mark::None | Mark::Released) || is_stale {
+        if matches!(entry.state, NodeState::None | NodeState::Released) || is_stale {
             return false;
         }
         let shortest = entry.shortest_unanswered;
         entry.told = entry.told.max(number);
-        entry.mark = Mark::Granted;
+        entry.state = NodeState::Granted;
         if !counts {
             entry.doubt(number);
             // What was asked before it, and is answered after it, is no news: it was applied before.
@@ -320,7 +320,7 @@ impl Ledger {
     /// Whether some node has granted a lease that does not count.
     pub(super) fn has_doubts(&self) -> bool {
         let is_doubted =
-            |node: &usize| self.nodes[*node].mark == Mark::Granted && self.ends.end_on(*node).is_none();
+            |node: &usize| self.nodes[*node].state == NodeState::Granted && self.ends.end_on(*node).is_none();
         (0..self.nodes.len()).any(|node| is_doubted(&node))
     }
 
@@ -339,7 +339,7 @@ impl Ledger {
         }
         let is_to_yield = |node: &usize| {
             let entry = &self.nodes[*node];
-            entry.mark == Mark::Granted && entry.yielding == 0
+            entry.state == NodeState::Granted && entry.yielding == 0
         };
         (0..self.nodes.len()).filter(is_to_yield).collect()
     }
@@ -354,7 +354,7 @@ impl Ledger {
         let doubted = self.nodes[node].doubted;
         self.lose(node);
         let entry = &mut self.nodes[node];
-        (entry.mark, entry.doubted) = (Mark::Asked, doubted);
+        (entry.state, entry.doubted) = (NodeState::Asked, doubted);
         entry.heard = entry.heard.max(number);
         entry.yielding += 1;
         entry.ask(trusted);
@@ -412,12 +412,12 @@ impl Ledger {
 
     /// Whether every node is known to have the token.
     pub(super) fn is_granted_everywhere(&self) -> bool {
-        self.nodes.iter().all(|entry| entry.mark == Mark::Granted)
+        self.nodes.iter().all(|entry| entry.state == NodeState::Granted)
     }
 
     /// Whether a node has not said yet where it counted to, and may still.
     pub(super) fn is_to_be_counted(&self) -> bool {
-        self.nodes.iter().any(|entry| matches!(entry.mark, Mark::Asked | Mark::Queued))
+        self.nodes.iter().any(|entry| matches!(entry.state, NodeState::Asked | NodeState::Queued))
     }
 
     /// Which nodes may have a lease for the token.
@@ -427,7 +427,7 @@ impl Ledger {
 
     /// Which nodes are not known to have it.
     pub(super) fn missing(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|&node| self.nodes[node].mark != Mark::Granted).collect()
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].state != NodeState::Granted).collect()
     }
 
     /// Whether some node may have the token.
@@ -437,12 +437,12 @@ impl Ledger {
 
     /// Whether `node` is known to have the token.
     pub(super) fn is_granted_on(&self, node: usize) -> bool {
-        self.nodes[node].mark == Mark::Granted
+        self.nodes[node].state == NodeState::Granted
     }
 
     /// Whether some node is known to have the token.
     pub(super) fn is_granted_somewhere(&self) -> bool {
-        self.nodes.iter().any(|entry| entry.mark == Mark::Granted)
+        self.nodes.iter().any(|entry| entry.state == NodeState::Granted)
     }
 
     /// The instant up to which a majority of leases stands.
@@ -492,7 +492,7 @@ impl Ledger {
 
     /// The lease is there. Says whether that is news, and counts.
     fn stands(&mut self, node: usize, number: RequestNumber, shortest: Duration, now: Instant) -> bool {
-        self.nodes[node].mark = Mark::Granted;
+        self.nodes[node].state = NodeState::Granted;
         if !self.is_news(node, number) || self.nodes[node].may_have_yielded(number) {
             return false;
         }

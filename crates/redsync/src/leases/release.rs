@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ledger::Mark;
+use super::ledger::NodeState;
 use super::{LeaseSet, Standing};
 use crate::fan_out::{FanOut, Count, NodeRequest, Returned};
 use crate::error::{Error, NodeError, Operation};
@@ -134,7 +134,7 @@ struct Release {
     leases: Arc<LeaseSet>,
     fan_out: FanOut<Released>,
     /// The nodes that have not answered, and what was known of the token there when they were asked.
-    asked: Vec<(usize, Mark)>,
+    asked: Vec<(usize, NodeState)>,
 }
 
 impl Release {

@@ -8,7 +8,7 @@ use crate::protocol::Fence;
 /// What is known of the token on one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Entry {
-    pub(super) mark: Mark,
+    pub(super) state: NodeState,
     /// The newest request that this node has answered.
     pub(super) heard: RequestNumber,
     /// The newest request for a place that it told of a grant to.
@@ -49,7 +49,7 @@ impl Entry {
     /// Nothing was asked yet.
     pub(super) const fn none() -> Self {
         Self {
-            mark: Mark::None,
+            state: NodeState::None,
             heard: RequestNumber(0),
             told: RequestNumber(0),
             is_vote: false,
@@ -102,18 +102,18 @@ impl Entry {
 
     /// Whether there may be a lease.
     pub(super) const fn may_hold(&self) -> bool {
-        matches!(self.mark, Mark::Asked | Mark::Granted) || self.retaking > 0
+        matches!(self.state, NodeState::Asked | NodeState::Granted) || self.retaking > 0
     }
 
     /// Whether there may be something to release: a lease, or a place in line.
     pub(super) const fn is_open(&self) -> bool {
-        self.may_hold() || matches!(self.mark, Mark::Queued)
+        self.may_hold() || matches!(self.state, NodeState::Queued)
     }
 }
 
 /// What the answers to acquiring and releasing say of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in super::super) enum Mark {
+pub(in super::super) enum NodeState {
     /// It was never asked for there, or was refused: there is nothing to release.
     None,
     /// It was asked for, and the answer is not known: it may be there, or come to be.

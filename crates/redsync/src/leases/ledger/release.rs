@@ -1,6 +1,6 @@
 //! What becomes of a token that is given back: who asks which node, and what its answer says of what may be there yet.
 
-use super::entry::{Entry, Mark};
+use super::entry::{Entry, NodeState};
 use super::{Ledger, RequestNumber};
 use crate::node::Released;
 use crate::protocol::Instant;
@@ -30,10 +30,10 @@ impl Ledger {
     /// Takes the nodes that are to be asked to release, and that nobody else is asking: those that may have the token,
     /// or a place for it, or only those that are known to. They are the caller's until each has been [answered](Self::released) or
     /// [left](Self::leave).
-    pub(in super::super) fn take(&mut self, only_known: bool) -> Vec<(usize, Mark)> {
+    pub(in super::super) fn take(&mut self, only_known: bool) -> Vec<(usize, NodeState)> {
         // SAFETY RULE (design §4): a node that answered "taken" is never sent a release: it has no mark.
         let wanted = |entry: &Entry| match only_known {
-            true => matches!(entry.mark, Mark::Granted | Mark::Queued),
+            true => matches!(entry.state, NodeState::Granted | NodeState::Queued),
             false => entry.is_open(),
         };
         let free =
@@ -42,7 +42,7 @@ impl Ledger {
             entry.is_releasing = true;
             entry.pending_at_release = entry.pending();
             entry.stood_meanwhile = false;
-            (node, entry.mark)
+            (node, entry.state)
         })
         .collect()
     }
@@ -59,7 +59,7 @@ impl Ledger {
         let is_taken_along = entry.is_releasing && entry.pending().max(entry.pending_at_release) == 0;
         if is_taken_along {
             // Should the release not arrive, this is to be asked for again.
-            entry.mark = Mark::Granted;
+            entry.state = NodeState::Granted;
             // And what says that it is not there may have been said before it was.
             entry.told = entry.told.max(number);
         }
@@ -67,24 +67,24 @@ impl Ledger {
     }
 
     /// Records `node`'s answer to a release that was asked when its mark was `before`.
-    pub(in super::super) fn released(&mut self, node: usize, before: Mark, released: &Released) {
+    pub(in super::super) fn released(&mut self, node: usize, before: NodeState, released: &Released) {
         self.leave(node);
         self.lose(node);
         let entry = &mut self.nodes[node];
         // To yield, the lease must have been there before.
-        let found = u32::from(before == Mark::Asked && entry.yielding == 0);
+        let found = u32::from(before == NodeState::Asked && entry.yielding == 0);
         let pending = entry.pending().max(entry.pending_at_release);
         match released {
             // Where no answer had come, a request that is under way brought what was found. Any other may be applied yet: by
             // another connection, or in a second trip.
-            Released::Released | Released::Left if pending > found => entry.mark = Mark::Asked,
-            Released::Released | Released::Left => entry.mark = Mark::Released,
+            Released::Released | Released::Left if pending > found => entry.state = NodeState::Asked,
+            Released::Released | Released::Left => entry.state = NodeState::Released,
             // As long as an answer has not been seen, "not held" may only mean "not yet".
-            Released::NotHeld | Released::HeldByAnother(_) if pending > 0 => entry.mark = Mark::Asked,
-            Released::NotHeld | Released::HeldByAnother(_) => entry.mark = Mark::None,
+            Released::NotHeld | Released::HeldByAnother(_) if pending > 0 => entry.state = NodeState::Asked,
+            Released::NotHeld | Released::HeldByAnother(_) => entry.state = NodeState::None,
         }
         if entry.stood_meanwhile {
-            entry.mark = Mark::Granted;
+            entry.state = NodeState::Granted;
         }
     }
 }

@@ -113,7 +113,7 @@ fn a_grant_in_doubt_counts_for_nothing_and_is_released() {
     ledger.granted_in_doubt(1, acquire);
     assert_eq!(ledger.valid_until(), None);
     assert_eq!(ledger.holders(), [0, 1, 2], "what was granted is to be released");
-    let [(0, _), (1, Mark::Granted), (2, Mark::Asked)] = ledger.take(false)[..] else {
+    let [(0, _), (1, NodeState::Granted), (2, NodeState::Asked)] = ledger.take(false)[..] else {
         panic!("all are asked to release")
     };
 }

@@ -69,8 +69,8 @@ fn a_place_in_line_is_released_but_not_extended() {
     let number = enter(&mut ledger, 0, 0, 8000);
     ledger.queued(0, number, at(1));
     assert_eq!(ledger.holders(), Vec::<usize>::new());
-    assert_eq!(ledger.take(false), [(0, Mark::Queued)]);
-    ledger.released(0, Mark::Queued, &Released::Left);
+    assert_eq!(ledger.take(false), [(0, NodeState::Queued)]);
+    ledger.released(0, NodeState::Queued, &Released::Left);
     assert!(!ledger.is_open());
     assert!(!ledger.told(0, number, None, true, at(2)), "what was under way meanwhile");
 }
@@ -82,10 +82,10 @@ fn a_place_that_was_told_of_while_it_was_released_is_released_again() {
     ledger.queued(0, entered, at(1));
     let renewed = enter(&mut ledger, 0, 10, 8000);
     ledger.give_back(at(11));
-    assert_eq!(ledger.take(false), [(0, Mark::Queued)]);
+    assert_eq!(ledger.take(false), [(0, NodeState::Queued)]);
     // It may have been applied after the release, whose answer comes last.
     ledger.queued(0, renewed, at(12));
-    ledger.released(0, Mark::Queued, &Released::Left);
+    ledger.released(0, NodeState::Queued, &Released::Left);
     assert!(ledger.is_open());
 }
 
@@ -96,8 +96,8 @@ fn a_release_that_overtakes_a_yield_finds_the_lease_and_the_place_comes_later() 
     ledger.granted(0, entered, None, at(1));
     yields(&mut ledger, 0, 10, 8000);
     ledger.give_back(at(11));
-    assert_eq!(ledger.take(false), [(0, Mark::Asked)]);
-    ledger.released(0, Mark::Asked, &Released::Released);
+    assert_eq!(ledger.take(false), [(0, NodeState::Asked)]);
+    ledger.released(0, NodeState::Asked, &Released::Released);
     assert!(ledger.is_open(), "what the yield brings has to be released, too");
 }
 
