@@ -216,7 +216,7 @@ impl Ledger {
                     // of, which may have come after this request had.
                     let entry = &mut self.nodes[node];
                     if entry.state == NodeState::Granted {
-                        let may_come = entry.pending() > 0 || entry.told > RequestNumber(0);
+                        let may_come = entry.pending() > 0 || entry.last_push > RequestNumber(0);
                         entry.state = if may_come { NodeState::Asked } else { NodeState::None };
                     }
                     self.lose(node);
@@ -248,7 +248,7 @@ impl Ledger {
         self.nodes[node].hear();
         let entry = &self.nodes[node];
         // A grant to the place that this request took came after it, and may be heard of before.
-        let is_overtaken = entry.told == number && entry.state == NodeState::Granted;
+        let is_overtaken = entry.last_push == number && entry.state == NodeState::Granted;
         if !is_overtaken && self.is_news(node, number) {
             self.nodes[node].state = NodeState::Queued;
             self.lose_as_of(node, number);
@@ -289,12 +289,12 @@ impl Ledger {
         now: Instant,
     ) -> bool {
         let entry = &mut self.nodes[node];
-        let is_stale = number < entry.heard || number.0 > self.requests;
+        let is_stale = number < entry.last_answer || number.0 > self.requests;
         if matches!(entry.state, NodeState::None | NodeState::Released) || is_stale {
             return false;
         }
         let shortest = entry.shortest_unanswered;
-        entry.told = entry.told.max(number);
+        entry.last_push = entry.last_push.max(number);
         entry.state = NodeState::Granted;
         if !counts {
             entry.doubt(number);
@@ -355,7 +355,7 @@ impl Ledger {
         self.lose(node);
         let entry = &mut self.nodes[node];
         (entry.state, entry.doubted) = (NodeState::Asked, doubted);
-        entry.heard = entry.heard.max(number);
+        entry.last_answer = entry.last_answer.max(number);
         entry.yielding += 1;
         entry.ask(trusted);
     }
@@ -371,7 +371,7 @@ impl Ledger {
         entry.yielded = Some((number, newest));
         // What was granted since to the place that it took, or to a later one, may have been heard of before: it stands in doubt
         // still.
-        let may_be_later = entry.told >= number || entry.heard > number;
+        let may_be_later = entry.last_push >= number || entry.last_answer > number;
         entry.doubted = entry.doubted.filter(|_| may_be_later).map(|doubted| doubted.max(number));
     }
 
@@ -522,7 +522,7 @@ impl Ledger {
 
     /// Records that `node` had no lease when it answered request `number`. What it told of since is another matter.
     fn lose_as_of(&mut self, node: usize, number: RequestNumber) {
-        let is_later = self.nodes[node].told >= number;
+        let is_later = self.nodes[node].last_push >= number;
         let doubted = self.nodes[node].doubted.filter(|_| is_later).map(|doubted| doubted.max(number));
         self.lose(node);
         self.nodes[node].doubted = doubted;
@@ -536,9 +536,9 @@ impl Ledger {
 
     /// Whether `node` has answered no later request yet; from here on it has answered this one.
     fn is_news(&mut self, node: usize, number: RequestNumber) -> bool {
-        let heard = &mut self.nodes[node].heard;
-        let is_news = *heard <= number;
-        *heard = (*heard).max(number);
+        let last_answer = &mut self.nodes[node].last_answer;
+        let is_news = *last_answer <= number;
+        *last_answer = (*last_answer).max(number);
         is_news
     }
 }

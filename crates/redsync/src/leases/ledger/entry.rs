@@ -10,9 +10,9 @@ use crate::protocol::Fence;
 pub(super) struct Entry {
     pub(super) state: NodeState,
     /// The newest request that this node has answered.
-    pub(super) heard: RequestNumber,
+    pub(super) last_answer: RequestNumber,
     /// The newest request for a place that it told of a grant to.
-    pub(super) told: RequestNumber,
+    pub(super) last_push: RequestNumber,
     /// It has the lease by a grant that counts.
     pub(super) is_vote: bool,
     /// The first request that was granted when the node may have forgotten others, and what it had counted.
@@ -50,8 +50,8 @@ impl Entry {
     pub(super) const fn none() -> Self {
         Self {
             state: NodeState::None,
-            heard: RequestNumber(0),
-            told: RequestNumber(0),
+            last_answer: RequestNumber(0),
+            last_push: RequestNumber(0),
             is_vote: false,
             doubted: None,
             fence: None,

@@ -61,7 +61,7 @@ impl Ledger {
             // Should the release not arrive, this is to be asked for again.
             entry.state = NodeState::Granted;
             // And what says that it is not there may have been said before it was.
-            entry.told = entry.told.max(number);
+            entry.last_push = entry.last_push.max(number);
         }
         is_taken_along
     }
