@@ -353,11 +353,11 @@ impl<'s, 'a> Asking<'s, 'a> {
         let (now, index) = (self.now(), usize::from(node));
         let sent = self.at().ledger.sent(number).unwrap_or_default();
         if self.is_withheld(node, sent) {
-            self.at().ledger.granted_in_doubt(index, number);
+            self.at().ledger.granted_unconfirmed(index, number);
             return false;
         }
-        let doubted = self.at().ledger.doubted_since(index);
-        if doubted.is_some_and(|sent| !self.is_withheld(node, sent)) {
+        let unconfirmed = self.at().ledger.unconfirmed_since(index);
+        if unconfirmed.is_some_and(|sent| !self.is_withheld(node, sent)) {
             self.at().ledger.believe(index);
         }
         let number = self.counted_from(number);

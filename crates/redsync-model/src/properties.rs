@@ -53,7 +53,7 @@ const SOMETIMES: [(&str, Condition); 13] = [
     ("agrees on two fences", |_, state| state.agreed.len() > 1),
     ("extends", |_, state| some_answer(state, |said| matches!(said, Said::Extended(Extended::Extended(_))))),
     ("takes a lease again", |_, state| some_answer(state, |said| *said == Said::Extended(Extended::Retaken))),
-    ("withholds a vote", |_, state| some_attempt(state, |attempt| attempt.ledger.has_doubts())),
+    ("withholds a vote", |_, state| some_attempt(state, |attempt| attempt.ledger.has_unconfirmed())),
     ("holds after a restart", |_, state| {
         state.started.iter().any(Option::is_some)
             && some_attempt(state, |attempt| {

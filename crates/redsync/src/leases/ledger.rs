@@ -156,24 +156,24 @@ impl Ledger {
     /// Records that `node` granted what request `number` asked for, but may have forgotten that another has it.
     ///
     /// SAFETY RULE (design §11): the lease is there to be released, and counts for nothing.
-    pub(super) fn granted_in_doubt(&mut self, node: usize, number: RequestNumber) {
+    pub(super) fn granted_unconfirmed(&mut self, node: usize, number: RequestNumber) {
         self.hear(node, number);
         if self.nodes[node].state != NodeState::Released {
             self.nodes[node].state = NodeState::Granted;
-            self.nodes[node].doubt(number);
+            self.nodes[node].mark_unconfirmed(number);
             self.is_news(node, number);
         }
     }
 
-    /// When the request was sent that `node` granted though it may have forgotten others, if that stands in doubt and is
+    /// When the request was sent that `node` granted though it may have forgotten others, if that stands unconfirmed and is
     /// remembered.
-    pub(super) fn doubted_since(&self, node: usize) -> Option<Instant> {
-        self.sent(self.nodes[node].doubted?)
+    pub(super) fn unconfirmed_since(&self, node: usize) -> Option<Instant> {
+        self.sent(self.nodes[node].unconfirmed?)
     }
 
-    /// Records that `node` had forgotten nothing when it granted what stood in doubt.
+    /// Records that `node` had forgotten nothing when it granted what stood unconfirmed.
     pub(super) fn believe(&mut self, node: usize) {
-        self.nodes[node].doubted = None;
+        self.nodes[node].unconfirmed = None;
     }
 
     /// Records that `node` refused what request `number` asked for: another has the lease, or nothing was applied.
@@ -267,11 +267,11 @@ impl Ledger {
 
     /// Records that request `number` to yield will not be applied by `node`: the lease is there as it was.
     pub(super) fn not_yielded(&mut self, node: usize, number: RequestNumber) {
-        let doubted = self.nodes[node].doubted;
+        let unconfirmed = self.nodes[node].unconfirmed;
         self.nodes[node].hear();
         self.yielded(node, number);
         let entry = &mut self.nodes[node];
-        (entry.state, entry.doubted) = (NodeState::Granted, doubted);
+        (entry.state, entry.unconfirmed) = (NodeState::Granted, unconfirmed);
     }
 
     /// Records that `node` tells of a grant to the place that request `number` took or renewed. False if that is no longer
@@ -297,7 +297,7 @@ impl Ledger {
         entry.last_push = entry.last_push.max(number);
         entry.state = NodeState::Granted;
         if !counts {
-            entry.doubt(number);
+            entry.mark_unconfirmed(number);
             // What was asked before it, and is answered after it, is no news: it was applied before.
             self.is_news(node, number);
         } else if self.stands(node, number, shortest, now) {
@@ -318,10 +318,10 @@ impl Ledger {
     }
 
     /// Whether some node has granted a lease that does not count.
-    pub(super) fn has_doubts(&self) -> bool {
-        let is_doubted =
+    pub(super) fn has_unconfirmed(&self) -> bool {
+        let is_unconfirmed =
             |node: &usize| self.nodes[*node].state == NodeState::Granted && self.ends.end_on(*node).is_none();
-        (0..self.nodes.len()).any(|node| is_doubted(&node))
+        (0..self.nodes.len()).any(|node| is_unconfirmed(&node))
     }
 
     /// Until when `node`'s lease stands, if it counts.
@@ -350,11 +350,11 @@ impl Ledger {
     /// SAFETY RULE (design §8): what it granted before is no news any more; and as long as such a request is unanswered, it
     /// may be applied after any other, and a lease that the node grants counts for nothing.
     pub(super) fn ask_to_yield(&mut self, node: usize, number: RequestNumber, trusted: Duration) {
-        // What stands in doubt does so until it is certain that it was given back.
-        let doubted = self.nodes[node].doubted;
+        // What stands unconfirmed does so until it is certain that it was given back.
+        let unconfirmed = self.nodes[node].unconfirmed;
         self.lose(node);
         let entry = &mut self.nodes[node];
-        (entry.state, entry.doubted) = (NodeState::Asked, doubted);
+        (entry.state, entry.unconfirmed) = (NodeState::Asked, unconfirmed);
         entry.last_answer = entry.last_answer.max(number);
         entry.yielding += 1;
         entry.ask(trusted);
@@ -369,10 +369,10 @@ impl Ledger {
         let entry = &mut self.nodes[node];
         entry.yielding = entry.yielding.saturating_sub(1);
         entry.yielded = Some((number, newest));
-        // What was granted since to the place that it took, or to a later one, may have been heard of before: it stands in doubt
+        // What was granted since to the place that it took, or to a later one, may have been heard of before: it stands unconfirmed
         // still.
         let may_be_later = entry.last_push >= number || entry.last_answer > number;
-        entry.doubted = entry.doubted.filter(|_| may_be_later).map(|doubted| doubted.max(number));
+        entry.unconfirmed = entry.unconfirmed.filter(|_| may_be_later).map(|unconfirmed| unconfirmed.max(number));
     }
 
     /// Records that nothing is heard any more of any request to yield.
@@ -514,7 +514,7 @@ impl Ledger {
     /// for an earlier lease, which may have ended since.
     fn counts(&mut self, node: usize, fence: Option<Fence>) {
         let entry = &mut self.nodes[node];
-        (entry.is_vote, entry.fence) = match entry.doubted {
+        (entry.is_vote, entry.fence) = match entry.unconfirmed {
             None => (true, fence),
             Some(_) => (false, None),
         };
@@ -523,15 +523,15 @@ impl Ledger {
     /// Records that `node` had no lease when it answered request `number`. What it told of since is another matter.
     fn lose_as_of(&mut self, node: usize, number: RequestNumber) {
         let is_later = self.nodes[node].last_push >= number;
-        let doubted = self.nodes[node].doubted.filter(|_| is_later).map(|doubted| doubted.max(number));
+        let unconfirmed = self.nodes[node].unconfirmed.filter(|_| is_later).map(|unconfirmed| unconfirmed.max(number));
         self.lose(node);
-        self.nodes[node].doubted = doubted;
+        self.nodes[node].unconfirmed = unconfirmed;
     }
 
     fn lose(&mut self, node: usize) {
         self.ends.lose(node);
         let entry = &mut self.nodes[node];
-        (entry.is_vote, entry.doubted, entry.fence) = (false, None, None);
+        (entry.is_vote, entry.unconfirmed, entry.fence) = (false, None, None);
     }
 
     /// Whether `node` has answered no later request yet; from here on it has answered this one.

@@ -134,8 +134,8 @@ impl LeaseSet {
     }
 
     /// Records that node `index` granted what request `number` asked for, though it may have forgotten another's lease.
-    pub(crate) fn granted_in_doubt(&self, index: usize, number: RequestNumber) {
-        self.ledger().granted_in_doubt(index, number);
+    pub(crate) fn granted_unconfirmed(&self, index: usize, number: RequestNumber) {
+        self.ledger().granted_unconfirmed(index, number);
     }
 
     /// Records that node `index` refused what request `number` asked for.

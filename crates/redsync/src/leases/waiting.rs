@@ -86,14 +86,14 @@ impl LeaseSet {
         let Some(wait) = self.withheld(uptime, sent, now) else {
             let mut ledger = self.ledger();
             // What it told of before its uptime was known was granted to an earlier request.
-            let doubted = ledger.doubted_since(index);
-            if doubted.is_some_and(|sent| self.withheld(uptime, sent, now).is_none()) {
+            let unconfirmed = ledger.unconfirmed_since(index);
+            if unconfirmed.is_some_and(|sent| self.withheld(uptime, sent, now).is_none()) {
                 ledger.believe(index);
             }
             ledger.granted(index, number, fence, now);
             return Ok(());
         };
-        self.granted_in_doubt(index, number);
+        self.granted_unconfirmed(index, number);
         let node = &self.core.nodes[index];
         events::withheld(&self.config.claim.name, node, wait);
         Err(NodeError::Withheld { node: node.to_string(), wait })
@@ -169,9 +169,9 @@ impl LeaseSet {
     /// the guard's end says.
     pub(crate) async fn top_up(self: &Arc<Self>) {
         let expiry = self.config.claim.expiry;
-        let has_doubts = self.ledger().has_doubts();
+        let has_unconfirmed = self.ledger().has_unconfirmed();
         // Where each grant is confirmed, the others are being confirmed, or were told of and will be released.
-        if has_doubts && !self.config.confirm_grants {
+        if has_unconfirmed && !self.config.confirm_grants {
             let _ = self.extend(expiry).await;
         } else if !self.config.renew && self.remaining() < self.config.trusted().mul_f64(0.9) {
             let leases = Arc::clone(self);

@@ -16,7 +16,7 @@ pub(super) struct Entry {
     /// It has the lease by a grant that counts.
     pub(super) is_vote: bool,
     /// The first request that was granted when the node may have forgotten others, and what it had counted.
-    pub(super) doubted: Option<RequestNumber>,
+    pub(super) unconfirmed: Option<RequestNumber>,
     /// Where its counter was then, or when the lease was last extended.
     pub(super) fence: Option<Fence>,
     /// How many requests the node has not answered, and the shortest that any of them lets a lease last, counted from when
@@ -53,7 +53,7 @@ impl Entry {
             last_answer: RequestNumber(0),
             last_push: RequestNumber(0),
             is_vote: false,
-            doubted: None,
+            unconfirmed: None,
             fence: None,
             unanswered: 0,
             shortest_unanswered: Duration::MAX,
@@ -70,8 +70,8 @@ impl Entry {
     }
 
     /// Takes down that what request `number` was granted may be by a node that had forgotten others.
-    pub(super) fn doubt(&mut self, number: RequestNumber) {
-        self.doubted = Some(self.doubted.map_or(number, |first| first.min(number)));
+    pub(super) fn mark_unconfirmed(&mut self, number: RequestNumber) {
+        self.unconfirmed = Some(self.unconfirmed.map_or(number, |first| first.min(number)));
     }
 
     pub(super) fn ask(&mut self, trusted: Duration) {

@@ -110,7 +110,7 @@ fn longer_ends_count_as_they_are_answered() {
 #[test]
 fn a_grant_in_doubt_counts_for_nothing_and_is_released() {
     let (mut ledger, acquire) = acquired(3, &[0], 8000);
-    ledger.granted_in_doubt(1, acquire);
+    ledger.granted_unconfirmed(1, acquire);
     assert_eq!(ledger.valid_until(), None);
     assert_eq!(ledger.holders(), [0, 1, 2], "what was granted is to be released");
     let [(0, _), (1, NodeState::Granted), (2, NodeState::Asked)] = ledger.take(false)[..] else {

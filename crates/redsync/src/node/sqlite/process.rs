@@ -20,7 +20,7 @@ impl Process {
         Self { pid, namespace: namespace(), begun: begun_of_this(pid) }
     }
 
-    /// Whether it is gone for certain, as far as `judge` can see. When in doubt, it is not.
+    /// Whether it is gone for certain, as far as `judge` can see. When unconfirmed, it is not.
     pub(super) fn is_gone(self, judge: Self) -> bool {
         if self == judge || self.namespace.is_none() || self.namespace != judge.namespace {
             return false;

@@ -68,7 +68,7 @@ impl Member {
             match error {
                 NodeError::Taken { holder, .. } => _ = view.holder.get_or_insert_with(|| holder.clone()),
                 NodeError::Withheld { wait, .. } => {
-                    view.doubted(error.clone(), began);
+                    view.unconfirmed(error.clone(), began);
                     let at = now + wait.unwrap_or(self.waiting.leases.refresh()) + MOMENT;
                     state.schedule(&self.token, index, at.min(now + self.waiting.leases.refresh()));
                 }

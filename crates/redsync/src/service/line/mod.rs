@@ -260,7 +260,7 @@ impl Line {
                 if let NodeError::Withheld { wait: Some(wait), .. } = doubt {
                     at = at.min(now + wait + MOMENT);
                 }
-                state.views[index].doubted(doubt, asked.sent);
+                state.views[index].unconfirmed(doubt, asked.sent);
             }
             if question.is_yielding()
                 && let Some(entry) = state.members.get_mut(token)

@@ -295,7 +295,7 @@ impl View {
     }
 
     /// The node granted what does not count. One that will never say since when it remembers is as good as one that fails.
-    pub(super) fn doubted(&mut self, doubt: NodeError, since: Instant) {
+    pub(super) fn unconfirmed(&mut self, doubt: NodeError, since: Instant) {
         match doubt {
             NodeError::Withheld { wait: Some(_), .. } => self.doubt = Some(doubt),
             _ => self.failed(doubt, since),

@@ -14,7 +14,7 @@ fn fences(ledger: &Ledger, now: u64) -> Vec<u64> {
 fn a_grant_that_does_not_count_is_no_vote_for_a_fence_though_it_is_extended() {
     let (mut ledger, acquire) = acquired(3, &[], 8000);
     ledger.granted(0, acquire, Some(fence(5)), at(1));
-    ledger.granted_in_doubt(1, acquire);
+    ledger.granted_unconfirmed(1, acquire);
     assert_eq!(fences(&ledger, 2), [5]);
     let number = ledger.ask(at(10), millis(8000), at(8010));
     for node in 0..2 {
@@ -29,7 +29,7 @@ fn a_grant_that_does_not_count_is_no_vote_for_a_fence_though_it_is_extended() {
 fn a_lease_that_was_granted_in_doubt_never_counts_for_a_fence() {
     let mut ledger = over(3);
     let early = enter(&mut ledger, 0, 0, 8000);
-    ledger.granted_in_doubt(0, early);
+    ledger.granted_unconfirmed(0, early);
     let renewed = enter(&mut ledger, 0, 9000, 8000);
     ledger.granted(0, renewed, Some(fence(5)), at(9001));
     assert!(ledger.end_on(0).is_some(), "it is a lease");
@@ -70,7 +70,7 @@ fn where_a_lease_has_run_out_its_counter_is_no_vote_for_a_fence() {
 fn doubt_survives_a_yield_that_was_never_sent_and_not_one_that_was_answered() {
     let mut ledger = over(3);
     let early = enter(&mut ledger, 0, 0, 8000);
-    ledger.granted_in_doubt(0, early);
+    ledger.granted_unconfirmed(0, early);
     let yielded = yields(&mut ledger, 0, 100, 8000);
     ledger.not_yielded(0, yielded);
     let renewed = enter(&mut ledger, 0, 9000, 8000);
@@ -89,13 +89,13 @@ fn doubt_is_over_when_the_node_turns_out_to_have_forgotten_nothing() {
     let place = enter(&mut ledger, 0, 10, 8000);
     ledger.queued(0, place, at(11));
     assert!(ledger.told(0, place, Some(fence(5)), false, at(20)));
-    assert_eq!(ledger.doubted_since(0), Some(at(10)));
+    assert_eq!(ledger.unconfirmed_since(0), Some(at(10)));
 
     ledger.believe(0);
     let asked = enter(&mut ledger, 0, 21, 8000);
     ledger.granted(0, asked, Some(fence(5)), at(22));
 
-    assert_eq!(ledger.doubted_since(0), None);
+    assert_eq!(ledger.unconfirmed_since(0), None);
     assert_eq!(fences(&ledger, 22), [5]);
 }
 
@@ -129,7 +129,7 @@ fn doubt_about_a_later_request_survives_the_answer_to_a_yield_and_to_an_earlier_
     ledger.granted(0, early, Some(fence(5)), at(1));
     let yielded = yields(&mut ledger, 0, 100, 8000);
     let later = enter(&mut ledger, 0, 101, 8000);
-    ledger.granted_in_doubt(0, later);
+    ledger.granted_unconfirmed(0, later);
     ledger.yielded(0, yielded);
     ledger.queued(0, yielded, at(103));
     let renewed = enter(&mut ledger, 0, 9000, 8000);
