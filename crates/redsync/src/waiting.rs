@@ -168,7 +168,7 @@ impl Wait<'_> {
                     let took = core.clock.now().saturating_since(self.began);
                     return self.once_more(Error::ValidityExhausted { name, took });
                 }
-                Outlook::Spoilt => {
+                Outlook::NeedsNewToken => {
                     self.ticket = member.ticket().unwrap_or(self.ticket);
                     drop(member);
                     guard.give_back(self.time_left()).await;

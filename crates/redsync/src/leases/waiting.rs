@@ -194,7 +194,7 @@ impl LeaseSet {
     /// Whether another token has to be drawn: a request to yield was lost, and may be applied at any time.
     ///
     /// SAFETY RULE (design §8): nobody holds by such a token, nor hands it on to others, who could not know.
-    pub(crate) fn is_spoilt(&self) -> bool {
+    pub(crate) fn needs_new_token(&self) -> bool {
         self.ledger().has_lost_a_yield()
     }
 

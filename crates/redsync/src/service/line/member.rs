@@ -29,7 +29,7 @@ pub(crate) enum Outlook {
     /// Its time was over before the caller came for it. Another token may get it.
     Over,
     /// This token cannot be relied on any more; another may get it.
-    Spoilt,
+    NeedsNewToken,
     /// It is to wait on, and to look again then.
     Waiting(Instant),
     /// No quorum of nodes could be reached for too long, or waiting does not help.
@@ -87,7 +87,7 @@ impl Member {
     pub(crate) fn outlook(&self, began: Instant, now: Instant) -> Outlook {
         let leases = &self.waiting.leases;
         match leases.standing() {
-            _ if leases.is_spoilt() => return Outlook::Spoilt,
+            _ if leases.needs_new_token() => return Outlook::NeedsNewToken,
             Standing::Lost => return Outlook::Over,
             // What has become of leases that were given back is known soon, and before anybody relies on the others.
             Standing::Held if leases.is_yielding() => return Outlook::Waiting(now + leases.refresh()),

@@ -122,7 +122,7 @@ impl Line {
     fn settle(&self, core: &Core, token: &Token, waiting: &Waiting) {
         let leases = &waiting.leases;
         let is_held = leases.is_valid();
-        if is_held || leases.standing() == Standing::Lost || leases.is_spoilt() {
+        if is_held || leases.standing() == Standing::Lost || leases.needs_new_token() {
             if is_held {
                 // From here on it is its holder's to keep: nothing is renewed for one who does not come for it.
                 self.lock().unline(token, core.clock.now());
