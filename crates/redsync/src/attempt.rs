@@ -165,7 +165,7 @@ impl Drop for Asking {
                 is_late |= leases.is_granted_on(index);
             }
             if is_late && leases.is_released() {
-                leases.chase().await;
+                leases.retry_release().await;
             }
         };
         // Nor can those that may be needed to agree on a fence.

@@ -155,7 +155,7 @@ impl LeaseSet {
                     is_late |= leases.extended(index, number, IfFree::Leave, returned).is_ok();
                 }
                 if is_late && leases.is_released() {
-                    leases.chase().await;
+                    leases.retry_release().await;
                 }
             });
         }
@@ -194,7 +194,7 @@ impl LeaseSet {
             let _ = self.extended(index, number, IfFree::Retake, returned);
         }
         if self.is_released() {
-            self.chase().await;
+            self.retry_release().await;
         }
     }
 

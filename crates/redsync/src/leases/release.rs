@@ -27,7 +27,7 @@ impl LeaseSet {
             let leases = Arc::clone(self);
             let rest = async move {
                 release.finish().await;
-                leases.chase().await;
+                leases.retry_release().await;
             };
             match count.verdict() {
                 Verdict::Reached => self.core.reaper.run_soon(&self.core.clock, rest),
@@ -87,13 +87,13 @@ impl LeaseSet {
             release.finish().await;
             drop(release);
             unsent.was_sent = true;
-            unsent.leases.chase().await;
+            unsent.leases.retry_release().await;
         });
     }
 
     /// Asks again where it is not certain that the token is gone, until its last lease would be over anyway: a node
     /// may have been out of reach, or a request of ours may arrive late.
-    pub(crate) async fn chase(self: &Arc<Self>) {
+    pub(crate) async fn retry_release(self: &Arc<Self>) {
         // Others who are asking will go on.
         if !self.ledger().is_to_be_released() {
             return;
