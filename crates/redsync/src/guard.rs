@@ -218,7 +218,7 @@ impl Guard {
     /// [`into_lease`](Guard::into_lease).
     pub fn lease(&self) -> Lease {
         let leases = &self.leases;
-        Lease::new(&leases.config.claim, leases.expiry(), leases.last_word(), leases.fence())
+        Lease::new(&leases.config.claim, leases.expiry(), leases.pending_expiry(), leases.fence())
     }
 
     /// Lets go of the lock without releasing it: whoever has the lease may adopt, extend and release it. If nobody

@@ -29,7 +29,7 @@ pub struct Lease {
     expiry: Expiry,
     /// A request was under way when the lease was written, and may be applied after any of its next user's. It lets the lease
     /// last for no longer than this.
-    last_word: Option<Expiry>,
+    pending_expiry: Option<Expiry>,
     fence: Option<Fence>,
 }
 
@@ -37,10 +37,10 @@ impl Lease {
     pub(crate) fn new(
         claim: &Claim,
         expiry: Expiry,
-        last_word: Option<Expiry>,
+        pending_expiry: Option<Expiry>,
         fence: Option<Fence>,
     ) -> Self {
-        Self { name: claim.name.clone(), token: claim.token.clone(), expiry, last_word, fence }
+        Self { name: claim.name.clone(), token: claim.token.clone(), expiry, pending_expiry, fence }
     }
 
     /// A lease from its parts: for a lock that another library took, whose token is the key's value. Go's redsync:
@@ -55,7 +55,7 @@ impl Lease {
         expiry: Duration,
     ) -> Result<Self, InvalidOption> {
         let (name, token, expiry) = (LockName::new(name)?, Token::from_text(token)?, Expiry::new(expiry)?);
-        Ok(Self { name, token, expiry, last_word: None, fence: None })
+        Ok(Self { name, token, expiry, pending_expiry: None, fence: None })
     }
 
     /// The same lease, of a lock that was taken with this fence.
@@ -79,8 +79,8 @@ impl Lease {
         self.fence
     }
 
-    pub(crate) const fn last_word(&self) -> Option<Expiry> {
-        self.last_word
+    pub(crate) const fn pending_expiry(&self) -> Option<Expiry> {
+        self.pending_expiry
     }
 
     /// How long the lease is extended for each time.
@@ -95,8 +95,8 @@ impl fmt::Display for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, token) = (Encoded(self.name.as_str()), Encoded(self.token.as_str()));
         write!(f, "{PREFIX}{}", self.expiry.as_millis())?;
-        if let Some(last_word) = self.last_word {
-            write!(f, "/{}", last_word.as_millis())?;
+        if let Some(pending_expiry) = self.pending_expiry {
+            write!(f, "/{}", pending_expiry.as_millis())?;
         }
         write!(f, ":{name}:{token}")?;
         self.fence.map_or(Ok(()), |fence| write!(f, ":{fence}"))
@@ -135,8 +135,8 @@ impl FromStr for Lease {
                 "it does not have three parts or four after \"redsync:\"; was the line cut off?",
             ));
         };
-        let (millis, last_word) = match millis.split_once('/') {
-            Some((millis, last_word)) => (millis, Some(last_word)),
+        let (millis, pending_expiry) = match millis.split_once('/') {
+            Some((millis, pending_expiry)) => (millis, Some(pending_expiry)),
             None => (millis, None),
         };
         let number = |text: &str| {
@@ -146,11 +146,11 @@ impl FromStr for Lease {
         let decode = |part: &str| decoded(part).ok_or_else(|| refuse("its percent-encoding is broken"));
         let invalid = |invalid: InvalidOption| InvalidLease { reason: invalid.to_string() };
         let lease = Self::from_parts(decode(name)?, decode(token)?, number(millis)?).map_err(invalid)?;
-        let last_word = last_word.map(|text| Expiry::new(number(text)?).map_err(invalid)).transpose()?;
+        let pending_expiry = pending_expiry.map(|text| Expiry::new(number(text)?).map_err(invalid)).transpose()?;
         // Not quoted: where a colon of the name was not encoded, the token stands in the fence's place.
         let no_fence = |_| refuse("its last part, the fence, is not a number from 1 to 2^53 - 1");
         let fence = fence.map(str::parse).transpose().map_err(no_fence)?;
-        Ok(Self { last_word, fence, ..lease })
+        Ok(Self { pending_expiry, fence, ..lease })
     }
 }
 
@@ -231,13 +231,13 @@ mod tests {
     proptest! {
         #[test]
         fn every_lease_survives_being_written_and_read(
-            name in ".{1,60}", token in ".{1,60}", millis in 1_u64..1 << 53, last_word in prop::option::of(1_u64..1 << 53),
+            name in ".{1,60}", token in ".{1,60}", millis in 1_u64..1 << 53, pending_expiry in prop::option::of(1_u64..1 << 53),
             fence in prop::option::of(1_u64..1 << 53),
         ) {
             let expiry = |millis| Expiry::new(Duration::from_millis(millis)).unwrap();
             let lease = Lease::from_parts(name, token, Duration::from_millis(millis)).unwrap();
             let fence = fence.map(|fence| Fence::new(fence).unwrap());
-            let lease = Lease { last_word: last_word.map(expiry), fence, ..lease };
+            let lease = Lease { pending_expiry: pending_expiry.map(expiry), fence, ..lease };
             let line = lease.to_string();
             prop_assert!(line.bytes().all(|b| b.is_ascii_graphic()));
             prop_assert_eq!(line.parse::<Lease>().unwrap(), lease);

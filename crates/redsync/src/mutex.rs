@@ -305,7 +305,7 @@ impl Mutex {
         }
         let config = settings.config_for(lease.token().clone(), lease.fence());
         let leases = LeaseSet::new(Arc::clone(&self.core), config);
-        let adopted = leases.adopt(lease.last_word(), lease.fence()).await;
+        let adopted = leases.adopt(lease.pending_expiry(), lease.fence()).await;
         events::adopted(lease.name(), || leases.remaining(), adopted.as_ref());
         adopted?;
         let guard = Guard::new(Arc::clone(&leases)).announced();
@@ -334,7 +334,7 @@ impl Mutex {
             return Err(InvalidOption::new("lease", reason).into());
         }
         let leases = LeaseSet::new(Arc::clone(&self.core), settings.config_for(lease.token().clone(), None));
-        leases.presume(lease.last_word());
+        leases.presume(lease.pending_expiry());
         let released = leases.release().await;
         events::released(lease.name(), released.as_ref());
         released

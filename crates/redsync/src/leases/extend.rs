@@ -33,11 +33,11 @@ impl LeaseSet {
     /// Takes over leases that this token has from before, wherever it has them, with the fence that it has.
     pub(crate) async fn adopt(
         self: &Arc<Self>,
-        last_word: Option<Expiry>,
+        pending_expiry: Option<Expiry>,
         fence: Option<Fence>,
     ) -> Result<(), Error> {
         self.core.enter()?;
-        self.presume(last_word);
+        self.presume(pending_expiry);
         let Some(fence) = fence else {
             return self.extend_on(self.config.clone()).await;
         };

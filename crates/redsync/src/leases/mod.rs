@@ -128,9 +128,9 @@ impl LeaseSet {
     }
 
     /// Records that the token, made elsewhere, may stand on any node; and what its side's
-    /// [last word](Self::last_word) may be.
-    pub(crate) fn presume(&self, last_word: Option<Expiry>) {
-        self.ask(&self.config, |ledger| ledger.presume(last_word.map(Expiry::as_duration)));
+    /// [last word](Self::pending_expiry) may be.
+    pub(crate) fn presume(&self, pending_expiry: Option<Expiry>) {
+        self.ask(&self.config, |ledger| ledger.presume(pending_expiry.map(Expiry::as_duration)));
     }
 
     /// Records that node `index` granted what request `number` asked for, though it may have forgotten another's lease.
@@ -186,7 +186,7 @@ impl LeaseSet {
 
     /// What whoever goes on with the token has to reckon with: a request of this side's that a node may apply later, and that
     /// lets the lease last for no longer than this.
-    pub(crate) fn last_word(&self) -> Option<Expiry> {
+    pub(crate) fn pending_expiry(&self) -> Option<Expiry> {
         let shortest = self.ledger().shortest_under_way()?;
         Expiry::new(shortest.max(Duration::from_millis(1))).ok()
     }
