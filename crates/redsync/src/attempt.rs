@@ -170,8 +170,8 @@ impl Drop for Asking {
         };
         // Nor can those that may be needed to agree on a fence.
         match self.is_reached && !self.leases.is_to_be_fenced() {
-            true => core.reaper.run_soon(&core.clock, rest),
-            false => core.reaper.run(rest),
+            true => core.tasks.run_soon(&core.clock, rest),
+            false => core.tasks.run(rest),
         }
     }
 }

@@ -80,7 +80,7 @@
 //! | what users hold | `guard.rs`, `lease.rs`; with fences `fenced.rs` |
 //! | the resource's side of fencing | `fence_check.rs` |
 //! | renewal and loss: when | `service/keeper.rs`, and what happens then `leases/keep.rs`, `lost.rs` |
-//! | other work in the background | `service/reaper.rs` |
+//! | other work in the background | `service/task_tracker.rs` |
 //! | when a restarted node votes again | `protocol/quarantine.rs`, `node/redis/facts.rs` |
 //! | names of events and numbers | `events.rs` |
 //! | time | `clock/` |

@@ -16,7 +16,7 @@ use crate::mutex::Mutex;
 use crate::node::{self, IntoNode, Look, Node, Uptime};
 use crate::protocol::{LockName, OwnerLabel, Quorum};
 use crate::roll::{Roll, Voter};
-use crate::service::{Keeper, Reaper, Waiters};
+use crate::service::{Keeper, TaskTracker, Waiters};
 use crate::events::{self, RequestKind};
 
 /// Locks over one node, or over N independent ones of which a majority must agree. Go's redsync: `Redsync`, `New`.
@@ -271,7 +271,7 @@ impl Redsync {
         let end = self.core.clock.now() + within;
         tokio::select! {
             biased;
-            () = self.core.reaper.drain() => true,
+            () = self.core.tasks.drain() => true,
             () = self.core.clock.sleep_until(end) => false,
         }
     }
@@ -295,7 +295,7 @@ impl Redsync {
         let end = self.core.clock.now() + Self::FAREWELL;
         let done = async {
             self.core.keeper.drain().await;
-            self.core.reaper.drain().await;
+            self.core.tasks.drain().await;
         };
         tokio::select! {
             biased;
@@ -307,7 +307,7 @@ impl Redsync {
     /// Has all background work done in `runtime`.
     #[cfg(feature = "blocking")]
     pub(crate) fn live_in(&self, runtime: tokio::runtime::Handle) {
-        self.core.reaper.move_in(runtime);
+        self.core.tasks.move_in(runtime);
     }
 
     /// One question to every node; the answers in the nodes' order.
@@ -427,8 +427,8 @@ impl Builder {
                 *node = Arc::new(Voter::new(Arc::clone(node), index, Arc::clone(roll)));
             }
         }
-        let (nodes, clock, reaper, keeper): (Nodes, _, _, _) =
-            (nodes.into(), self.clock, Reaper::new(), Keeper::new());
+        let (nodes, clock, tasks, keeper): (Nodes, _, _, _) =
+            (nodes.into(), self.clock, TaskTracker::new(), Keeper::new());
         // With one node, there is no quorum to break; and its restart is met on the first day.
         let restart_guard = self.restart_guard.unwrap_or(quorum.nodes() > 1);
         let waiters = Waiters::new(quorum.nodes());
@@ -439,7 +439,7 @@ impl Builder {
             roll,
             quorum,
             clock,
-            reaper,
+            tasks,
             keeper,
             waiters,
             restart_guard,

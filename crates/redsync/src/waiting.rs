@@ -302,8 +302,8 @@ impl Drop for FirstRequests {
             };
             // Those that may be needed to agree on a fence cannot wait.
             match self.leases.is_to_be_fenced() {
-                true => core.reaper.run(rest),
-                false => core.reaper.run_soon(&core.clock, rest),
+                true => core.tasks.run(rest),
+                false => core.tasks.run_soon(&core.clock, rest),
             }
         }
     }

@@ -149,7 +149,7 @@ impl LeaseSet {
         }
         if fan_out.outstanding() > 0 {
             let leases = Arc::clone(self);
-            self.core.reaper.run_soon(&self.core.clock, async move {
+            self.core.tasks.run_soon(&self.core.clock, async move {
                 let mut is_late = false;
                 while let Some((index, returned)) = fan_out.next().await {
                     is_late |= leases.extended(index, number, IfFree::Leave, returned).is_ok();
@@ -164,7 +164,7 @@ impl LeaseSet {
                 if self.is_to_be_repaired() {
                     match wait_for_all {
                         true => Arc::clone(self).repair(config).await,
-                        false => self.core.reaper.run(Arc::clone(self).repair(config)),
+                        false => self.core.tasks.run(Arc::clone(self).repair(config)),
                     }
                 }
                 Ok(())

@@ -83,7 +83,7 @@ impl LeaseSet {
         }
         // Its time was over before, and nobody has told yet. Not here, where a hook might meet its caller's locks.
         let untold = Untold::of(Arc::clone(self));
-        match self.core.reaper.runtime() {
+        match self.core.tasks.runtime() {
             Some(runtime) => drop(runtime.spawn(async move { drop(untold) })),
             None => drop(untold),
         }

@@ -27,7 +27,7 @@ use crate::lost::Signals;
 use crate::options::AttemptConfig;
 use crate::protocol::{Expiry, Fence, Instant, LockName, Quorum};
 use crate::roll::Roll;
-use crate::service::{Keeper, Reaper, Waiters};
+use crate::service::{Keeper, TaskTracker, Waiters};
 use crate::events;
 
 /// What all locks of one [`Redsync`](crate::Redsync) share.
@@ -38,7 +38,7 @@ pub(crate) struct Core {
     pub(crate) roll: Option<Arc<Roll>>,
     pub(crate) quorum: Quorum,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) reaper: Reaper,
+    pub(crate) tasks: TaskTracker,
     pub(crate) keeper: Keeper,
     pub(crate) waiters: Waiters,
     /// Whether votes of restarted nodes are withheld, unless a lock says otherwise.
@@ -52,7 +52,7 @@ pub(crate) struct Core {
 impl Core {
     /// Makes sure that there is a runtime to work in, and gives the time.
     pub(crate) fn enter(&self) -> Result<Instant, Error> {
-        match self.reaper.settle() {
+        match self.tasks.settle() {
             true => {
                 if !self.is_described.load(Ordering::Relaxed)
                     && !self.is_described.swap(true, Ordering::Relaxed)
@@ -71,7 +71,7 @@ impl Core {
 
     /// Makes sure that somebody sees to the guards' deadlines, as long as there is a runtime.
     pub(crate) fn attend(&self, now: Instant) {
-        self.keeper.attend(|| self.reaper.runtime(), now, &self.clock);
+        self.keeper.attend(|| self.tasks.runtime(), now, &self.clock);
     }
 }
 

@@ -30,8 +30,8 @@ impl LeaseSet {
                 leases.retry_release().await;
             };
             match count.verdict() {
-                Verdict::Reached => self.core.reaper.run_soon(&self.core.clock, rest),
-                Verdict::Open | Verdict::OutOfReach => self.core.reaper.run(rest),
+                Verdict::Reached => self.core.tasks.run_soon(&self.core.clock, rest),
+                Verdict::Open | Verdict::OutOfReach => self.core.tasks.run(rest),
             }
         }
         count.into_error(self.name()).map_or(Ok(()), Err)
@@ -75,7 +75,7 @@ impl LeaseSet {
         }
         let mut unsent = Unsent { leases: Arc::clone(self), was_sent: false };
         // Where it cannot be done, it is dropped, and says so.
-        self.core.reaper.run(async move {
+        self.core.tasks.run(async move {
             let core = Arc::clone(&unsent.leases.core);
             let mut release = Release::begin(&unsent.leases, false, core.clock.now());
             let mut count = Count::new(Operation::Unlock, &core.nodes, core.quorum, &release.voters());
@@ -99,7 +99,7 @@ impl LeaseSet {
             return;
         }
         // With so many under way, a node has been out of reach for long; what is not chased expires.
-        let Some(_place) = self.core.reaper.begin_chase() else { return };
+        let Some(_place) = self.core.tasks.begin_chase() else { return };
         let mut pause = Duration::ZERO;
         // What was granted late is there for certain, and what was answered meanwhile shows at once; what is only suspected is
         // given time to show.

@@ -175,7 +175,7 @@ impl LeaseSet {
             let _ = self.extend(expiry).await;
         } else if !self.config.renew && self.remaining() < self.config.trusted().mul_f64(0.9) {
             let leases = Arc::clone(self);
-            self.core.reaper.run(async move { _ = leases.extend(expiry).await });
+            self.core.tasks.run(async move { _ = leases.extend(expiry).await });
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::outside::outside;
-use super::reaper::{Place, UnderWay};
+use super::task_tracker::{Place, UnderWay};
 use crate::clock::Clock;
 use crate::leases::{Due, LeaseSet, Renewal, Untold};
 use crate::protocol::Instant;

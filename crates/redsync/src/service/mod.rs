@@ -3,11 +3,11 @@
 mod keeper;
 mod line;
 mod outside;
-mod reaper;
+mod task_tracker;
 mod tickets;
 mod waiters;
 
 pub(crate) use self::keeper::{Deadline, Keeper};
 pub(crate) use self::line::{Member, Outlook};
-pub(crate) use self::reaper::Reaper;
+pub(crate) use self::task_tracker::TaskTracker;
 pub(crate) use self::waiters::Waiters;

@@ -139,7 +139,7 @@ impl Listener for Ear {
         // Nobody here wants it any more: on to the next in line.
         let node: Arc<dyn Node> = Arc::clone(&core.nodes[self.index]);
         let deadline = core.clock.sleep_until(core.clock.now() + GIVE_BACK);
-        core.reaper.run(async move {
+        core.tasks.run(async move {
             tokio::select! {
                 biased;
                 _ = node.release(&grant.name, &grant.token, Succession::HandOver) => {}

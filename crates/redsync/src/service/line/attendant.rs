@@ -35,7 +35,7 @@ impl Drop for Requests {
     fn drop(&mut self) {
         for mut request in std::mem::take(&mut self.sent) {
             let (line, core) = (Arc::clone(&self.line), Arc::clone(&self.core));
-            self.core.reaper.run(async move {
+            self.core.tasks.run(async move {
                 let returned = poll_fn(|context| request.poll(context)).await;
                 line.answered(&core, request.question(), returned);
             });
@@ -51,7 +51,7 @@ impl Line {
         if state.attendant.as_ref().is_some_and(|present| now <= present.looks_at + OVERDUE) {
             return true;
         }
-        let Some(runtime) = core.reaper.runtime() else { return false };
+        let Some(runtime) = core.tasks.runtime() else { return false };
         let mut spoilt = Vec::new();
         if state.attendant.is_some() || std::mem::take(&mut state.is_abandoned) {
             // The one before it stands still with its runtime, or has ended with it, and with what it was asking for.

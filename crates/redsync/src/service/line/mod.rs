@@ -231,7 +231,7 @@ impl Line {
             if leases.is_released() && leases.is_granted_on(index) {
                 // It came after the release.
                 let leases = Arc::clone(leases);
-                core.reaper.run(async move { leases.retry_release().await });
+                core.tasks.run(async move { leases.retry_release().await });
             }
         }
     }

@@ -15,12 +15,12 @@ use crate::clock::{Clock, Sleep};
 
 /// Owns the background work of one [`Redsync`](crate::Redsync).
 ///
-/// Each errand is a task of its own and ends by itself: all it does has deadlines. (One task for all of them would
-/// share one cooperative budget, and errands would starve each other under load.) Giving an errand never blocks. It
-/// works outside a runtime too, where the errand goes to the first runtime that a lock was asked for in; if that has
-/// ended, the errand is dropped, and may say so.
-pub(crate) struct Reaper {
-    /// The runtime that all errands go to, where it is known to outlive them.
+/// Each task is a task of its own and ends by itself: all it does has deadlines. (One task for all of them would
+/// share one cooperative budget, and tasks would starve each other under load.) Giving an task never blocks. It
+/// works outside a runtime too, where the task goes to the first runtime that a lock was asked for in; if that has
+/// ended, the task is dropped, and may say so.
+pub(crate) struct TaskTracker {
+    /// The runtime that all tasks go to, where it is known to outlive them.
     home: OnceLock<Handle>,
     /// The first runtime that a lock was asked for in.
     first: OnceLock<Handle>,
@@ -30,15 +30,15 @@ pub(crate) struct Reaper {
 }
 
 /// Work that goes on without a caller.
-type Errand = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[derive(Default)]
 pub(super) struct UnderWay {
-    errands: AtomicUsize,
+    tasks: AtomicUsize,
     all_done: Notify,
 }
 
-impl Reaper {
+impl TaskTracker {
     pub(crate) fn new() -> Self {
         Self {
             home: OnceLock::new(),
@@ -49,13 +49,13 @@ impl Reaper {
         }
     }
 
-    /// Sends all errands to `runtime`, wherever they are given: a caller's own may stand still or end.
+    /// Sends all tasks to `runtime`, wherever they are given: a caller's own may stand still or end.
     #[cfg(feature = "blocking")]
     pub(crate) fn move_in(&self, runtime: Handle) {
         let _ = self.home.set(runtime);
     }
 
-    /// Remembers the runtime that the caller works in, for errands that are given outside of any. False where there is
+    /// Remembers the runtime that the caller works in, for tasks that are given outside of any. False where there is
     /// none.
     pub(crate) fn settle(&self) -> bool {
         match Handle::try_current() {
@@ -67,34 +67,34 @@ impl Reaper {
         }
     }
 
-    /// Does `errand` in the background; drops it where there is no runtime to do it in.
-    pub(crate) fn run(&self, errand: impl Future<Output = ()> + Send + 'static) {
+    /// Does `task` in the background; drops it where there is no runtime to do it in.
+    pub(crate) fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
         if let Some(runtime) = self.runtime() {
             let place = Place::take(&self.under_way);
             runtime.spawn(async move {
                 let _place = place;
-                errand.await;
+                task.await;
             });
         }
     }
 
-    /// Does `errand` a moment later, in one task with others of the same runtime: for answers that are all but there.
+    /// Does `task` a moment later, in one task with others of the same runtime: for answers that are all but there.
     /// Under load this spares a task for each.
-    pub(crate) fn run_soon(&self, clock: &Arc<dyn Clock>, errand: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn run_soon(&self, clock: &Arc<dyn Clock>, task: impl Future<Output = ()> + Send + 'static) {
         let Some(runtime) = self.runtime() else { return };
         let place = Place::take(&self.under_way);
-        let errand: Errand = Box::pin(async move {
+        let task: Task = Box::pin(async move {
             let _place = place;
-            errand.await;
+            task.await;
         });
-        if self.batches.add(runtime.id(), errand) {
+        if self.batches.add(runtime.id(), task) {
             let moment = clock.sleep_until(clock.now() + MOMENT);
             let departing = Departing { batches: Some(Arc::clone(&self.batches)), runtime: runtime.id() };
             runtime.spawn(departing.depart(moment));
         }
     }
 
-    /// Where errands that are given here are done.
+    /// Where tasks that are given here are done.
     pub(crate) fn runtime(&self) -> Option<Handle> {
         self.home.get().cloned().or_else(|| Handle::try_current().ok()).or_else(|| self.first.get().cloned())
     }
@@ -102,10 +102,10 @@ impl Reaper {
     /// A place among those who ask again and again; none when there are too many.
     pub(crate) fn begin_chase(&self) -> Option<Place> {
         let place = Place::take(&self.chasing);
-        (self.chasing.errands.load(Ordering::Relaxed) <= MOST_CHASES).then_some(place)
+        (self.chasing.tasks.load(Ordering::Relaxed) <= MOST_CHASES).then_some(place)
     }
 
-    /// Completes when no errand is under way.
+    /// Completes when no task is under way.
     pub(crate) async fn drain(&self) {
         self.batches.is_urgent.notify_waiters();
         self.batches.is_urgent.notify_one();
@@ -119,7 +119,7 @@ impl UnderWay {
         loop {
             // Listens before it looks, so that the last one cannot end in between unheard.
             let all_done = self.all_done.notified();
-            if self.errands.load(Ordering::Acquire) == 0 {
+            if self.tasks.load(Ordering::Acquire) == 0 {
                 return;
             }
             all_done.await;
@@ -132,32 +132,32 @@ impl UnderWay {
 #[derive(Default)]
 struct Batches {
     /// There is one runtime, as a rule.
-    errands: Mutex<Vec<(runtime::Id, Vec<Errand>)>>,
+    tasks: Mutex<Vec<(runtime::Id, Vec<Task>)>>,
     is_urgent: Notify,
 }
 
 impl Batches {
-    /// Adds an errand, and says whether it is its runtime's first, so that somebody has to see to the batch.
-    fn add(&self, runtime: runtime::Id, errand: Errand) -> bool {
-        let mut batches = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Adds an task, and says whether it is its runtime's first, so that somebody has to see to the batch.
+    fn add(&self, runtime: runtime::Id, task: Task) -> bool {
+        let mut batches = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         match batches.iter_mut().find(|(other, _)| *other == runtime) {
-            Some((_, batch)) => batch.push(errand),
+            Some((_, batch)) => batch.push(task),
             None => {
-                batches.push((runtime, vec![errand]));
+                batches.push((runtime, vec![task]));
                 return true;
             }
         }
         false
     }
 
-    fn take(&self, runtime: runtime::Id) -> Vec<Errand> {
-        let mut batches = self.errands.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(&self, runtime: runtime::Id) -> Vec<Task> {
+        let mut batches = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let at = batches.iter().position(|(other, _)| *other == runtime);
         at.map(|at| batches.swap_remove(at).1).unwrap_or_default()
     }
 }
 
-/// Sees to one batch. Dropped before that, with its runtime, it drops the errands.
+/// Sees to one batch. Dropped before that, with its runtime, it drops the tasks.
 struct Departing {
     /// Taken when it is done.
     batches: Option<Arc<Batches>>,
@@ -173,12 +173,12 @@ impl Departing {
                 () = batches.is_urgent.notified() => {}
             }
         }
-        let errands = self.batches.take().map(|batches| batches.take(self.runtime)).unwrap_or_default();
+        let tasks = self.batches.take().map(|batches| batches.take(self.runtime)).unwrap_or_default();
         // Most are done by being looked at once; without a budget, or those after the first hundred would look undone.
         tokio::task::coop::unconstrained(async {
-            for mut errand in errands {
-                if poll_fn(|context| Poll::Ready(errand.as_mut().poll(context))).await.is_pending() {
-                    tokio::spawn(errand);
+            for mut task in tasks {
+                if poll_fn(|context| Poll::Ready(task.as_mut().poll(context))).await.is_pending() {
+                    tokio::spawn(task);
                 }
             }
         })
@@ -194,32 +194,32 @@ impl Drop for Departing {
     }
 }
 
-/// How many errands may ask again and again. Each costs a task and a request every few seconds.
+/// How many tasks may ask again and again. Each costs a task and a request every few seconds.
 const MOST_CHASES: usize = 1_000;
 
-/// How long errands wait for others: far less than anybody would notice, and more than most answers take.
+/// How long tasks wait for others: far less than anybody would notice, and more than most answers take.
 const MOMENT: Duration = Duration::from_millis(3);
 
-/// An errand's place among those under way, given back also when its runtime drops it.
+/// An task's place among those under way, given back also when its runtime drops it.
 pub(crate) struct Place(Arc<UnderWay>);
 
 impl Place {
     pub(super) fn take(under_way: &Arc<UnderWay>) -> Self {
-        under_way.errands.fetch_add(1, Ordering::Relaxed);
+        under_way.tasks.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(under_way))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.0.errands.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.0.tasks.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.all_done.notify_waiters();
         }
     }
 }
 
-impl fmt::Debug for Reaper {
+impl fmt::Debug for TaskTracker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reaper({} errands)", self.under_way.errands.load(Ordering::Relaxed))
+        write!(f, "TaskTracker({} tasks)", self.under_way.tasks.load(Ordering::Relaxed))
     }
 }
