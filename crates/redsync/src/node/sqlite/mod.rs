@@ -1,6 +1,6 @@
 //! One machine, many processes: a node kept in an SQLite file.
 
-mod clerk;
+mod worker;
 mod fences;
 #[cfg(unix)]
 mod files;
@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 
 use tokio::sync::oneshot;
 
-use self::clerk::{Clerk, Order};
+use self::worker::{Worker, Job};
 use self::listeners::Listeners;
 use super::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, IfFree, Listener, Look, Node, NodeFault, Page,
@@ -56,7 +56,7 @@ use crate::protocol::{LockName, Token};
 pub struct SqliteNode {
     site: Site,
     /// Where the thread takes its orders; started with the first.
-    desk: Mutex<Option<mpsc::Sender<Order>>>,
+    to_worker: Mutex<Option<mpsc::Sender<Job>>>,
     listeners: Arc<Listeners>,
     clock: Arc<dyn Clock>,
 }
@@ -144,7 +144,7 @@ impl SqliteNode {
     }
 
     fn on(site: Site, clock: impl Clock) -> Self {
-        Self { site, desk: Mutex::new(None), listeners: Arc::default(), clock: Arc::new(clock) }
+        Self { site, to_worker: Mutex::new(None), listeners: Arc::default(), clock: Arc::new(clock) }
     }
 
     /// The version of SQLite that is built in, such as `3.50.2`.
@@ -155,46 +155,46 @@ impl SqliteNode {
     /// Has the node's thread take `step`. Dropped before its turn comes, it is not taken.
     fn ask<'a, T: Send + 'static>(
         &'a self,
-        step: impl FnOnce(&mut Clerk) -> Result<T, NodeFault> + Send + 'static,
+        step: impl FnOnce(&mut Worker) -> Result<T, NodeFault> + Send + 'static,
     ) -> Answer<'a, T> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            self.order(Box::new(move |clerk| {
+            self.job(Box::new(move |worker| {
                 if !reply.is_closed() {
-                    let _ = reply.send(step(clerk));
+                    let _ = reply.send(step(worker));
                 }
             }))?;
             answer.await.unwrap_or_else(|_| Err(NodeFault::nonsense("the store's thread ended")))
         })
     }
 
-    fn order(&self, order: Order) -> Result<(), NodeFault> {
-        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        let order = match &*desk {
-            None => order,
-            Some(sender) => match sender.send(order) {
+    fn job(&self, job: Job) -> Result<(), NodeFault> {
+        let mut to_worker = self.to_worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = match &*to_worker {
+            None => job,
+            Some(sender) => match sender.send(job) {
                 Ok(()) => return Ok(()),
-                Err(mpsc::SendError(order)) => order,
+                Err(mpsc::SendError(job)) => job,
             },
         };
-        let (sender, orders) = mpsc::channel::<Order>();
-        let clerk = Clerk::new(self.site.clone(), Arc::clone(&self.listeners), Arc::clone(&self.clock));
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let worker = Worker::new(self.site.clone(), Arc::clone(&self.listeners), Arc::clone(&self.clock));
         // The thread ends when the node is dropped and its last order is done.
         std::thread::Builder::new()
             .name("redsync-sqlite".into())
-            .spawn(move || clerk.serve(&orders))
+            .spawn(move || worker.serve(&jobs))
             .map_err(|error| {
                 NodeFault::unreachable("cannot start a thread for the store").with_source(error)
             })?;
-        let _ = sender.send(order);
-        *desk = Some(sender);
+        let _ = sender.send(job);
+        *to_worker = Some(sender);
         Ok(())
     }
 }
 
 impl Node for SqliteNode {
     fn identity(&self) -> Answer<'_, String> {
-        self.ask(|clerk| clerk.store.identity())
+        self.ask(|worker| worker.store.identity())
     }
 
     fn uptime(&self) -> Answer<'_, Uptime> {
@@ -208,22 +208,22 @@ impl Node for SqliteNode {
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         let claim = claim.clone();
-        self.ask(move |clerk| clerk.store.acquire(&claim))
+        self.ask(move |worker| worker.store.acquire(&claim))
     }
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
         let claim = claim.clone();
-        self.ask(move |clerk| clerk.store.extend(&claim, if_free))
+        self.ask(move |worker| worker.store.extend(&claim, if_free))
     }
 
     fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered> {
         let (client, places) = (client.clone(), places.to_vec());
-        self.ask(move |clerk| clerk.enter(&client, &places))
+        self.ask(move |worker| worker.enter(&client, &places))
     }
 
     fn yield_lease<'a>(&'a self, client: &'a ClientId, place: &'a Place) -> Answer<'a, Entered> {
         let (client, place) = (client.clone(), place.clone());
-        self.ask(move |clerk| clerk.yield_lease(&client, place))
+        self.ask(move |worker| worker.yield_lease(&client, place))
     }
 
     fn release<'a>(
@@ -233,17 +233,17 @@ impl Node for SqliteNode {
         succession: Succession,
     ) -> Answer<'a, Released> {
         let (name, token) = (name.clone(), token.clone());
-        self.ask(move |clerk| clerk.release(name, token, succession))
+        self.ask(move |worker| worker.release(name, token, succession))
     }
 
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         let name = name.clone();
-        self.ask(move |clerk| clerk.store.inspect(&name))
+        self.ask(move |worker| worker.store.inspect(&name))
     }
 
     fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page> {
         let (search, from) = (search.clone(), from.to_owned());
-        self.ask(move |clerk| clerk.store.list(&search, &from))
+        self.ask(move |worker| worker.store.list(&search, &from))
     }
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {

@@ -11,29 +11,29 @@ use crate::clock::Clock;
 use crate::node::{ClientId, Entered, NodeFault, Place, Released, Succession};
 use crate::protocol::{LockName, Token};
 
-pub(super) struct Clerk {
+pub(super) struct Worker {
     pub(super) store: Store,
     watch: Watch,
     clock: Arc<dyn Clock>,
 }
 
-pub(super) type Order = Box<dyn FnOnce(&mut Clerk) + Send>;
+pub(super) type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 
-impl Clerk {
+impl Worker {
     pub(super) fn new(site: Site, listeners: Arc<Listeners>, clock: Arc<dyn Clock>) -> Self {
         let store = Store::at(site, Arc::clone(&listeners), Arc::clone(&clock));
         Self { store, watch: Watch::new(listeners, Arc::clone(&clock)), clock }
     }
 
     /// Ends when the node is dropped and its last order is done.
-    pub(super) fn serve(mut self, orders: &Receiver<Order>) {
+    pub(super) fn serve(mut self, jobs: &Receiver<Job>) {
         loop {
-            let order = match self.watch.due() {
-                None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(due) => orders.recv_timeout(due.saturating_since(self.clock.now())),
+            let job = match self.watch.due() {
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => jobs.recv_timeout(due.saturating_since(self.clock.now())),
             };
-            match order {
-                Ok(order) => order(&mut self),
+            match job {
+                Ok(job) => job(&mut self),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
