@@ -147,10 +147,10 @@ impl Shared {
         }
         // Where the server refuses to speak of itself, nothing is known of this incarnation.
         let facts = Facts::read(&answers, Instant::now());
-        let (couriers, silent_requests, channels) =
+        let (spare_requests, silent_requests, channels) =
             (Mutex::default(), AtomicU32::new(0), Channels::default());
         let since = Instant::now();
-        let live = Live { connection, couriers, silent_requests, channels, since, excess, _driver: driver };
+        let live = Live { connection, spare_requests, silent_requests, channels, since, excess, _driver: driver };
         let live = Arc::new(live);
         Ok(Dialled { live, is_gone, facts })
     }

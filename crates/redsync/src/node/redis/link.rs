@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::account::Account;
 use super::address::Address;
 use super::client::{Command, Reply};
-use super::courier::Courier;
+use super::reusable_request::ReusableRequest;
 use super::dial::{CONNECT_TIMEOUT, DIAL_AGAIN, Dialled, Driver};
 use super::facts::{Facts, Seen};
 use super::pushes::{Channels, Pushes};
@@ -39,8 +39,8 @@ const HOPE: Duration = Duration::from_millis(30);
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
 
-/// How many couriers of a connection are kept, of some 1.5 kB each.
-const COURIERS: usize = 128;
+/// How many spare_requests of a connection are kept, of some 1.5 kB each.
+const SPARE_REQUESTS: usize = 128;
 
 /// A request that is given up unanswered after this long counts as a sign of a dead connection.
 const SILENCE: Duration = Duration::from_millis(40);
@@ -86,7 +86,7 @@ pub(super) struct Shared {
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     /// Those that have nothing to carry.
-    pub(super) couriers: Mutex<Vec<Courier>>,
+    pub(super) spare_requests: Mutex<Vec<ReusableRequest>>,
     /// Requests in a row that were given up unanswered.
     pub(super) silent_requests: AtomicU32,
     pub(super) channels: Channels,
@@ -184,20 +184,20 @@ impl Link {
 }
 
 impl Live {
-    fn courier(&self) -> Courier {
-        let kept = self.couriers().pop();
-        kept.unwrap_or_else(|| Courier::new(self.connection.clone()))
+    fn request(&self) -> ReusableRequest {
+        let kept = self.spare_requests().pop();
+        kept.unwrap_or_else(|| ReusableRequest::new(self.connection.clone()))
     }
 
-    fn keep(&self, courier: Courier) {
-        let mut couriers = self.couriers();
-        if couriers.len() < COURIERS {
-            couriers.push(courier);
+    fn keep(&self, request: ReusableRequest) {
+        let mut spare_requests = self.spare_requests();
+        if spare_requests.len() < SPARE_REQUESTS {
+            spare_requests.push(request);
         }
     }
 
-    fn couriers(&self) -> MutexGuard<'_, Vec<Courier>> {
-        self.couriers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn spare_requests(&self) -> MutexGuard<'_, Vec<ReusableRequest>> {
+        self.spare_requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -397,14 +397,14 @@ pub(super) struct Exchange<'a> {
     live: Arc<Live>,
     since: protocol::Instant,
     /// Until the answer is there.
-    courier: Option<Courier>,
+    request: Option<ReusableRequest>,
 }
 
 impl<'a> Exchange<'a> {
     fn begin(shared: &'a Shared, live: Arc<Live>, command: Command) -> Self {
-        let courier = live.courier();
-        courier.give(command);
-        Self { shared, live, since: clock::coarse_now(), courier: Some(courier) }
+        let request = live.request();
+        request.give(command);
+        Self { shared, live, since: clock::coarse_now(), request: Some(request) }
     }
 }
 
@@ -412,12 +412,12 @@ impl Future for Exchange<'_> {
     type Output = Result<Value, NodeFault>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(courier) = &mut self.courier else {
+        let Some(request) = &mut self.request else {
             unreachable!("a future is not polled any more after it has completed");
         };
-        let Poll::Ready(reply) = courier.poll_reply(context) else { return Poll::Pending };
-        if let Some(courier) = self.courier.take() {
-            self.live.keep(courier);
+        let Poll::Ready(reply) = request.poll_reply(context) else { return Poll::Pending };
+        if let Some(request) = self.request.take() {
+            self.live.keep(request);
         }
         Poll::Ready(match reply {
             Ok(value) => {
@@ -443,7 +443,7 @@ impl Future for Exchange<'_> {
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
-        if self.courier.is_some() && clock::coarse_now().saturating_since(self.since) >= SILENCE {
+        if self.request.is_some() && clock::coarse_now().saturating_since(self.since) >= SILENCE {
             let silent = self.live.silent_requests.fetch_add(1, Ordering::Relaxed) + 1;
             if silent >= SILENT_REQUESTS {
                 self.shared.replace(&self.live, None);

@@ -3,7 +3,7 @@
 mod account;
 pub(crate) mod address;
 pub(crate) mod client;
-mod courier;
+mod reusable_request;
 mod dial;
 mod facts;
 mod first_bytes;

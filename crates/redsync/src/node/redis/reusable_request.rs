@@ -16,23 +16,23 @@ use super::client::Command;
 /// The redis crate's future for a request is over a kilobyte large. To box one for each request means to copy it around and
 /// to ask the allocator for so much; this makes one, which takes request after request. Dropped, it gives up what is under
 /// way.
-pub(super) struct Courier {
-    errand: Arc<Mutex<Errand>>,
+pub(super) struct ReusableRequest {
+    exchanged: Arc<Mutex<Exchanged>>,
     /// Never completes.
     under_way: Pin<Box<dyn Future<Output = Infallible> + Send>>,
 }
 
 /// What it was given, and what it brought back.
 #[derive(Default)]
-struct Errand {
+struct Exchanged {
     request: Option<Command>,
     reply: Option<RedisResult<Value>>,
 }
 
-impl Courier {
+impl ReusableRequest {
     pub(super) fn new(mut connection: MultiplexedConnection) -> Self {
-        let errand = Arc::<Mutex<Errand>>::default();
-        let given = Arc::clone(&errand);
+        let exchanged = Arc::<Mutex<Exchanged>>::default();
+        let given = Arc::clone(&exchanged);
         let under_way = Box::pin(async move {
             loop {
                 let request =
@@ -41,22 +41,22 @@ impl Courier {
                 lock(&given).reply = Some(reply);
             }
         });
-        Self { errand, under_way }
+        Self { exchanged, under_way }
     }
 
     /// Gives it something to carry. It must have nothing under way.
     pub(super) fn give(&self, request: Command) {
-        lock(&self.errand).request = Some(request);
+        lock(&self.exchanged).request = Some(request);
     }
 
     /// Sends what it was given once, and completes with the reply.
     pub(super) fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         match self.under_way.as_mut().poll(context) {
-            Poll::Pending => lock(&self.errand).reply.take().map_or(Poll::Pending, Poll::Ready),
+            Poll::Pending => lock(&self.exchanged).reply.take().map_or(Poll::Pending, Poll::Ready),
         }
     }
 }
 
-fn lock(errand: &Mutex<Errand>) -> MutexGuard<'_, Errand> {
-    errand.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(exchanged: &Mutex<Exchanged>) -> MutexGuard<'_, Exchanged> {
+    exchanged.lock().unwrap_or_else(PoisonError::into_inner)
 }
