@@ -15,14 +15,14 @@ use tokio::time::timeout;
 struct Process {
     node: Box<dyn Node>,
     client: ClientId,
-    _ear: Arc<Ear>,
+    _listener: Arc<GrantListener>,
     grants: mpsc::UnboundedReceiver<Grant>,
 }
 
 #[derive(Debug)]
-struct Ear(mpsc::UnboundedSender<Grant>);
+struct GrantListener(mpsc::UnboundedSender<Grant>);
 
-impl Listener for Ear {
+impl Listener for GrantListener {
     fn granted(&self, grant: Grant) {
         let _ = self.0.send(grant);
     }
@@ -35,10 +35,10 @@ impl Listener for Ear {
 impl Process {
     fn with(node: impl Node) -> Self {
         let (sender, grants) = mpsc::unbounded_channel();
-        let (client, ear) = (ClientId::random(), Arc::new(Ear(sender)));
-        let listener: Weak<dyn Listener> = Arc::<Ear>::downgrade(&ear);
+        let (client, grant_listener) = (ClientId::random(), Arc::new(GrantListener(sender)));
+        let listener: Weak<dyn Listener> = Arc::<GrantListener>::downgrade(&grant_listener);
         node.listen(&client, listener);
-        Self { node: Box::new(node), client, _ear: ear, grants }
+        Self { node: Box::new(node), client, _listener: grant_listener, grants }
     }
 
     async fn enters(&self, token: &str, ticket: u64) -> Placed {

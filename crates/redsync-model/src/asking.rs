@@ -288,7 +288,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         self.see_to(node);
     }
 
-    /// Hears that `node` granted `token` the lease by the place of `number`. `Ear::granted`, `Line::granted`,
+    /// Hears that `node` granted `token` the lease by the place of `number`. `GrantListener::granted`, `Line::granted`,
     /// `LeaseSet::told`.
     pub(crate) fn hear_push(&mut self, node: u8, token: Token, number: RequestNumber, fence: Option<Fence>) {
         let attempts = &self.step.state.clients[usize::from(self.client)].attempts;

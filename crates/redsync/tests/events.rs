@@ -21,7 +21,7 @@ const SHORT: Duration = Duration::from_millis(300);
 
 /// Keeps what is told.
 #[derive(Clone, Default)]
-struct Ear(Arc<Mutex<Vec<Told>>>);
+struct GrantListener(Arc<Mutex<Vec<Told>>>);
 
 #[derive(Clone, Debug)]
 struct Told {
@@ -31,7 +31,7 @@ struct Told {
     fields: BTreeMap<&'static str, String>,
 }
 
-impl Ear {
+impl GrantListener {
     /// All that was told under `name`.
     fn heard(&self, name: &str) -> Vec<Told> {
         let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,17 +49,17 @@ impl Ear {
 
 thread_local! {
     /// Who listens to what is told on this thread.
-    static LISTENING: RefCell<Option<Ear>> = const { RefCell::new(None) };
+    static LISTENING: RefCell<Option<GrantListener>> = const { RefCell::new(None) };
 }
 
-/// The process's subscriber, for all tests at once: what is told goes to the ear of the thread that tells it.
+/// The process's subscriber, for all tests at once: what is told goes to the grant_listener of the thread that tells it.
 struct Everyone;
 
 impl Everyone {
     fn tell(told: Told) {
-        LISTENING.with_borrow(|ear| {
-            if let Some(ear) = ear {
-                ear.0.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+        LISTENING.with_borrow(|grant_listener| {
+            if let Some(grant_listener) = grant_listener {
+                grant_listener.0.lock().unwrap_or_else(PoisonError::into_inner).push(told);
             }
         });
     }
@@ -120,16 +120,16 @@ impl Told {
 }
 
 /// Runs `story` on one thread, and gives what was told of it.
-fn listening<F: Future<Output = ()>>(story: impl FnOnce() -> F) -> Ear {
+fn listening<F: Future<Output = ()>>(story: impl FnOnce() -> F) -> GrantListener {
     static SUBSCRIBED: Once = Once::new();
     SUBSCRIBED.call_once(|| tracing::subscriber::set_global_default(Everyone).unwrap());
-    let ear = Ear::default();
-    LISTENING.set(Some(ear.clone()));
+    let grant_listener = GrantListener::default();
+    LISTENING.set(Some(grant_listener.clone()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(story());
     drop(runtime);
     LISTENING.set(None);
-    ear
+    grant_listener
 }
 
 fn one_server() -> (RedisServer, Redsync) {
@@ -142,22 +142,22 @@ fn one_server() -> (RedisServer, Redsync) {
 fn a_lock_taken_and_released_is_told_at_a_level_for_debugging() {
     let (_server, redsync) = one_server();
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         redsync.mutex("orders").lock().await.unwrap().unlock().await.unwrap();
     });
 
-    let acquired = ear.one("lock acquired");
+    let acquired = grant_listener.one("lock acquired");
     assert_eq!(acquired.level, Level::DEBUG);
     assert_eq!(acquired.fields["lock"], "orders");
     assert_eq!(acquired.fields["outcome"], "acquired");
     assert_eq!(acquired.fields["tries"], "1");
     assert!((7_000..8_000).contains(&acquired.millis("remaining_ms")));
     acquired.millis("waited_ms");
-    let released = ear.one("lock released");
+    let released = grant_listener.one("lock released");
     assert_eq!((released.level, &*released.fields["outcome"]), (Level::DEBUG, "released"));
-    let spans = [ear.one("lock"), ear.one("unlock")];
+    let spans = [grant_listener.one("lock"), grant_listener.one("unlock")];
     assert!(spans.iter().all(|span| span.level == Level::DEBUG && span.fields["lock"] == "orders"));
-    let louder = ear.0.lock().unwrap().iter().filter(|told| told.level < Level::DEBUG).count();
+    let louder = grant_listener.0.lock().unwrap().iter().filter(|told| told.level < Level::DEBUG).count();
     assert_eq!(louder, 0, "a day without incidents is a quiet one");
 }
 
@@ -166,11 +166,11 @@ fn a_lock_that_is_taken_tells_by_whom() {
     let (server, redsync) = one_server();
     server.set("orders", "5f1c@web-2:311", Some(60_000));
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         assert!(redsync.mutex("orders").try_lock().await.unwrap().is_none());
     });
 
-    let told = ear.one("lock not acquired");
+    let told = grant_listener.one("lock not acquired");
     assert_eq!((told.level, &*told.fields["outcome"]), (Level::DEBUG, "taken"));
     assert!(told.fields["error"].contains("held by web-2:311"), "{told:?}");
 }
@@ -180,12 +180,12 @@ fn a_wait_that_was_given_up_is_told() {
     let (server, redsync) = one_server();
     server.set("orders", "somebody", Some(60_000));
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         let waiting = redsync.mutex("orders").wait_without_limit();
         tokio::time::timeout(SHORT, waiting.lock()).await.unwrap_err();
     });
 
-    let told = ear.one("lock not acquired");
+    let told = grant_listener.one("lock not acquired");
     assert_eq!(told.fields["outcome"], "cancelled");
     assert!(told.millis("waited_ms") >= 250, "{told:?}");
 }
@@ -194,7 +194,7 @@ fn a_wait_that_was_given_up_is_told() {
 fn renewals_that_fail_are_told_once_and_the_loss_loudest() {
     let (server, redsync) = one_server();
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         let guard = redsync.mutex("orders").expiry(Duration::from_secs(1)).lock().await.unwrap();
         let renewed = guard.valid_until();
         while guard.valid_until() == renewed {
@@ -206,15 +206,15 @@ fn renewals_that_fail_are_told_once_and_the_loss_loudest() {
         server.resume();
     });
 
-    let renewed = ear.heard("lock renewed");
+    let renewed = grant_listener.heard("lock renewed");
     assert!(renewed.iter().all(|told| told.level == Level::TRACE && told.fields["lock"] == "orders"));
     assert!(renewed[0].millis("remaining_ms") > 800);
-    let failed = ear.heard("lock not renewed");
+    let failed = grant_listener.heard("lock not renewed");
     let warnings: Vec<&Told> = failed.iter().filter(|told| told.level == Level::WARN).collect();
     assert_eq!(warnings.len(), 1, "{failed:#?}");
     assert_eq!(warnings[0].fields["outcome"], "no_quorum");
     assert!(failed.len() > 1 && failed.iter().all(|told| told.fields["lock"] == "orders"));
-    let lost = ear.one("lock lost");
+    let lost = grant_listener.one("lock lost");
     assert_eq!((lost.level, &*lost.fields["lock"]), (Level::ERROR, "orders"));
     assert!(lost.millis("held_ms") >= 1_000, "{lost:?}");
     assert_eq!(lost.fields["remaining_ms"], "0");
@@ -227,7 +227,7 @@ fn a_guard_that_is_dropped_while_it_is_renewed_is_told_at_a_level_for_debugging(
     let proxy = Proxy::before(&server);
     let redsync = over([proxy.url()]);
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         // Renewal waits longer for its answer than this takes.
         let mutex = redsync.mutex("orders").expiry(Duration::from_secs(1)).timeout_factor(0.8);
         let guard = mutex.lock().await.unwrap();
@@ -242,7 +242,7 @@ fn a_guard_that_is_dropped_while_it_is_renewed_is_told_at_a_level_for_debugging(
 
     assert!(server.command_count("evalsha") > 1, "it was being renewed");
     let louder: Vec<Told> =
-        ear.0.lock().unwrap().iter().filter(|told| told.level < Level::DEBUG).cloned().collect();
+        grant_listener.0.lock().unwrap().iter().filter(|told| told.level < Level::DEBUG).cloned().collect();
     assert!(louder.is_empty(), "{louder:#?}");
 }
 
@@ -250,12 +250,12 @@ fn a_guard_that_is_dropped_while_it_is_renewed_is_told_at_a_level_for_debugging(
 fn a_guard_that_is_dropped_is_told_as_released_once() {
     let (_server, redsync) = one_server();
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         drop(redsync.mutex("orders").lock().await.unwrap());
         assert!(redsync.drain(DEADLINE).await);
     });
 
-    let released = ear.one("lock released");
+    let released = grant_listener.one("lock released");
     assert_eq!((released.level, &*released.fields["outcome"]), (Level::DEBUG, "released"));
     assert_eq!(released.fields["lock"], "orders");
 }
@@ -264,16 +264,16 @@ fn a_guard_that_is_dropped_is_told_as_released_once() {
 fn a_guard_that_is_dropped_out_of_reach_of_its_server_is_told_as_not_released() {
     let (server, redsync) = one_server();
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         let guard = redsync.mutex("orders").expiry(Duration::from_secs(1)).renew(false).lock().await.unwrap();
         server.kill();
         drop(guard);
         assert!(redsync.drain(DEADLINE).await);
     });
 
-    let told = ear.one("lock not released");
+    let told = grant_listener.one("lock not released");
     assert_eq!((told.level, &*told.fields["outcome"]), (Level::DEBUG, "no_quorum"));
-    assert!(ear.heard("lock released").is_empty());
+    assert!(grant_listener.heard("lock released").is_empty());
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn a_lost_guard_that_is_dropped_or_unlocked_is_told_as_lost_once() {
     for unlocks in [false, true] {
         let (_server, redsync) = one_server();
 
-        let ear = listening(|| async {
+        let grant_listener = listening(|| async {
             let guard = redsync.mutex("orders").expiry(SHORT).renew(false).lock().await.unwrap();
             guard.lost().await;
             match unlocks {
@@ -291,9 +291,9 @@ fn a_lost_guard_that_is_dropped_or_unlocked_is_told_as_lost_once() {
             assert!(redsync.drain(DEADLINE).await);
         });
 
-        let told = ear.one("lock not released");
+        let told = grant_listener.one("lock not released");
         assert_eq!((told.level, &*told.fields["outcome"]), (Level::DEBUG, "lost"));
-        assert!(ear.heard("lock released").is_empty());
+        assert!(grant_listener.heard("lock released").is_empty());
     }
 }
 
@@ -305,39 +305,39 @@ fn an_attempt_that_fails_is_not_told_as_a_release() {
         server.set("orders", "somebody", Some(60_000));
     }
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         assert!(redsync.mutex("orders").try_lock().await.unwrap().is_none());
         assert!(redsync.drain(DEADLINE).await);
     });
 
-    ear.one("lock not acquired");
-    assert!(ear.heard("lock released").is_empty() && ear.heard("lock not released").is_empty());
+    grant_listener.one("lock not acquired");
+    assert!(grant_listener.heard("lock released").is_empty() && grant_listener.heard("lock not released").is_empty());
 }
 
 #[test]
 fn a_lock_that_is_handed_on_adopted_and_released_by_its_lease_is_told_each_time() {
     let (_server, redsync) = one_server();
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         let lease = redsync.mutex("orders").lock().await.unwrap().into_lease();
         let lease = redsync.adopt(&lease).await.unwrap().into_lease();
         redsync.mutex("orders").release(&lease).await.unwrap();
         redsync.adopt(&lease).await.unwrap_err();
     });
 
-    assert_eq!(ear.heard("lock handed on").len(), 2);
-    let adopted = ear.one("lock adopted");
+    assert_eq!(grant_listener.heard("lock handed on").len(), 2);
+    let adopted = grant_listener.one("lock adopted");
     assert_eq!((adopted.level, &*adopted.fields["outcome"]), (Level::DEBUG, "adopted"));
     assert!((7_000..8_000).contains(&adopted.millis("remaining_ms")), "{adopted:?}");
-    assert_eq!(ear.one("lock released").fields["outcome"], "released");
-    assert_eq!(ear.one("lock not adopted").fields["outcome"], "already_expired");
+    assert_eq!(grant_listener.one("lock released").fields["outcome"], "released");
+    assert_eq!(grant_listener.one("lock not adopted").fields["outcome"], "already_expired");
 }
 
 #[test]
 fn times_say_their_unit() {
     let (server, redsync) = one_server();
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         let guard = redsync.mutex("orders").expiry(Duration::from_secs(1)).lock().await.unwrap();
         server.pause();
         guard.lost().await;
@@ -345,7 +345,7 @@ fn times_say_their_unit() {
     });
 
     let times = ["waited", "remaining", "held", "wait", "expiry"];
-    let told = ear.0.lock().unwrap();
+    let told = grant_listener.0.lock().unwrap();
     assert!(told.iter().any(|told| told.fields.contains_key("held_ms")));
     for told in told.iter() {
         let mut fields = told.fields.keys();
@@ -357,7 +357,7 @@ fn times_say_their_unit() {
 fn a_server_that_is_gone_and_back_is_told_twice_however_often_it_is_asked() {
     let (server, redsync) = one_server();
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         redsync.mutex("orders").lock().await.unwrap().unlock().await.unwrap();
         server.kill();
         let gone = std::time::Instant::now();
@@ -373,10 +373,10 @@ fn a_server_that_is_gone_and_back_is_told_twice_however_often_it_is_asked() {
         }
     });
 
-    let gone = ear.one("node is unreachable");
+    let gone = grant_listener.one("node is unreachable");
     assert_eq!((gone.level, &gone.fields["node"]), (Level::WARN, &server.url()));
     assert!(gone.fields["error"].contains("refused"), "{gone:?}");
-    let back = ear.one("node is back");
+    let back = grant_listener.one("node is back");
     assert_eq!((back.level, &back.fields["node"]), (Level::INFO, &server.url()));
 }
 
@@ -386,17 +386,17 @@ fn waiting_for_restarted_nodes_is_told_once_with_the_time_it_takes() {
     let builder = servers.iter().fold(Redsync::builder(), |builder, server| builder.url(server.url()));
     let redsync = builder.build().unwrap();
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         let mutex = redsync.mutex("orders").wait_up_to(SHORT).retry_delay(Duration::from_millis(20));
         mutex.lock().await.unwrap_err();
         redsync.mutex("orders").wait_up_to(SHORT).lock().await.unwrap_err();
     });
 
-    let waits = ear.heard("waiting for restarted nodes");
+    let waits = grant_listener.heard("waiting for restarted nodes");
     assert_eq!(waits.len(), 2, "once for each call: {waits:#?}");
     assert!(waits[0].level == Level::INFO && waits[0].millis("wait_ms") > 5_000, "{waits:?}");
     assert!(waits[0].fields["error"].contains("its vote counts in"), "{waits:?}");
-    let withheld = ear.heard("vote withheld");
+    let withheld = grant_listener.heard("vote withheld");
     assert!(withheld.iter().all(|told| told.level == Level::DEBUG && told.millis_in_some("wait_ms") > 5_000));
     assert!(withheld.len() >= 3);
 }
@@ -414,11 +414,11 @@ fn a_server_that_may_forget_locks_is_told_loudly() {
         RedisServer::builder().config("maxmemory", "64mb").config("maxmemory-policy", "allkeys-lru").start();
     let redsync = over([server.url()]);
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         redsync.mutex("orders").lock().await.unwrap().unlock().await.unwrap();
     });
 
-    let told = ear.one("node is unfit to hold locks");
+    let told = grant_listener.one("node is unfit to hold locks");
     assert_eq!((told.level, &told.fields["node"]), (Level::WARN, &server.url()));
     assert!(told.fields["concern"].contains("maxmemory-policy allkeys-lru"), "{told:?}");
 }
@@ -428,13 +428,13 @@ fn a_lease_taken_again_is_told() {
     let servers = servers(3);
     let redsync = over(servers.iter().map(RedisServer::url));
 
-    let ear = listening(|| async {
+    let grant_listener = listening(|| async {
         let guard = redsync.mutex("orders").fail_fast(false).lock().await.unwrap();
         servers[1].flushall();
         guard.extend().await.unwrap();
     });
 
-    let told = ear.one("lease taken again on a node that had lost it");
+    let told = grant_listener.one("lease taken again on a node that had lost it");
     assert_eq!((told.level, &*told.fields["lock"]), (Level::INFO, "orders"));
     assert_eq!(told.fields["node"], servers[1].url());
 }
@@ -450,8 +450,8 @@ fn a_fence_that_took_another_round_trip_is_told_and_counted() {
         redsync.mutex("orders").fenced().lock().await.unwrap().unlock().await.unwrap();
     };
 
-    let ear = listening(story);
-    let told = ear.one("fence counters differ");
+    let grant_listener = listening(story);
+    let told = grant_listener.one("fence counters differ");
     assert_eq!((told.level, &*told.fields["lock"]), (Level::DEBUG, "orders"));
     assert_eq!(told.fields["fence"], "8000000000000001");
 

@@ -15,7 +15,7 @@ use super::{Breach, Lock, Owner, Trial, Verdict, Waiter, answered};
 pub(crate) struct Client {
     trial: Trial,
     id: ClientId,
-    ear: Arc<Ear>,
+    grant_listener: Arc<GrantListener>,
     /// What the node last said of how soon it has to be asked.
     ask_within: Arc<Mutex<Option<Duration>>>,
 }
@@ -31,11 +31,11 @@ pub(crate) enum Heard {
 impl Client {
     pub(super) fn new(trial: Trial) -> Self {
         let is_interrupted = Arc::clone(&trial.is_interrupted);
-        let (id, ear) =
-            (ClientId::random(), Arc::new(Ear { heard: watch::Sender::default(), is_interrupted }));
-        let listener = Arc::downgrade(&ear);
+        let (id, grant_listener) =
+            (ClientId::random(), Arc::new(GrantListener { heard: watch::Sender::default(), is_interrupted }));
+        let listener = Arc::downgrade(&grant_listener);
         trial.node.listen(&id, listener);
-        Self { trial, id, ear, ask_within: Arc::default() }
+        Self { trial, id, grant_listener, ask_within: Arc::default() }
     }
 
     /// Somebody with a new token who may wait for `lock` at `ticket`; `who` must be a word.
@@ -78,12 +78,12 @@ impl Client {
     /// have been told.
     pub(crate) fn has_to_ask_within(&self) -> Option<Duration> {
         let said = *self.ask_within.lock().unwrap_or_else(PoisonError::into_inner);
-        said.or(self.ear.heard.borrow().contains(&Heard::Interrupted).then_some(AFTER_AN_INTERRUPTION))
+        said.or(self.grant_listener.heard.borrow().contains(&Heard::Interrupted).then_some(AFTER_AN_INTERRUPTION))
     }
 
     /// Waits until something is heard that `is_it`, or that was interrupted. `false` where nothing came in time.
     pub(super) async fn hears(&self, is_it: impl Fn(&Heard) -> bool) -> bool {
-        let mut heard = self.ear.heard.subscribe();
+        let mut heard = self.grant_listener.heard.subscribe();
         let it = heard.wait_for(|heard| heard.iter().any(|one| *one == Heard::Interrupted || is_it(one)));
         timeout(TELLING_DEADLINE, it).await.is_ok()
     }
@@ -111,7 +111,7 @@ impl Client {
     }
 
     pub(super) fn heard(&self) -> Vec<Heard> {
-        self.ear.heard.borrow().clone()
+        self.grant_listener.heard.borrow().clone()
     }
 
     /// When it is too late for the node to answer as it should.
@@ -121,12 +121,12 @@ impl Client {
 }
 
 #[derive(Debug)]
-struct Ear {
+struct GrantListener {
     heard: watch::Sender<Vec<Heard>>,
     is_interrupted: Arc<AtomicBool>,
 }
 
-impl Listener for Ear {
+impl Listener for GrantListener {
     fn granted(&self, grant: Grant) {
         self.heard.send_modify(|heard| heard.push(Heard::Granted(grant)));
     }

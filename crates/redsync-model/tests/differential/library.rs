@@ -29,7 +29,7 @@ pub(crate) struct Library {
 struct Party {
     id: ClientId,
     /// Nodes tell it as long as it is kept here.
-    _ear: Arc<Ear>,
+    _listener: Arc<GrantListener>,
 }
 
 /// All that was told, to whomever.
@@ -43,18 +43,18 @@ enum Message {
 }
 
 #[derive(Debug)]
-struct Ear {
+struct GrantListener {
     client: usize,
     heard: Arc<Heard>,
 }
 
-impl Ear {
+impl GrantListener {
     fn hear(&self, message: Message) {
         self.heard.0.lock().unwrap_or_else(PoisonError::into_inner).push((self.client, message));
     }
 }
 
-impl Listener for Ear {
+impl Listener for GrantListener {
     fn granted(&self, grant: Grant) {
         self.hear(Message::Granted(grant));
     }
@@ -241,10 +241,10 @@ impl Library {
 
 impl Party {
     fn of(client: usize, node: &Arc<dyn Node>, heard: &Arc<Heard>) -> Self {
-        let (id, ear) = (ClientId::random(), Arc::new(Ear { client, heard: Arc::clone(heard) }));
-        let listener: Weak<dyn Listener> = Arc::<Ear>::downgrade(&ear);
+        let (id, grant_listener) = (ClientId::random(), Arc::new(GrantListener { client, heard: Arc::clone(heard) }));
+        let listener: Weak<dyn Listener> = Arc::<GrantListener>::downgrade(&grant_listener);
         node.listen(&id, listener);
-        Self { id, _ear: ear }
+        Self { id, _listener: grant_listener }
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Waiters {
     lines: Mutex<HashMap<LockName, Arc<Line>>>,
     /// Whether there may be any: most locks are free, and look no further.
     has_lines: AtomicBool,
-    ears: OnceLock<Vec<Arc<Ear>>>,
+    ears: OnceLock<Vec<Arc<GrantListener>>>,
     /// Who waited here and is somebody else's now: what comes late for them must not be given back.
     handed_on: Mutex<VecDeque<Token>>,
     pub(crate) tickets: Tickets,
@@ -46,12 +46,12 @@ impl Waiters {
     pub(crate) fn join(&self, leases: &Arc<LeaseSet>, ticket: Ticket, drawn: Instant) -> Member {
         let core = &leases.core;
         self.ears.get_or_init(|| {
-            let ears: Vec<Arc<Ear>> = (0..core.nodes.len())
-                .map(|index| Arc::new(Ear { index, core: Arc::downgrade(core) }))
+            let ears: Vec<Arc<GrantListener>> = (0..core.nodes.len())
+                .map(|index| Arc::new(GrantListener { index, core: Arc::downgrade(core) }))
                 .collect();
-            for (node, ear) in core.nodes.iter().zip(&ears) {
-                let ear: Weak<dyn Listener> = Arc::<Ear>::downgrade(ear);
-                node.listen(&self.client, ear);
+            for (node, grant_listener) in core.nodes.iter().zip(&ears) {
+                let grant_listener: Weak<dyn Listener> = Arc::<GrantListener>::downgrade(grant_listener);
+                node.listen(&self.client, grant_listener);
             }
             ears
         });
@@ -117,12 +117,12 @@ impl Waiters {
 }
 
 /// Hears one node.
-struct Ear {
+struct GrantListener {
     index: usize,
     core: Weak<Core>,
 }
 
-impl Listener for Ear {
+impl Listener for GrantListener {
     fn granted(&self, grant: Grant) {
         let Some(core) = self.core.upgrade() else { return };
         if core.roll.as_ref().is_some_and(|roll| !roll.votes(self.index)) {
@@ -167,9 +167,9 @@ impl Listener for Ear {
     }
 }
 
-impl fmt::Debug for Ear {
+impl fmt::Debug for GrantListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ear(node {})", self.index)
+        write!(f, "GrantListener(node {})", self.index)
     }
 }
 

@@ -43,7 +43,7 @@ struct State {
     held_back: Vec<HeldBack>,
     /// Releases on their way.
     releasing: Vec<oneshot::Sender<()>>,
-    ears: Vec<Arc<Ear>>,
+    ears: Vec<Arc<GrantListener>>,
     /// What was ever asked for.
     entered: Vec<Place>,
     yielded: Vec<Place>,
@@ -121,16 +121,16 @@ impl Late {
 
     /// From here on, grants are not told.
     pub(crate) fn hold_pushes(&self) {
-        self.state().ears.iter().for_each(|ear| ear.held_back.lock().unwrap().0 = true);
+        self.state().ears.iter().for_each(|grant_listener| grant_listener.held_back.lock().unwrap().0 = true);
     }
 
     /// Tells of all grants that were held back, and says of how many.
     pub(crate) fn deliver_pushes(&self) -> usize {
         let ears = self.state().ears.clone();
         let mut delivered = 0;
-        for ear in ears {
-            let grants = std::mem::take(&mut ear.held_back.lock().unwrap().1);
-            let Some(listener) = ear.listener.upgrade() else { continue };
+        for grant_listener in ears {
+            let grants = std::mem::take(&mut grant_listener.held_back.lock().unwrap().1);
+            let Some(listener) = grant_listener.listener.upgrade() else { continue };
             delivered += grants.len();
             grants.into_iter().for_each(|grant| listener.granted(grant));
         }
@@ -140,7 +140,7 @@ impl Late {
     /// Tells all who listen that something may not have been heard, so that they ask anew at once.
     pub(crate) fn interrupt(&self) {
         let ears = self.state().ears.clone();
-        ears.iter().filter_map(|ear| ear.listener.upgrade()).for_each(|listener| listener.interrupted());
+        ears.iter().filter_map(|grant_listener| grant_listener.listener.upgrade()).for_each(|listener| listener.interrupted());
     }
 
     /// The places that were asked for until now, in order.
@@ -270,22 +270,22 @@ impl Node for Late {
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {
         let is_holding = self.state().is_down;
-        let ear = Arc::new(Ear { listener, held_back: Mutex::new((is_holding, Vec::new())) });
-        let telling: Weak<dyn Listener> = Arc::<Ear>::downgrade(&ear);
-        self.state().ears.push(ear);
+        let grant_listener = Arc::new(GrantListener { listener, held_back: Mutex::new((is_holding, Vec::new())) });
+        let telling: Weak<dyn Listener> = Arc::<GrantListener>::downgrade(&grant_listener);
+        self.state().ears.push(grant_listener);
         self.node.listen(client, telling);
     }
 }
 
 /// Stands between the node and who listens to it.
 #[derive(Debug)]
-struct Ear {
+struct GrantListener {
     listener: Weak<dyn Listener>,
     /// Whether grants are held back, and those that were.
     held_back: Mutex<(bool, Vec<Grant>)>,
 }
 
-impl Listener for Ear {
+impl Listener for GrantListener {
     fn granted(&self, grant: Grant) {
         {
             let mut held_back = self.held_back.lock().unwrap();
