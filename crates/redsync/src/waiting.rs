@@ -12,7 +12,7 @@ use crate::guard::Guard;
 use crate::leases::{Core, LeaseSet};
 use crate::options::Settings;
 use crate::protocol::{Instant, Ticket};
-use crate::service::{Member, Outlook};
+use crate::service::{Waiter, WaitStatus};
 use crate::events;
 
 /// Takes the lock in its turn, for one who came at `began`, which is now; until `end`, if there is one.
@@ -124,21 +124,21 @@ impl Wait<'_> {
     ) -> Result<Option<Guard>, Error> {
         let core = self.core;
         let joined = core.clock.now();
-        let member = core.waiters.join(leases, self.ticket, self.began);
+        let waiter = core.waiters.join(leases, self.ticket, self.began);
         if let Some(refusal) = refusal {
-            member.heard(&refusal, self.began);
+            waiter.heard(&refusal, self.began);
         }
-        let mut first = FirstRequests::of(leases, &member);
+        let mut first = FirstRequests::of(leases, &waiter);
         loop {
-            if !member.attend() {
+            if !waiter.attend() {
                 // What may have been granted cannot be given back any more, and expires.
                 return Err(Error::Runtime { reason: "the tokio runtime that it waits in has ended".into() });
             }
             let now = core.clock.now();
-            let look_at = match member.outlook(self.began, now) {
-                Outlook::Held => {
-                    self.ticket = member.ticket().unwrap_or(self.ticket);
-                    member.acquired();
+            let look_at = match waiter.status(self.began, now) {
+                WaitStatus::Held => {
+                    self.ticket = waiter.ticket().unwrap_or(self.ticket);
+                    waiter.acquired();
                     // Heard in the background from here on, while nodes are to agree.
                     drop(first);
                     self.has_waited_since(joined, now);
@@ -159,42 +159,42 @@ impl Wait<'_> {
                     }
                     return Ok(Some(guard));
                 }
-                Outlook::Over => {
-                    self.ticket = member.ticket().unwrap_or(self.ticket);
-                    drop(member);
+                WaitStatus::Over => {
+                    self.ticket = waiter.ticket().unwrap_or(self.ticket);
+                    drop(waiter);
                     guard.give_back(self.time_left()).await;
                     self.has_waited_since(joined, now);
                     let name = self.settings.name.clone();
                     let took = core.clock.now().saturating_since(self.began);
                     return self.once_more(Error::ValidityExhausted { name, took });
                 }
-                Outlook::NeedsNewToken => {
-                    self.ticket = member.ticket().unwrap_or(self.ticket);
-                    drop(member);
+                WaitStatus::NeedsNewToken => {
+                    self.ticket = waiter.ticket().unwrap_or(self.ticket);
+                    drop(waiter);
                     guard.give_back(self.time_left()).await;
                     self.has_waited_since(joined, now);
                     return Ok(None);
                 }
-                Outlook::Unreachable(error) => {
-                    drop(member);
+                WaitStatus::Unreachable(error) => {
+                    drop(waiter);
                     guard.give_back(self.time_left()).await;
                     return Err(error);
                 }
-                Outlook::Waiting(look_at) => look_at,
+                WaitStatus::Waiting(look_at) => look_at,
             };
             if core.keeper.is_shut() {
                 return Err(Error::ShutDown);
             }
             if self.end.is_some_and(|end| end <= now) {
-                let error = member.error(self.began, now);
-                drop(member);
+                let error = waiter.error(self.began, now);
+                drop(waiter);
                 guard.give_back(self.time_left()).await;
                 return Err(error);
             }
             let look_at = self.end.map_or(look_at, |end| end.min(look_at));
             tokio::select! {
                 biased;
-                () = member.changed() => {}
+                () = waiter.changed() => {}
                 () = first.next() => {}
                 () = core.clock.sleep_until(look_at) => {}
             }
@@ -268,13 +268,13 @@ struct FirstRequests {
 type Asked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl FirstRequests {
-    fn of(leases: &Arc<LeaseSet>, member: &Member) -> Self {
+    fn of(leases: &Arc<LeaseSet>, waiter: &Waiter) -> Self {
         let core = &leases.core;
         let nodes: Vec<usize> =
             (0..core.nodes.len()).filter(|&index| !leases.is_granted_on(index)).collect();
         let asked = leases.ask_to_enter(&nodes);
         let request =
-            |index: usize| -> (usize, Asked) { (index, Box::pin(member.first_request(index, asked).run())) };
+            |index: usize| -> (usize, Asked) { (index, Box::pin(waiter.first_request(index, asked).run())) };
         let asked = nodes.into_iter().map(request).collect();
         Self { leases: Arc::clone(leases), asked, were_sent: false }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use super::line::{Line, Member};
+use super::line::{Line, Waiter};
 use super::tickets::Tickets;
 use crate::leases::{Core, LeaseSet};
 use crate::node::{ClientId, Grant, Listener, Node, Succession};
@@ -43,7 +43,7 @@ impl Waiters {
     }
 
     /// Makes `leases` one of those who wait, with a ticket that was drawn at `drawn`.
-    pub(crate) fn join(&self, leases: &Arc<LeaseSet>, ticket: Ticket, drawn: Instant) -> Member {
+    pub(crate) fn join(&self, leases: &Arc<LeaseSet>, ticket: Ticket, drawn: Instant) -> Waiter {
         let core = &leases.core;
         self.ears.get_or_init(|| {
             let ears: Vec<Arc<GrantListener>> = (0..core.nodes.len())
@@ -61,7 +61,7 @@ impl Waiters {
         let line =
             lines.entry(name.clone()).or_insert_with(|| Arc::new(Line::new(name.clone(), core.nodes.len())));
         // With the map's lock held: a line that nobody is in is taken from it.
-        Member::join(line, leases, ticket, drawn)
+        Waiter::join(line, leases, ticket, drawn)
     }
 
     /// Takes a line away that nobody is in.

@@ -60,7 +60,7 @@ impl Line {
                 state.schedule_all(index, now);
             }
             // Nor is it known what becomes of the leases that it was giving back.
-            let waiting = state.members.values().map(|entry| &entry.waiting);
+            let waiting = state.waiters.values().map(|entry| &entry.waiting);
             spoilt.extend(waiting.filter(|waiting| waiting.leases.yields_lost()).cloned());
         }
         state.attendants += 1;

@@ -9,10 +9,10 @@
 //! | `state` | who waits, and what is due when |
 //! | `request` | places that are asked for, on their way to one node |
 //! | `attendant` | the task |
-//! | `member` | one caller's part in it |
+//! | `waiter` | one caller's part in it |
 
 mod attendant;
-mod member;
+mod waiter;
 mod request;
 mod state;
 
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-pub(crate) use self::member::{Member, Outlook};
+pub(crate) use self::waiter::{Waiter, WaitStatus};
 use self::request::{Question, Returned};
 use self::state::{LINGER, State, Waiting};
 use crate::error::NodeError;
@@ -45,7 +45,7 @@ impl Line {
 
     /// Nobody waits or listens.
     pub(super) fn is_deserted(&self) -> bool {
-        self.lock().members.is_empty()
+        self.lock().waiters.is_empty()
     }
 
     /// Somebody waits, or had to a moment ago. One that has the lock to itself again asks for a lease, not for a place.
@@ -59,20 +59,20 @@ impl Line {
     }
 
     pub(super) fn forget(&self, token: &Token) {
-        let gone = self.lock().members.remove(token);
+        let gone = self.lock().waiters.remove(token);
         // With no lock held: it may be the last that knows of it.
         drop(gone);
     }
 
     pub(super) fn wake_all(&self) {
         let waiting: Vec<Arc<Waiting>> =
-            self.lock().members.values().map(|entry| Arc::clone(&entry.waiting)).collect();
+            self.lock().waiters.values().map(|entry| Arc::clone(&entry.waiting)).collect();
         waiting.iter().for_each(|waiting| waiting.changed.notify_one());
     }
 
     /// Node `index` tells of a grant. False if nobody here wants it.
     pub(super) fn granted(&self, core: &Core, index: usize, grant: &Grant) -> bool {
-        let waiting = self.lock().members.get(&grant.token).map(|entry| Arc::clone(&entry.waiting));
+        let waiting = self.lock().waiters.get(&grant.token).map(|entry| Arc::clone(&entry.waiting));
         let Some(waiting) = waiting else { return false };
         // What is not known at once counts when the node is asked.
         let uptime = match waiting.leases.config.restart_guard {
@@ -103,7 +103,7 @@ impl Line {
     /// Node `index` may have told what was not heard; or forgotten what it had counted, so that fences are to be later ones.
     pub(super) fn interrupted(&self, index: usize, now: Instant, later: Ticket) {
         self.plan(now, |state, now| {
-            state.members.values().for_each(|entry| entry.waiting.leases.propose(later));
+            state.waiters.values().for_each(|entry| entry.waiting.leases.propose(later));
             state.schedule_all(index, now);
             state.views[index].retry_at = now;
         });
@@ -137,7 +137,7 @@ impl Line {
         let (now, window) = (core.clock.now(), core.waiters.tickets.claim_window());
         let mut state = self.lock();
         let key = state.key(now);
-        let Some(entry) = state.members.get_mut(token).filter(|entry| entry.is_in_line) else { return };
+        let Some(entry) = state.waiters.get_mut(token).filter(|entry| entry.is_in_line) else { return };
         match (has_some, entry.claim) {
             (true, None) => {
                 let pause = (window * (1 << entry.yields.min(8))).min(leases.refresh());
@@ -201,7 +201,7 @@ impl Line {
                 if is_yielding {
                     for asked in asked {
                         // Not again and again while the node is away.
-                        if let Some(entry) = state.members.get_mut(asked.token()) {
+                        if let Some(entry) = state.waiters.get_mut(asked.token()) {
                             entry.yields = entry.yields.saturating_add(1);
                         }
                     }
@@ -263,14 +263,14 @@ impl Line {
                 state.views[index].unconfirmed(doubt, asked.sent);
             }
             if question.is_yielding()
-                && let Some(entry) = state.members.get_mut(token)
+                && let Some(entry) = state.waiters.get_mut(token)
             {
                 entry.yields = if matches!(placed, Placed::Granted(_)) { entry.yields + 1 } else { 0 };
             }
             // What was planned while the question was under way is not put off by its answer.
-            let planned = state.members.get(token).and_then(|entry| entry.due[index]).map(|(at, _)| at);
+            let planned = state.waiters.get(token).and_then(|entry| entry.due[index]).map(|(at, _)| at);
             state.schedule(token, index, planned.map_or(at, |planned| planned.min(at)));
-            let entry = state.members.get(token).filter(|entry| entry.is_in_line);
+            let entry = state.waiters.get(token).filter(|entry| entry.is_in_line);
             let correction =
                 entry.and_then(|entry| core.waiters.tickets.correction(entry.ticket, entry.drawn));
             if let Some(corrected) = correction {
@@ -281,7 +281,7 @@ impl Line {
         let has_first =
             state.order.first().is_some_and(|(_, first)| asked.iter().any(|asked| asked.token() == first));
         let is_ours =
-            |state: &State| state.members.keys().any(|token| token.as_str() == entered.holder.token());
+            |state: &State| state.waiters.keys().any(|token| token.as_str() == entered.holder.token());
         let is_foreign = entered.holder.owner().is_none() && !is_ours(&state);
         let view = &mut state.views[index];
         view.retry_at = now;

@@ -15,7 +15,7 @@ use crate::protocol::{Instant, Ticket, Token};
 #[derive(Debug)]
 pub(super) struct State {
     /// Who may be told of a grant: those who wait, holders who may still be granted on a slower node, and who is giving back.
-    pub(super) members: HashMap<Token, Entry>,
+    pub(super) waiters: HashMap<Token, Entry>,
     /// Who waits, in order.
     pub(super) order: BTreeSet<(Ticket, Token)>,
     pub(super) views: Box<[View]>,
@@ -87,7 +87,7 @@ pub(super) struct Attendant {
 impl State {
     pub(super) fn new(nodes: usize) -> Self {
         Self {
-            members: HashMap::new(),
+            waiters: HashMap::new(),
             order: BTreeSet::new(),
             views: (0..nodes).map(|_| View::default()).collect(),
             claims: BTreeMap::new(),
@@ -120,7 +120,7 @@ impl State {
             claim: None,
             yields: 0,
         };
-        self.members.insert(token.clone(), entry);
+        self.waiters.insert(token.clone(), entry);
         self.order.insert((ticket, token.clone()));
         // The first time, the caller asks itself.
         (0..self.views.len()).for_each(|index| self.schedule(&token, index, now + leases.refresh()));
@@ -129,7 +129,7 @@ impl State {
 
     /// Exchanges `token`'s ticket for another.
     pub(super) fn exchange(&mut self, token: &Token, ticket: Ticket) {
-        if let Some(entry) = self.members.get_mut(token).filter(|entry| entry.is_in_line) {
+        if let Some(entry) = self.waiters.get_mut(token).filter(|entry| entry.is_in_line) {
             self.order.remove(&(entry.ticket, token.clone()));
             self.order.insert((ticket, token.clone()));
             entry.ticket = ticket;
@@ -154,7 +154,7 @@ impl State {
             && first.key().0 <= until
         {
             let token = first.remove();
-            let Some(entry) = self.members.get_mut(&token) else { continue };
+            let Some(entry) = self.waiters.get_mut(&token) else { continue };
             entry.due[index] = None;
             let waiting = Arc::clone(&entry.waiting);
             if let Err(later) = entry.paces[index].take(now, waiting.leases.refresh()) {
@@ -180,7 +180,7 @@ impl State {
             && first.key().0 <= now
         {
             let token = first.remove();
-            let Some(entry) = self.members.get_mut(&token) else { continue };
+            let Some(entry) = self.waiters.get_mut(&token) else { continue };
             entry.claim = None;
             let Some((number, minority)) = entry.waiting.leases.ask_to_yield() else { continue };
             let (waiting, ticket) = (&entry.waiting, entry.ticket);
@@ -201,7 +201,7 @@ impl State {
     /// Has `token`'s place on node `index` renewed at `at`.
     pub(super) fn schedule(&mut self, token: &Token, index: usize, at: Instant) {
         let key = self.key(at);
-        let Some(entry) = self.members.get_mut(token).filter(|entry| entry.is_in_line) else { return };
+        let Some(entry) = self.waiters.get_mut(token).filter(|entry| entry.is_in_line) else { return };
         if let Some(former) = entry.due[index].replace(key) {
             self.views[index].due.remove(&former);
         }
@@ -222,7 +222,7 @@ impl State {
 
     /// Takes `token` out of line: it has the lock, or does not want it any more.
     pub(super) fn unline(&mut self, token: &Token, now: Instant) {
-        let Some(entry) = self.members.get_mut(token).filter(|entry| entry.is_in_line) else { return };
+        let Some(entry) = self.waiters.get_mut(token).filter(|entry| entry.is_in_line) else { return };
         entry.is_in_line = false;
         self.order.remove(&(entry.ticket, token.clone()));
         for (view, key) in self.views.iter_mut().zip(&mut entry.due) {

@@ -14,7 +14,7 @@ use crate::protocol::{Instant, Ticket, Token};
 use crate::events::RequestKind;
 
 /// One caller's membership of a line; it ends when this is dropped.
-pub(crate) struct Member {
+pub(crate) struct Waiter {
     line: Arc<Line>,
     waiting: Arc<Waiting>,
     token: Token,
@@ -23,7 +23,7 @@ pub(crate) struct Member {
 }
 
 /// How things stand for one who waits.
-pub(crate) enum Outlook {
+pub(crate) enum WaitStatus {
     /// The lock is its own.
     Held,
     /// Its time was over before the caller came for it. Another token may get it.
@@ -36,7 +36,7 @@ pub(crate) enum Outlook {
     Unreachable(Error),
 }
 
-impl Member {
+impl Waiter {
     /// Joins `line` with a ticket that was drawn at `drawn`.
     pub(in crate::service) fn join(
         line: &Arc<Line>,
@@ -84,14 +84,14 @@ impl Member {
     }
 
     /// How things stand at `now`, for one who has been asking since `began`.
-    pub(crate) fn outlook(&self, began: Instant, now: Instant) -> Outlook {
+    pub(crate) fn status(&self, began: Instant, now: Instant) -> WaitStatus {
         let leases = &self.waiting.leases;
         match leases.standing() {
-            _ if leases.needs_new_token() => return Outlook::NeedsNewToken,
-            Standing::Lost => return Outlook::Over,
+            _ if leases.needs_new_token() => return WaitStatus::NeedsNewToken,
+            Standing::Lost => return WaitStatus::Over,
             // What has become of leases that were given back is known soon, and before anybody relies on the others.
-            Standing::Held if leases.is_yielding() => return Outlook::Waiting(now + leases.refresh()),
-            Standing::Held => return Outlook::Held,
+            Standing::Held if leases.is_yielding() => return WaitStatus::Waiting(now + leases.refresh()),
+            Standing::Held => return WaitStatus::Held,
             Standing::Released => {}
         }
         let (expiry, quorum) = (leases.config.claim.expiry.as_duration(), leases.core.quorum);
@@ -109,12 +109,12 @@ impl Member {
             (remedy, failing.get(quorum.nodes() - quorum.majority()).copied())
         };
         if remedy.is_some() {
-            return Outlook::Unreachable(self.error(began, now));
+            return WaitStatus::Unreachable(self.error(began, now));
         }
         match lost_at.map(|lost_at| lost_at.max(began) + expiry) {
-            Some(end) if end < now => Outlook::Unreachable(self.error(began, now)),
-            Some(end) => Outlook::Waiting((end + MOMENT).min(now + leases.refresh())),
-            None => Outlook::Waiting(now + leases.refresh()),
+            Some(end) if end < now => WaitStatus::Unreachable(self.error(began, now)),
+            Some(end) => WaitStatus::Waiting((end + MOMENT).min(now + leases.refresh())),
+            None => WaitStatus::Waiting(now + leases.refresh()),
         }
     }
 
@@ -156,7 +156,7 @@ impl Member {
 
     /// Its place: another than it came with, where that was drawn by a wrong clock.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
-        self.line.lock().members.get(&self.token).map(|entry| entry.ticket)
+        self.line.lock().waiters.get(&self.token).map(|entry| entry.ticket)
     }
 
     /// The caller has the lock. What nodes tell of its token is heard as long as it is held: a message that was held up must
@@ -166,12 +166,12 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for Waiter {
     fn drop(&mut self) {
         let now = self.waiting.leases.core.clock.now();
         let mut state = self.line.lock();
         state.unline(&self.token, now);
-        let gone = (!self.goes_on_listening).then(|| state.members.remove(&self.token));
+        let gone = (!self.goes_on_listening).then(|| state.waiters.remove(&self.token));
         drop(state);
         drop(gone);
     }
