@@ -34,14 +34,14 @@ struct Deadlines {
     guards: BTreeMap<Deadline, Arc<LeaseSet>>,
     entered: u64,
     /// The last that was sent for, or the one that took the role back.
-    attendant: Option<Attendant>,
+    driver: Option<Driver>,
     /// How many there have been.
     attendants: u64,
 }
 
 /// The task that waits for the deadlines.
 #[derive(Clone)]
-struct Attendant {
+struct Driver {
     number: u64,
     runtime: Handle,
     has_begun: bool,
@@ -103,13 +103,13 @@ impl Keeper {
         deadlines.guards.insert(place, Arc::clone(leases));
         keep.place = Some(place);
         drop(keep);
-        if let Some(attendant) =
-            deadlines.attendant.as_mut().filter(|attendant| place.at < attendant.looks_at)
+        if let Some(driver) =
+            deadlines.driver.as_mut().filter(|driver| place.at < driver.looks_at)
         {
-            attendant.looks_at = place.at;
-            let is_earlier = Arc::clone(&attendant.is_earlier);
-            outside(&attendant.runtime, move || is_earlier.notify_one());
-            if let Some((runtime, is_earlier)) = attendant.former.clone().filter(|_| !attendant.has_begun) {
+            driver.looks_at = place.at;
+            let is_earlier = Arc::clone(&driver.is_earlier);
+            outside(&driver.runtime, move || is_earlier.notify_one());
+            if let Some((runtime, is_earlier)) = driver.former.clone().filter(|_| !driver.has_begun) {
                 outside(&runtime, move || is_earlier.notify_one());
             }
         }
@@ -138,19 +138,19 @@ impl Keeper {
         if deadlines.guards.is_empty() {
             return;
         }
-        let present = deadlines.attendant.as_ref();
-        if present.is_some_and(|attendant| now <= attendant.looks_at + Self::OVERDUE) {
+        let present = deadlines.driver.as_ref();
+        if present.is_some_and(|driver| now <= driver.looks_at + Self::OVERDUE) {
             return;
         }
         let Some(runtime) = runtime() else { return };
-        let is_elsewhere = |attendant: &&Attendant| attendant.runtime.id() != runtime.id();
-        if present.is_some_and(|attendant| !attendant.has_begun && !is_elsewhere(&attendant)) {
+        let is_elsewhere = |driver: &&Driver| driver.runtime.id() != runtime.id();
+        if present.is_some_and(|driver| !driver.has_begun && !is_elsewhere(&driver)) {
             // It has been sent for here already, and the runtime has not come to it yet.
             return;
         }
         let former = present
             .filter(is_elsewhere)
-            .map(|attendant| (attendant.runtime.clone(), Arc::clone(&attendant.is_earlier)));
+            .map(|driver| (driver.runtime.clone(), Arc::clone(&driver.is_earlier)));
         let attending = self.0.send_for(&mut deadlines, &runtime, former, now, clock);
         drop(deadlines);
         attending();
@@ -174,7 +174,7 @@ impl Keeper {
 }
 
 impl Shared {
-    /// Makes a new attendant, who lives in `runtime`. What is given sends for it, with no lock held.
+    /// Makes a new driver, who lives in `runtime`. What is given sends for it, with no lock held.
     fn send_for(
         self: &Arc<Self>,
         deadlines: &mut Deadlines,
@@ -184,7 +184,7 @@ impl Shared {
         clock: &Arc<dyn Clock>,
     ) -> impl FnOnce() + use<> {
         deadlines.attendants += 1;
-        let attendant = Attendant {
+        let driver = Driver {
             number: deadlines.attendants,
             runtime: runtime.clone(),
             has_begun: false,
@@ -192,10 +192,10 @@ impl Shared {
             is_earlier: Arc::default(),
             former,
         };
-        deadlines.attendant = Some(attendant.clone());
+        deadlines.driver = Some(driver.clone());
         let (shared, clock, runtime) = (Arc::clone(self), Arc::clone(clock), runtime.clone());
         move || {
-            let attending = Attending { shared, clock, role: attendant, is_over: false };
+            let attending = Driving { shared, clock, role: driver, is_over: false };
             let handle = runtime.clone();
             // A runtime that has ended drops the task at once, and with it the mark that there is one.
             outside(&runtime, move || drop(handle.spawn(attending.attend())));
@@ -248,15 +248,15 @@ struct Batch {
 }
 
 /// The task. Its end, for whatever reason, is seen.
-struct Attending {
+struct Driving {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
-    role: Attendant,
+    role: Driver,
     /// It ended by itself, with the last guard, or because another has begun.
     is_over: bool,
 }
 
-impl Attending {
+impl Driving {
     async fn attend(mut self) {
         let (shared, clock, is_earlier) =
             (Arc::clone(&self.shared), Arc::clone(&self.clock), Arc::clone(&self.role.is_earlier));
@@ -265,7 +265,7 @@ impl Attending {
             let (batch, next) = {
                 let mut deadlines = shared.lock();
                 if deadlines
-                    .attendant
+                    .driver
                     .as_ref()
                     .is_some_and(|other| other.number != self.role.number && other.has_begun)
                 {
@@ -275,7 +275,7 @@ impl Attending {
                 let batch = shared.take_due(&mut deadlines, clock.now());
                 let next = deadlines.guards.keys().next().map(|place| place.at);
                 // One that was sent for in this one's place and has not begun, or has ended, leaves it the role.
-                deadlines.attendant = next.map(|looks_at| Attendant { looks_at, ..self.role.clone() });
+                deadlines.driver = next.map(|looks_at| Driver { looks_at, ..self.role.clone() });
                 self.is_over = next.is_none();
                 (batch, next)
             };
@@ -303,16 +303,16 @@ impl Attending {
     }
 }
 
-impl Drop for Attending {
+impl Drop for Driving {
     fn drop(&mut self) {
         if self.is_over {
             return;
         }
         let mut deadlines = self.shared.lock();
-        if deadlines.attendant.as_ref().is_some_and(|other| other.number != self.role.number) {
+        if deadlines.driver.as_ref().is_some_and(|other| other.number != self.role.number) {
             return;
         }
-        deadlines.attendant = None;
+        deadlines.driver = None;
         let left: Vec<Arc<LeaseSet>> = deadlines.guards.values().cloned().collect();
         // One that was never begun changes nothing, and must not be sent for again for ever.
         if !self.role.has_begun || left.is_empty() {

@@ -1,6 +1,6 @@
 //! One lock's line, as this process sees it: who of its callers waits, and what each node said of them.
 //!
-//! One task, the [`attendant`], renews the places of all in one request for each node, gives back leases that are too few,
+//! One task, the [`driver`], renews the places of all in one request for each node, gives back leases that are too few,
 //! and asks anew when a holder's time runs out. Grants do not pass through it: whoever hears one wakes the caller.
 //!
 //! | file | idea |
@@ -8,10 +8,10 @@
 //! | `mod` | what is heard of a node, and what follows from it |
 //! | `state` | who waits, and what is due when |
 //! | `request` | places that are asked for, on their way to one node |
-//! | `attendant` | the task |
+//! | `driver` | the task |
 //! | `waiter` | one caller's part in it |
 
-mod attendant;
+mod driver;
 mod waiter;
 mod request;
 mod state;
@@ -55,7 +55,7 @@ impl Line {
     }
 
     pub(super) fn is_attended(&self) -> bool {
-        self.lock().attendant.is_some()
+        self.lock().driver.is_some()
     }
 
     pub(super) fn forget(&self, token: &Token) {
@@ -109,7 +109,7 @@ impl Line {
         });
     }
 
-    /// Has something done at `at`, and the attendant told if that is earlier than it knows.
+    /// Has something done at `at`, and the driver told if that is earlier than it knows.
     fn plan(&self, at: Instant, plan: impl FnOnce(&mut State, Instant)) {
         let mut state = self.lock();
         plan(&mut state, at);
@@ -318,10 +318,10 @@ impl Line {
     }
 }
 
-/// Tells an attendant, if it has to know.
-fn tell(attendant: Option<Arc<Notify>>) {
-    if let Some(attendant) = attendant {
-        attendant.notify_one();
+/// Tells an driver, if it has to know.
+fn tell(driver: Option<Arc<Notify>>) {
+    if let Some(driver) = driver {
+        driver.notify_one();
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct State {
     pub(super) queued_at: Instant,
     /// Since when nobody waits.
     pub(super) empty_since: Instant,
-    pub(super) attendant: Option<Attendant>,
+    pub(super) driver: Option<Driver>,
     pub(super) attendants: u64,
     /// The last one's runtime ended.
     pub(super) is_abandoned: bool,
@@ -76,7 +76,7 @@ pub(super) struct View {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Attendant {
+pub(super) struct Driver {
     pub(super) number: u64,
     pub(super) looks_at: Instant,
     /// Something is due earlier than it knows. Each has its own: one that stands still must not be told in the place of one
@@ -93,7 +93,7 @@ impl State {
             claims: BTreeMap::new(),
             queued_at: Instant::default(),
             empty_since: Instant::default(),
-            attendant: None,
+            driver: None,
             attendants: 0,
             is_abandoned: false,
             keys: 0,
@@ -234,7 +234,7 @@ impl State {
         }
     }
 
-    /// When the attendant has something to do.
+    /// When the driver has something to do.
     pub(super) fn next_look(&self, now: Instant) -> Instant {
         if self.order.is_empty() {
             return self.empty_since + LINGER;
@@ -250,11 +250,11 @@ impl State {
         next.unwrap_or(now + IDLE)
     }
 
-    /// How to tell the attendant, if something that is due at `at` is earlier than it knows.
+    /// How to tell the driver, if something that is due at `at` is earlier than it knows.
     pub(super) fn is_earlier(&mut self, at: Instant) -> Option<Arc<Notify>> {
-        let attendant = self.attendant.as_mut().filter(|attendant| at < attendant.looks_at)?;
-        attendant.looks_at = at;
-        Some(Arc::clone(&attendant.is_earlier))
+        let driver = self.driver.as_mut().filter(|driver| at < driver.looks_at)?;
+        driver.looks_at = at;
+        Some(Arc::clone(&driver.is_earlier))
     }
 }
 
@@ -316,7 +316,7 @@ const PACE_BURST: u32 = 32;
 /// for a place at once.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
-/// How long the attendant sleeps where nothing is planned.
+/// How long the driver sleeps where nothing is planned.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

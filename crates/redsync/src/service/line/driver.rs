@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::Line;
 use super::request::{Request, Returned};
-use super::state::{Attendant, IDLE, LINGER};
+use super::state::{Driver, IDLE, LINGER};
 use crate::leases::Core;
 use crate::events::RequestKind;
 
@@ -48,12 +48,12 @@ impl Line {
     pub(super) fn attend(self: &Arc<Self>, core: &Arc<Core>) -> bool {
         let mut state = self.lock();
         let now = core.clock.now();
-        if state.attendant.as_ref().is_some_and(|present| now <= present.looks_at + OVERDUE) {
+        if state.driver.as_ref().is_some_and(|present| now <= present.looks_at + OVERDUE) {
             return true;
         }
         let Some(runtime) = core.tasks.runtime() else { return false };
         let mut spoilt = Vec::new();
-        if state.attendant.is_some() || std::mem::take(&mut state.is_abandoned) {
+        if state.driver.is_some() || std::mem::take(&mut state.is_abandoned) {
             // The one before it stands still with its runtime, or has ended with it, and with what it was asking for.
             for index in 0..state.views.len() {
                 state.views[index].is_asking = false;
@@ -66,11 +66,11 @@ impl Line {
         state.attendants += 1;
         let number = state.attendants;
         let is_earlier = Arc::<Notify>::default();
-        state.attendant = Some(Attendant { number, looks_at: now, is_earlier: Arc::clone(&is_earlier) });
+        state.driver = Some(Driver { number, looks_at: now, is_earlier: Arc::clone(&is_earlier) });
         drop(state);
         spoilt.iter().for_each(|waiting| waiting.changed.notify_one());
         let (line, core) = (Arc::clone(self), Arc::clone(core));
-        let attending = Attending { line, core, number, is_earlier, has_begun: false, is_over: false };
+        let attending = Driving { line, core, number, is_earlier, has_begun: false, is_over: false };
         // A runtime that has ended drops the task at once, and with it the mark that there is one.
         runtime.spawn(attending.attend());
         self.is_attended()
@@ -78,7 +78,7 @@ impl Line {
 }
 
 /// The task that renews places. Its end, for whatever reason, is seen.
-struct Attending {
+struct Driving {
     line: Arc<Line>,
     core: Arc<Core>,
     number: u64,
@@ -87,7 +87,7 @@ struct Attending {
     is_over: bool,
 }
 
-impl Attending {
+impl Driving {
     async fn attend(mut self) {
         self.has_begun = true;
         let (line, core) = (Arc::clone(&self.line), Arc::clone(&self.core));
@@ -96,12 +96,12 @@ impl Attending {
             let now = core.clock.now();
             let next = {
                 let mut state = line.lock();
-                if state.attendant.as_ref().is_none_or(|present| present.number != self.number) {
+                if state.driver.as_ref().is_none_or(|present| present.number != self.number) {
                     self.is_over = true;
                     return;
                 }
                 if state.order.is_empty() && state.empty_since + LINGER <= now && requests.sent.is_empty() {
-                    state.attendant = None;
+                    state.driver = None;
                     self.is_over = true;
                     drop(state);
                     core.waiters.close(&line);
@@ -121,7 +121,7 @@ impl Attending {
                     true => now + IDLE,
                     false => state.next_look(now),
                 };
-                if let Some(present) = &mut state.attendant {
+                if let Some(present) = &mut state.driver {
                     present.looks_at = next;
                 }
                 next
@@ -131,7 +131,7 @@ impl Attending {
                 (request, returned) = poll_fn(|context| requests.poll_next(context)) => {
                     let mut state = line.lock();
                     let is_present =
-                        state.attendant.as_ref().is_some_and(|present| present.number == self.number);
+                        state.driver.as_ref().is_some_and(|present| present.number == self.number);
                     if is_present && matches!(request.what, RequestKind::Enter) {
                         state.views[request.index].is_asking = false;
                     }
@@ -145,7 +145,7 @@ impl Attending {
     }
 }
 
-impl Drop for Attending {
+impl Drop for Driving {
     fn drop(&mut self) {
         if self.is_over {
             return;
@@ -153,8 +153,8 @@ impl Drop for Attending {
         // Its runtime has ended. Whoever waits in another has it attended there.
         {
             let mut state = self.line.lock();
-            if state.attendant.as_ref().is_some_and(|present| present.number == self.number) {
-                state.attendant = None;
+            if state.driver.as_ref().is_some_and(|present| present.number == self.number) {
+                state.driver = None;
                 state.is_abandoned = true;
             }
         }
@@ -166,5 +166,5 @@ impl Drop for Attending {
     }
 }
 
-/// So long after it should have looked, the attendant is taken to stand still with its runtime.
+/// So long after it should have looked, the driver is taken to stand still with its runtime.
 const OVERDUE: Duration = Duration::from_millis(250);
