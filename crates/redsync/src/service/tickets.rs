@@ -9,23 +9,23 @@ use crate::protocol::{Instant, RequestTimeout, Ticket};
 
 /// Draws tickets, and knows the nodes' clocks and how far away they are.
 pub(crate) struct Tickets {
-    nodes: Box<[Mutex<Acquaintance>]>,
+    nodes: Box<[Mutex<NodeClock>]>,
     last: AtomicU64,
 }
 
 /// What is known of a node from its answers.
 #[derive(Clone, Copy, Debug, Default)]
-struct Acquaintance {
+struct NodeClock {
     /// How long it takes to answer, smoothed.
     round_trip: Duration,
     /// It has answered a request.
     has_answered: bool,
-    clock: Option<Sight>,
+    clock: Option<ClockSample>,
 }
 
 /// A look at a node's clock: what it showed, in microseconds, at some instant between two.
 #[derive(Clone, Copy, Debug)]
-struct Sight {
+struct ClockSample {
     micros: u64,
     sent: Instant,
     received: Instant,
@@ -92,9 +92,9 @@ impl Tickets {
 
     /// The least and the most that each of those nodes' clocks can have shown at `at` that have been seen.
     fn shown(&self, at: Instant) -> impl Iterator<Item = (u64, u64)> {
-        let sight = |node: &Mutex<Acquaintance>| node.lock().unwrap_or_else(PoisonError::into_inner).clock;
-        let seen = self.nodes.iter().filter_map(sight);
-        seen.map(move |sight| (sight.at(at, sight.received), sight.at(at, sight.sent)))
+        let sample = |node: &Mutex<NodeClock>| node.lock().unwrap_or_else(PoisonError::into_inner).clock;
+        let seen = self.nodes.iter().filter_map(sample);
+        seen.map(move |sample| (sample.at(at, sample.received), sample.at(at, sample.sent)))
     }
 
     /// Takes down that node `index` answered a request sent at `sent`, and what its clock showed.
@@ -106,9 +106,9 @@ impl Tickets {
             Duration::ZERO => took,
             former => (former * 7 + took) / 8,
         };
-        let sight = Sight { micros, sent, received: now };
-        if node.clock.is_none_or(|former| sight.width() <= former.width() + former.age(now) / 1_000) {
-            node.clock = Some(sight);
+        let sample = ClockSample { micros, sent, received: now };
+        if node.clock.is_none_or(|former| sample.width() <= former.width() + former.age(now) / 1_000) {
+            node.clock = Some(sample);
         }
     }
 
@@ -127,17 +127,17 @@ impl Tickets {
     /// How long one who has too few leases waits for more before it yields them: a few of the slowest node's round trips.
     pub(crate) fn claim_window(&self) -> Duration {
         let round_trip =
-            |node: &Mutex<Acquaintance>| node.lock().unwrap_or_else(PoisonError::into_inner).round_trip;
+            |node: &Mutex<NodeClock>| node.lock().unwrap_or_else(PoisonError::into_inner).round_trip;
         let slowest = self.nodes.iter().map(round_trip).max().unwrap_or_default();
         (slowest * 3).clamp(WINDOW_LEAST, WINDOW_MOST)
     }
 
-    fn node(&self, index: usize) -> MutexGuard<'_, Acquaintance> {
+    fn node(&self, index: usize) -> MutexGuard<'_, NodeClock> {
         self.nodes[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Sight {
+impl ClockSample {
     /// What the clock shows at `at`, if it showed this at `seen`.
     fn at(&self, at: Instant, seen: Instant) -> u64 {
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
