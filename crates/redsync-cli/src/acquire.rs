@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use redsync::{Error, FencedGuard, Guard, Inspection, LockOptions, LockState, NodeError, OwnerLabel, Token};
+use redsync::{
+    Error, FencedGuard, Guard, Inspection, LockOptions, LockState, NodeError, OwnerLabel, drawn_token, this_process,
+};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -52,7 +54,7 @@ pub(crate) async fn acquire(
     if !args.gives_up_at_once() {
         signals.unless_one_comes(nesting::refuse_deadlock(fleet, name)).await?;
     }
-    let owner = args.owner.as_ref().map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new);
+    let owner = args.owner.as_ref().map_or_else(|| Ok(this_process()), OwnerLabel::new);
     let owner = owner.map_err(Error::from)?;
     let wait = Wait { fleet, name, expiry: args.expiry(), token: OwnToken::default() };
     let token = wait.token.clone();
@@ -121,7 +123,7 @@ struct OwnToken(Arc<Mutex<String>>);
 impl OwnToken {
     /// A new one, for the next attempt.
     fn draw(&self, owner: &OwnerLabel, renews: bool) -> String {
-        let token = Token::drawn(owner, now_in_millis(), renews).to_string();
+        let token = drawn_token(owner, now_in_millis(), renews).to_string();
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&token);
         token
     }

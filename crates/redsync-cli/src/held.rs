@@ -74,8 +74,8 @@ mod tests {
     fn holder(renews: Option<bool>, left: TimeLeft) -> Holder {
         let owner = OwnerLabel::new("web-1:20").unwrap();
         let token = match renews {
-            Some(renews) => Token::drawn(&owner, now_in_millis() - 182_000, renews),
-            None => Token::random(&owner),
+            Some(renews) => redsync::drawn_token(&owner, now_in_millis() - 182_000, renews),
+            None => redsync::random_token(&owner),
         };
         Holder::new(token.as_str(), left)
     }

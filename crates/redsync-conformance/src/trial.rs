@@ -250,7 +250,7 @@ async fn answered<T>(request: impl Display, answer: Answer<'_, T>) -> Result<T, 
 }
 
 fn random_token(who: &str) -> Token {
-    Token::random(&OwnerLabel::new(who).expect("a clause's owners are called by one word"))
+    redsync::random_token(&OwnerLabel::new(who).expect("a clause's owners are called by one word"))
 }
 
 /// The contract knows no deadlines; a node that takes longer than this is taken to hang.

@@ -1,14 +1,14 @@
 //! What a client asks, and what it makes of the answers.
 
-use crate::client::{Attempt, FanOut, Call, Phase, Standing};
+use crate::client::{Attempt, Call, FanOut, Phase, Standing};
 use crate::configuration::Role;
-use crate::ledger::RequestNumber;
 use crate::node::{Acquired, Extended, Placed, Token};
-use crate::protocol::{Fence, Fenced, Instant, Tally, Verdict};
 use crate::rules::Rule;
 use crate::step::Step;
 use crate::terms::{Terms, instant, wall_micros};
 use crate::wire::{Answer, Request, Said, What};
+use redsync_proto::leases::RequestNumber;
+use redsync_proto::{Fence, Fenced, Instant, Tally, Verdict};
 
 /// How many attempts a client's tokens leave room for.
 const ATTEMPTS: u16 = 16;
@@ -160,7 +160,7 @@ impl<'s, 'a> Asking<'s, 'a> {
             if self.keeps(Rule::LossIsFinal) {
                 return self.give_back();
             }
-            let mut forgetful = crate::ledger::Ledger::new(terms.quorum);
+            let mut forgetful = redsync_proto::leases::Leases::new(terms.quorum);
             forgetful.presume(None);
             self.at().ledger = forgetful;
         }
@@ -208,7 +208,7 @@ impl<'s, 'a> Asking<'s, 'a> {
 
     /// Asks those nodes to release that may have the token, and are not being asked. `Release::begin`.
     pub(crate) fn release(&mut self) {
-        let number = RequestNumber::from(crate::protocol::Round::default());
+        let number = RequestNumber::from(redsync_proto::Round::default());
         let taken = self.at().ledger.take(false);
         for (node, before) in taken {
             self.send(node as u8, number, What::Release { before: Some(before) });
@@ -309,7 +309,7 @@ impl<'s, 'a> Asking<'s, 'a> {
             self.step.state.unwanted.push((self.client, node, token));
             if self.keeps(Rule::UnwantedGrantsArePassedOn) {
                 let release = What::Release { before: None };
-                let number = RequestNumber::from(crate::protocol::Round::default());
+                let number = RequestNumber::from(redsync_proto::Round::default());
                 let request = Request {
                     attempt: self.attempt,
                     token,

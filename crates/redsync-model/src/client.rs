@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::ledger::{Ledger, RequestNumber};
 use crate::node::Token;
-use crate::protocol::{Fence, Instant, Quorum, Tally};
 use crate::rules::Rule;
 use crate::terms::Terms;
+use redsync_proto::leases::{Leases, RequestNumber};
+use redsync_proto::{Fence, Instant, Quorum, Tally};
 
 /// One process that wants the lock, for one caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,7 +36,7 @@ pub(crate) struct Call {
 pub(crate) struct Attempt {
     pub(crate) token: Token,
     pub(crate) call: Call,
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: Leases,
     pub(crate) phase: Phase,
     pub(crate) fan_out: Option<FanOut>,
     /// Nodes may tell of grants.
@@ -96,7 +96,7 @@ impl Attempt {
         Self {
             token,
             call,
-            ledger: Ledger::new(quorum),
+            ledger: Leases::new(quorum),
             phase: Phase::Asking,
             fan_out: None,
             is_told: false,

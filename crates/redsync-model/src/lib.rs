@@ -45,17 +45,9 @@ mod check;
 mod client;
 mod configuration;
 mod ending;
-// Formatted where it belongs: from here, its tests would be looked for in the wrong place.
-#[rustfmt::skip]
-#[path = "../../redsync/src/leases/ledger.rs"]
-#[allow(dead_code, reason = "adopting leases is not modelled")]
-mod ledger;
 mod mutants;
 pub mod node;
 mod properties;
-#[path = "../../redsync/src/protocol/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub, unexpected_cfgs, reason = "the library needs more of it")]
-mod protocol;
 mod rules;
 mod step;
 mod terms;

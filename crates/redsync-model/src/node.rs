@@ -3,8 +3,8 @@
 //!
 //! Times are microseconds on the node's own clock. Tokens are numbers, which sort as their texts do elsewhere.
 
-use crate::protocol::{Fence, Ticket};
 use crate::rules::Rule;
+use redsync_proto::{Fence, Ticket};
 
 /// An owner's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,32 +57,10 @@ pub enum Acquired {
 }
 
 /// The answer to [`ModelNode::extend`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::enum_variant_names, reason = "the plain outcome has the plain name")]
-pub enum Extended {
-    /// The lease lasts on; and where a fence was given, this is where the counter stands.
-    Extended(Option<Fence>),
-    /// Nobody had it; the token has it again.
-    Retaken,
-    /// Nobody has it.
-    NotHeld,
-    /// Another has it.
-    HeldByAnother(Token),
-}
+pub type Extended = redsync_proto::Extended<Token>;
 
 /// The answer to [`ModelNode::release`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::enum_variant_names, reason = "the plain outcome has the plain name")]
-pub enum Released {
-    /// The token had the lease.
-    Released,
-    /// The token had a place in line.
-    Left,
-    /// Nobody has the lease.
-    NotHeld,
-    /// Another has it.
-    HeldByAnother(Token),
-}
+pub type Released = redsync_proto::Released<Token>;
 
 /// What became of one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use crate::asking::Asking;
 use crate::client::{Client, Phase};
-use crate::ledger::RequestNumber;
 use crate::node::{Claim, ClientId, Place, Proposal, Succession, Token, Told};
-use crate::protocol::{Fence, Instant, Round};
 use crate::rules::Rule;
 use crate::terms::{RETENTION, instant};
 use crate::wire::{Answer, Link, Request, Said, What};
 use crate::world::{Action, Push, State, World};
+use redsync_proto::leases::RequestNumber;
+use redsync_proto::{Instant, Round};
 
 /// A state that is being changed.
 pub(crate) struct Step<'a> {
@@ -314,7 +314,7 @@ impl<'a> Step<'a> {
             for attempt in is_over {
                 let quorum = self.world.terms.quorum;
                 let attempt = self.attempt(number, attempt);
-                let mut ledger = crate::ledger::Ledger::new(quorum);
+                let mut ledger = redsync_proto::leases::Leases::new(quorum);
                 ledger.give_back(now);
                 attempt.ledger = ledger;
                 attempt.fan_out = None;

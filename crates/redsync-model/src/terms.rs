@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::protocol::{Drift, DriftFactor, Expiry, Instant, LeaseEnds, Quarantine, Quorum};
 use crate::rules::Rule;
+use redsync_proto::{Drift, DriftFactor, Expiry, Instant, LeaseEnds, Quarantine, Quorum};
 
 /// One step of time.
 pub(crate) const TICK: Duration = Duration::from_secs(1);

@@ -6,10 +6,10 @@ use stateright::Path;
 
 use crate::client::{Client, Phase};
 use crate::node::{Acquired, ClientId, Extended, Placed, Released, Told};
-use crate::protocol::Fence;
 use crate::terms::micros;
 use crate::wire::{Answer, Request, Said, What};
 use crate::world::{Action, State, World};
+use redsync_proto::Fence;
 
 /// The steps of `path`, those that its configuration begins with included.
 pub(crate) fn told(world: &World, path: Path<State, Action>) -> Vec<String> {

@@ -5,8 +5,8 @@
 //! for, or what was under way on a connection that broke, strays: it may be applied at any time later, or never, and nobody
 //! hears the answer.
 
-use crate::ledger::{NodeState, RequestNumber};
 use crate::node::{Acquired, Extended, Placed, Released, Token};
+use redsync_proto::leases::{NodeState, RequestNumber};
 
 /// One connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

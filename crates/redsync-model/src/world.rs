@@ -8,11 +8,11 @@ use crate::client::{Client, Phase};
 use crate::configuration::{Configuration, Faults};
 use crate::node::{ClientId, ModelNode, Token, Told};
 use crate::properties;
-use crate::protocol::Fence;
 use crate::rules::Rule;
 use crate::step::Step;
 use crate::terms::{Terms, micros};
 use crate::wire::{Link, What};
+use redsync_proto::Fence;
 
 /// A configuration, with one rule broken or none.
 #[derive(Clone, Debug)]
@@ -152,7 +152,8 @@ impl World {
                 if role.releases {
                     actions.push(Action::Release(number));
                 }
-                if client.extensions > 0 && client.current().is_some_and(|attempt| attempt.fan_out.is_none()) {
+                if client.extensions > 0 && client.current().is_some_and(|attempt| attempt.fan_out.is_none())
+                {
                     actions.push(Action::Extend(number));
                 }
             }
@@ -199,7 +200,7 @@ impl State {
             .fold(0, |set, node| set | (1 << node))
     }
 
-    /// Whether `client` has leases that are too few, as `Line::settle` and `Ledger::minority` see it.
+    /// Whether `client` has leases that are too few, as `Line::settle` and `Leases::minority` see it.
     pub(crate) fn has_minority(&self, client: u8, world: &World) -> bool {
         let Some(attempt) = self.clients[usize::from(client)].current() else { return false };
         let ledger = &attempt.ledger;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use rand::seq::SliceRandom;
 
-use crate::fan_out::{FanOut, Count, NodeRequest, Returned};
 use crate::error::{Error, NodeError, Operation};
+use crate::events::RequestKind;
+use crate::fan_out::{Count, FanOut, NodeRequest, Returned};
 use crate::guard::Guard;
 use crate::leases::{Core, LeaseSet, RequestNumber};
 use crate::node::{Acquired, Node, Uptime};
 use crate::options::AttemptConfig;
 use crate::protocol::{Instant, Verdict};
-use crate::events::RequestKind;
 
 /// Asks every node at once, and decides as soon as the verdict is certain.
 ///
@@ -155,7 +155,9 @@ impl Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        let Some(mut fan_out) = self.fan_out.take().filter(|fan_out| fan_out.outstanding() > 0) else { return };
+        let Some(mut fan_out) = self.fan_out.take().filter(|fan_out| fan_out.outstanding() > 0) else {
+            return;
+        };
         let (leases, asked) = (Arc::clone(&self.leases), (self.number, self.sent));
         let core = Arc::clone(&leases.core);
         let rest = async move {

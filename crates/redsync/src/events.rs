@@ -157,7 +157,12 @@ pub(crate) fn duplicate(node: &str, other: &str) {
 }
 
 /// A node answered a request, or did not, after so long.
-pub(crate) fn answered(node: &dyn fmt::Display, operation: RequestKind, took: Duration, error: Option<&NodeError>) {
+pub(crate) fn answered(
+    node: &dyn fmt::Display,
+    operation: RequestKind,
+    took: Duration,
+    error: Option<&NodeError>,
+) {
     number::answered(node, operation.name(), took, error.and_then(failure));
 }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Sleep};
 use crate::error::{Error, NodeError, Operation};
+use crate::events::{self, RequestKind};
 use crate::leases::Core;
 use crate::node::{Node, NodeFault};
 use crate::protocol::{Instant, LockName, Quorum, Tally, Verdict};
-use crate::events::{self, RequestKind};
 
 /// The nodes, in the order they were listed.
 pub(crate) type Nodes = Arc<[Arc<dyn Node>]>;

@@ -10,11 +10,11 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use crate::error::Error;
-use crate::leases::{LeaseSet, Standing};
+use crate::events;
 use crate::lease::Lease;
+use crate::leases::{LeaseSet, Standing};
 use crate::lost::{Lost, LostSignal};
 use crate::protocol::{Expiry, Fence, Instant, LockName, Token};
-use crate::events;
 
 /// The live handle of a held lock: exclusive until [`valid_until`](Guard::valid_until).
 ///

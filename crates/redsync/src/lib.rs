@@ -92,20 +92,22 @@
 //! [Redlock]: https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/
 
 mod attempt;
-mod fan_out;
 #[cfg(feature = "blocking")]
 pub mod blocking;
 mod clock;
 mod error;
+mod events;
+mod fan_out;
 mod fence_check;
 mod fenced;
 mod forcing;
 #[cfg(test)]
 mod fuzz;
 mod guard;
-mod leases;
+mod identity;
 mod inspection;
 mod lease;
+mod leases;
 mod listing;
 mod lost;
 mod mutex;
@@ -113,19 +115,19 @@ mod node;
 mod options;
 #[cfg(doctest)]
 mod pages;
-mod protocol;
 mod redsync;
 mod roll;
 mod service;
-mod events;
 mod waiting;
-mod words;
+
+use redsync_proto as protocol;
 
 pub use self::clock::{Clock, DrivenClock, Sleep, SystemClock};
 pub use self::error::{Error, ErrorKind, NodeError, Operation};
 pub use self::fence_check::{FenceCheck, StaleFence};
 pub use self::fenced::{FencedGuard, FencedMutex};
 pub use self::guard::Guard;
+pub use self::identity::{drawn_token, random_token, this_process};
 pub use self::inspection::{Inspection, LockState, NodeConcern, NodeReport};
 pub use self::lease::{InvalidLease, Lease};
 pub use self::listing::{ListedLock, Listing};

@@ -8,13 +8,13 @@ use tracing::Instrument;
 
 use crate::attempt::attempt;
 use crate::error::{Error, ErrorKind, NodeError};
+use crate::events;
 use crate::fenced::FencedMutex;
 use crate::guard::Guard;
-use crate::leases::{Core, LeaseSet};
 use crate::lease::Lease;
-use crate::options::{LockOptions, Patience, Settings, AttemptConfig, Waiting, option_methods};
+use crate::leases::{Core, LeaseSet};
+use crate::options::{AttemptConfig, LockOptions, Patience, Settings, Waiting, option_methods};
 use crate::protocol::{Instant, InvalidOption, LockName, OwnerLabel, RetryDelay};
-use crate::events;
 use crate::waiting::wait_in_line;
 
 /// A lock by name, with its options: what [`Redsync::mutex`](crate::Redsync::mutex) gives. Nothing is asked of any
@@ -211,7 +211,7 @@ impl Mutex {
             if is_last && let Some(error) = verdict {
                 return Err(error);
             }
-            let pause_end = now + wait.unwrap_or_default() + delay.after(tries.max(1));
+            let pause_end = now + wait.unwrap_or_default() + delay.after(tries.max(1), rand::random());
             match end {
                 // No new try is begun at the very end; it could not be answered.
                 Some(end) if pause_end >= end => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::identity::drawn_token;
 use crate::lost::OnLost;
 use crate::node::{Claim, Succession};
 use crate::protocol::{
@@ -201,7 +202,7 @@ impl Settings {
     /// `wall_micros` is the time, for the token to tell.
     pub(crate) fn config(&self, wall_micros: u64, ticket: impl FnOnce() -> Ticket) -> Result<AttemptConfig, Error> {
         let token = match &self.token_fn {
-            None => Token::drawn(&self.owner, wall_micros / 1_000, self.renew),
+            None => drawn_token(&self.owner, wall_micros / 1_000, self.renew),
             Some(TokenFn(function)) => Token::from_text(function())?,
         };
         let fence = self.is_fenced.then(|| ticket().into());

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::fan_out::{FanOut, Nodes, NodeRequest, Returned};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Operation};
+use crate::events::{self, RequestKind};
+use crate::fan_out::{FanOut, NodeRequest, Nodes, Returned};
 use crate::guard::Guard;
-use crate::leases::Core;
+use crate::identity::this_process;
 use crate::inspection::{Inspection, NodeConcern, NodeReport};
 use crate::lease::Lease;
+use crate::leases::Core;
 use crate::mutex::Mutex;
 use crate::node::{self, IntoNode, Look, Node, Uptime};
 use crate::protocol::{LockName, OwnerLabel, Quorum};
 use crate::roll::{Roll, Voter};
 use crate::service::{Keeper, TaskTracker, Waiters};
-use crate::events::{self, RequestKind};
 
 /// Locks over one node, or over N independent ones of which a majority must agree. Go's redsync: `Redsync`, `New`.
 ///
@@ -420,7 +421,7 @@ impl Builder {
             nodes.push(node);
         }
         let quorum = Quorum::of(nodes.len())?;
-        let process = self.owner.map_or_else(|| Ok(OwnerLabel::of_this_process()), OwnerLabel::new)?;
+        let process = self.owner.map_or_else(|| Ok(this_process()), OwnerLabel::new)?;
         let roll = (quorum.nodes() > 1).then(|| Arc::new(Roll::of(&nodes)));
         if let Some(roll) = &roll {
             for (index, node) in nodes.iter_mut().enumerate() {

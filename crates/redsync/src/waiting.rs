@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use crate::attempt::{Unfinished, acquired, ask};
 use crate::error::{Error, ErrorKind};
+use crate::events;
 use crate::guard::Guard;
 use crate::leases::{Core, LeaseSet};
 use crate::options::Settings;
 use crate::protocol::{Instant, Ticket};
-use crate::service::{Waiter, WaitStatus};
-use crate::events;
+use crate::service::{WaitStatus, Waiter};
 
 /// Takes the lock in its turn, for one who came at `began`, which is now; until `end`, if there is one.
 ///
@@ -270,8 +270,7 @@ type Asked = Pin<Box<dyn Future<Output = ()> + Send>>;
 impl FirstRequests {
     fn of(leases: &Arc<LeaseSet>, waiter: &Waiter) -> Self {
         let core = &leases.core;
-        let nodes: Vec<usize> =
-            (0..core.nodes.len()).filter(|&index| !leases.is_granted_on(index)).collect();
+        let nodes: Vec<usize> = (0..core.nodes.len()).filter(|&index| !leases.is_granted_on(index)).collect();
         let asked = leases.ask_to_enter(&nodes);
         let request =
             |index: usize| -> (usize, Asked) { (index, Box::pin(waiter.first_request(index, asked).run())) };

@@ -240,9 +240,9 @@ async fn renew_on_a_full_disk(disk: &Path) {
 }
 
 fn claim(name: &str) -> Claim {
-    let owner = OwnerLabel::of_this_process();
+    let owner = redsync::this_process();
     let expiry = Expiry::new(Duration::from_secs(60)).unwrap();
-    Claim::new(LockName::new(name).unwrap(), Token::random(&owner), expiry)
+    Claim::new(LockName::new(name).unwrap(), redsync::random_token(&owner), expiry)
 }
 
 fn fill(disk: &Path) {

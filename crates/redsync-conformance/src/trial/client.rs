@@ -78,7 +78,12 @@ impl Client {
     /// have been told.
     pub(crate) fn has_to_ask_within(&self) -> Option<Duration> {
         let said = *self.ask_within.lock().unwrap_or_else(PoisonError::into_inner);
-        said.or(self.grant_listener.heard.borrow().contains(&Heard::Interrupted).then_some(AFTER_AN_INTERRUPTION))
+        said.or(self
+            .grant_listener
+            .heard
+            .borrow()
+            .contains(&Heard::Interrupted)
+            .then_some(AFTER_AN_INTERRUPTION))
     }
 
     /// Waits until something is heard that `is_it`, or that was interrupted. `false` where nothing came in time.

@@ -241,7 +241,8 @@ impl Library {
 
 impl Party {
     fn of(client: usize, node: &Arc<dyn Node>, heard: &Arc<Heard>) -> Self {
-        let (id, grant_listener) = (ClientId::random(), Arc::new(GrantListener { client, heard: Arc::clone(heard) }));
+        let (id, grant_listener) =
+            (ClientId::random(), Arc::new(GrantListener { client, heard: Arc::clone(heard) }));
         let listener: Weak<dyn Listener> = Arc::<GrantListener>::downgrade(&grant_listener);
         node.listen(&id, listener);
         Self { id, _listener: grant_listener }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{LeaseSet, RequestNumber, Standing};
-use crate::fan_out::{FanOut, Count, Returned};
 use crate::clock::Sleep;
 use crate::error::{Error, NodeError, Operation};
+use crate::events::{self, RequestKind};
+use crate::fan_out::{Count, FanOut, Returned};
 use crate::node::{Extended, IfFree};
 use crate::options::AttemptConfig;
 use crate::protocol::{Expiry, Fence, InvalidOption, Verdict};
-use crate::events::{self, RequestKind};
 
 impl LeaseSet {
     /// Lets the leases last for `expiry` from now on. Succeeds if a majority did; releases nothing if not.
@@ -116,11 +116,17 @@ impl LeaseSet {
         let timeout = config.request_timeout.as_duration();
         let wait_for_all = config.wait_for_all;
         let claim = self.with_fence(&config.claim);
-        let mut fan_out =
-            FanOut::open(&self.core, RequestKind::Extend, self.core.clock.now(), voters, timeout, move |node| {
+        let mut fan_out = FanOut::open(
+            &self.core,
+            RequestKind::Extend,
+            self.core.clock.now(),
+            voters,
+            timeout,
+            move |node| {
                 let claim = claim.clone();
                 Box::pin(async move { node.extend(&claim, IfFree::Leave).await })
-            });
+            },
+        );
         // Where it turns out to be over, somebody waits to hear why: no longer than until that is certain. And once a majority
         // has answered, for those who have more to say.
         let mut over: Option<Sleep> = None;
@@ -184,11 +190,17 @@ impl LeaseSet {
         }
         let (number, voters) = self.ask_to_extend(&config, IfFree::Retake);
         let (timeout, claim) = (config.request_timeout.as_duration(), self.with_fence(&config.claim));
-        let mut fan_out =
-            FanOut::open(&self.core, RequestKind::Extend, self.core.clock.now(), voters, timeout, move |node| {
+        let mut fan_out = FanOut::open(
+            &self.core,
+            RequestKind::Extend,
+            self.core.clock.now(),
+            voters,
+            timeout,
+            move |node| {
                 let claim = claim.clone();
                 Box::pin(async move { node.extend(&claim, IfFree::Retake).await })
-            });
+            },
+        );
         while let Some((index, returned)) = fan_out.next().await {
             // What a node says that has not got it again changes nothing.
             let _ = self.extended(index, number, IfFree::Retake, returned);

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::LeaseSet;
 use crate::attempt::Unfinished;
 use crate::error::{Error, NodeError, Operation};
+use crate::events;
 use crate::node::{Claim, NodeFault};
 use crate::protocol::{Fence, Fenced, Instant, Proposal, Ticket};
-use crate::events;
 
 impl LeaseSet {
     /// Proposes a later fence than the ticket, for places that are asked for from here on: what a node may have forgotten was
@@ -79,7 +79,8 @@ impl LeaseSet {
             events::fences_differ(&self.config.claim.name, number);
             let mut config = self.config.clone();
             config.claim.fence = Some(Proposal { fence: number, ..proposal });
-            config.request_timeout = config.request_timeout.at_most(at_most.saturating_sub(self.since(began)));
+            config.request_timeout =
+                config.request_timeout.at_most(at_most.saturating_sub(self.since(began)));
             // Whoever is silent is not waited for, unless it could spare the others to follow one that is far ahead.
             let could_be_spared = || {
                 let next = self.reachable(silent + 1).filter(|next| next.is_far_ahead_of(number));

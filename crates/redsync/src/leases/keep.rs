@@ -8,10 +8,10 @@ use rand::RngExt;
 
 use super::{LeaseSet, Standing};
 use crate::error::{Error, NodeError, Operation};
+use crate::events;
 use crate::lost::Lost;
 use crate::protocol::{Expiry, Instant};
 use crate::service::{Deadline, Keeper};
-use crate::events;
 
 /// What the keeper knows of one guard.
 #[derive(Debug)]

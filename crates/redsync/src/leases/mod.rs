@@ -1,12 +1,11 @@
 //! One token's leases on all nodes, from the first request to the last release.
 //!
 //! An attempt, the guard it becomes, and the undo of either work on the same [`LeaseSet`]. What is known of each node is
-//! kept in its [`ledger`]; [`extend`], [`fencing`] and [`release`] ask the nodes; [`keep`] is what the keeper does for a guard.
+//! kept in its [`Leases`]; [`extend`], [`fencing`] and [`release`] ask the nodes; [`keep`] is what the keeper does for a guard.
 
 mod extend;
 mod fencing;
 mod keep;
-mod ledger;
 mod release;
 mod waiting;
 
@@ -17,14 +16,14 @@ use std::time::Duration;
 
 use self::keep::Keep;
 pub(crate) use self::keep::{Due, Renewal, Untold};
-use self::ledger::Ledger;
-pub(crate) use self::ledger::RequestNumber;
 pub(crate) use self::waiting::Told;
-use crate::fan_out::Nodes;
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::fan_out::Nodes;
 use crate::lost::Signals;
 use crate::options::AttemptConfig;
+use crate::protocol::leases::Leases;
+pub(crate) use crate::protocol::leases::RequestNumber;
 use crate::protocol::{Expiry, Fence, Instant, LockName, Quorum};
 use crate::roll::Roll;
 use crate::service::{Keeper, TaskTracker, Waiters};
@@ -88,7 +87,7 @@ pub(crate) struct LeaseSet {
     /// What is proposed for one in place of an earlier ticket.
     proposed: AtomicU64,
     keep: Mutex<Keep>,
-    ledger: Mutex<Ledger>,
+    ledger: Mutex<Leases>,
 }
 
 /// How a guard stands.
@@ -105,7 +104,7 @@ pub(crate) enum Standing {
 impl LeaseSet {
     /// A token on no node yet.
     pub(crate) fn new(core: Arc<Core>, config: AttemptConfig) -> Arc<Self> {
-        let ledger = Mutex::new(Ledger::new(core.quorum));
+        let ledger = Mutex::new(Leases::new(core.quorum));
         let keep = Mutex::new(Keep::new(config.claim.expiry));
         let is_told = AtomicBool::new(false);
         Arc::new(Self {
@@ -204,7 +203,11 @@ impl LeaseSet {
     /// Records that leases on `config` are about to be asked for, and `of_whom`, in one step: between the two, another
     /// request could be asked, sent and answered without knowing of this one. Gives the instant that validity is counted
     /// from.
-    fn ask<T>(&self, config: &AttemptConfig, of_whom: impl FnOnce(&mut Ledger) -> T) -> (RequestNumber, Instant, T) {
+    fn ask<T>(
+        &self,
+        config: &AttemptConfig,
+        of_whom: impl FnOnce(&mut Leases) -> T,
+    ) -> (RequestNumber, Instant, T) {
         // SAFETY RULE (design §3): every bound starts before the first byte is sent.
         let sent = self.core.clock.now();
         let horizon = sent + config.claim.expiry.as_duration();
@@ -221,7 +224,7 @@ impl LeaseSet {
         self.core.nodes[index].to_string()
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    fn ledger(&self) -> MutexGuard<'_, Leases> {
         // Nothing panics while it holds this lock; and if it did, each step is complete in itself.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ledger::NodeState;
 use super::{LeaseSet, Standing};
-use crate::fan_out::{FanOut, Count, NodeRequest, Returned};
 use crate::error::{Error, NodeError, Operation};
-use crate::node::Released;
-use crate::protocol::{Instant, Verdict};
 use crate::events::{self, RequestKind};
+use crate::fan_out::{Count, FanOut, NodeRequest, Returned};
+use crate::node::Released;
+use crate::protocol::leases::NodeState;
+use crate::protocol::{Instant, Verdict};
 
 impl LeaseSet {
     /// Releases the token wherever it may be, and says whether a majority had it until now. What is not answered goes
@@ -150,13 +150,14 @@ impl Release {
         let core = &leases.core;
         let timeout = leases.config.request_timeout.as_duration();
         let voters = asked.iter().map(|(index, _)| *index);
-        let fan_out = FanOut::open(core, RequestKind::Release, now, voters, timeout, |node| -> NodeRequest<Released> {
-            let leases = Arc::clone(leases);
-            Box::pin(async move {
-                let claim = &leases.config.claim;
-                node.release(&claim.name, &claim.token, leases.config.succession).await
-            })
-        });
+        let fan_out =
+            FanOut::open(core, RequestKind::Release, now, voters, timeout, |node| -> NodeRequest<Released> {
+                let leases = Arc::clone(leases);
+                Box::pin(async move {
+                    let claim = &leases.config.claim;
+                    node.release(&claim.name, &claim.token, leases.config.succession).await
+                })
+            });
         Self { leases: Arc::clone(leases), fan_out, asked }
     }
 

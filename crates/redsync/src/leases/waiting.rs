@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::{LeaseSet, RequestNumber};
 use crate::error::NodeError;
+use crate::events;
 use crate::node::{Grant, Place, Uptime};
 use crate::protocol::{Fence, Instant, Ticket};
-use crate::events;
 
 /// What a grant that a node told of comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

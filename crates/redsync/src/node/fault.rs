@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::words::clean;
+use crate::protocol::words::clean;
 
 /// Whether a request that failed may have been applied all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::{
     Look, Node, NodeFault, Page, Place, Placed, Released, Search, Succession, TimeLeft, Uptime,
 };
 use crate::clock::{Clock, SystemClock};
-use crate::protocol::{Fence, Instant, Line, LockName, Proposal, Token, Waiter};
+use crate::protocol::{Fence, Instant, LockName, NodeQueue, Proposal, QueuedWaiter, Token};
 
 /// A node that keeps its leases in this process's memory.
 ///
@@ -43,7 +43,7 @@ struct State {
 /// What is kept of one name: who has it, who waits, and what was counted.
 struct Lock {
     lease: Option<Lease>,
-    line: Line<ClientId>,
+    line: NodeQueue<ClientId>,
     counter: Option<Counter>,
 }
 
@@ -92,7 +92,7 @@ impl MemoryNode {
         let mut entry = match locks.entry(name.clone()) {
             Entry::Occupied(entry) => entry,
             Entry::Vacant(entry) => {
-                entry.insert_entry(Lock { lease: None, line: Line::new(), counter: None })
+                entry.insert_entry(Lock { lease: None, line: NodeQueue::new(), counter: None })
             }
         };
         let (lock, now) = (entry.get_mut(), self.store.clock.now());
@@ -216,7 +216,7 @@ impl Step<'_> {
     }
 
     fn take_place(&mut self, client: &ClientId, place: &Place) {
-        let waiter = Waiter {
+        let waiter = QueuedWaiter {
             ticket: place.ticket,
             round: place.round,
             expiry: place.claim.expiry,
@@ -251,7 +251,7 @@ impl Step<'_> {
     /// Tells the first in line, who keeps its place, that it may ask.
     fn wake_first(&mut self) {
         let listening =
-            |waiter: &Waiter<ClientId>| self.listeners.get(&waiter.contact).and_then(Weak::upgrade);
+            |waiter: &QueuedWaiter<ClientId>| self.listeners.get(&waiter.contact).and_then(Weak::upgrade);
         let mut alive = self.lock.line.iter().filter(|(_, waiter)| self.now < waiter.deadline);
         let first = alive.find_map(|(_, waiter)| listening(waiter));
         self.told = first.map(|listener| (listener, Event::Freed(self.name.clone())));

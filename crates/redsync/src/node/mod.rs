@@ -32,8 +32,9 @@ pub use self::redis::RedisNode;
 pub use self::sqlite::{Sharing, SqliteNode};
 pub(crate) use self::url::open;
 pub use self::url::{InvalidUrl, redacted};
-use crate::protocol::{Expiry, Fence, LockName, Proposal, Token};
-use crate::words::clean;
+pub(crate) use crate::protocol::show_owner;
+pub use crate::protocol::{Acquired, Extended, Holder, IfFree, Released, TimeLeft};
+use crate::protocol::{Expiry, LockName, Proposal, Token};
 
 /// A node's answer to one request: a future that a caller may drop at any time.
 ///
@@ -160,128 +161,5 @@ pub enum Uptime {
     /// At least for this long. It may have restarted, or taken over from another, before that.
     AtLeast(Duration),
     /// The node does not say.
-    Unknown,
-}
-
-/// The answer to [`Node::acquire`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acquired {
-    /// The token has the lease, for the expiry that was asked for; and where a fence was asked for, this is where the
-    /// lock's counter stands.
-    Granted(Option<Fence>),
-    /// Another token has it.
-    Taken(Holder),
-}
-
-/// What [`Node::extend`] does with a name that nobody has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IfFree {
-    /// Leaves it free.
-    Leave,
-    /// Grants it to the token: a repair, for a guard that is valid by its other leases. Go's redsync:
-    /// `WithSetNXOnExtend`.
-    Retake,
-}
-
-/// The answer to [`Node::extend`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::enum_variant_names, reason = "the plain outcome has the plain name")]
-pub enum Extended {
-    /// The token's lease lasts for the expiry that was asked for; and where a fence was, this is where the lock's counter
-    /// stands.
-    Extended(Option<Fence>),
-    /// Nobody had the lease; the token has it again.
-    Retaken,
-    /// Nobody has the lease.
-    NotHeld,
-    /// Another token has it.
-    HeldByAnother(Holder),
-}
-
-/// The answer to [`Node::release`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::enum_variant_names, reason = "the plain outcome has the plain name")]
-pub enum Released {
-    /// The token had the lease, and has it no longer.
-    Released,
-    /// The token had a place in line, and has it no longer.
-    Left,
-    /// Nobody has the lease: it had expired, or was never granted.
-    NotHeld,
-    /// Another token has it.
-    HeldByAnother(Holder),
-}
-
-/// Who has a lease on one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
-    token: String,
-    time_left: TimeLeft,
-}
-
-impl Holder {
-    /// The holder with `token`, whose lease goes on for `time_left`.
-    pub fn new(token: impl Into<String>, time_left: TimeLeft) -> Self {
-        Self { token: token.into(), time_left }
-    }
-
-    /// The token's text as the node keeps it; bytes that are no UTF-8 are replaced.
-    pub fn token(&self) -> &str {
-        &self.token
-    }
-
-    /// The owner's label at the token's end, if it has one. Tokens of other libraries have none.
-    pub fn owner(&self) -> Option<&str> {
-        crate::protocol::owner_in(&self.token)
-    }
-
-    /// When its token was drawn: milliseconds since 1970, by the wall clock of the holder's machine. `None` where the token
-    /// does not say, as those of other libraries.
-    ///
-    /// That is when the holder asked for the lock. Where it had to wait in line, it was granted the lock later; nothing on the
-    /// nodes says when.
-    pub fn since(&self) -> Option<u64> {
-        crate::protocol::facts_in(&self.token).map(|facts| facts.since)
-    }
-
-    /// Whether the holder renews its lease until it releases the lock, as it said when it asked. Then
-    /// [`time_left`](Self::time_left) says nothing of when the lock will be free. `None` where the token does not say, as
-    /// those of other libraries.
-    ///
-    /// A lease that is taken over by another process keeps its token: what its first holder said still stands there.
-    pub fn renews(&self) -> Option<bool> {
-        crate::protocol::facts_in(&self.token).map(|facts| facts.renews)
-    }
-
-    /// How long the lease still lasts, on the node's clock.
-    pub const fn time_left(&self) -> TimeLeft {
-        self.time_left
-    }
-}
-
-/// The owner's label, or the token's beginning where it has none.
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        show_owner(&self.token, f)
-    }
-}
-
-fn show_owner(token: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    // Any program may have written it, and at any length.
-    const SHOWN: usize = 16;
-    match crate::protocol::owner_in(token) {
-        Some(owner) => f.write_str(&clean(owner, crate::protocol::OwnerLabel::MAX_BYTES)),
-        None => write!(f, "token {}", clean(token, SHOWN)),
-    }
-}
-
-/// How long a lease still lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimeLeft {
-    /// For about this long, or longer where the node cannot count so far.
-    For(Duration),
-    /// For ever: the key has no expiry. Somebody else's program set it.
-    Forever,
-    /// The node did not say, as when all it was asked for was the lease.
     Unknown,
 }

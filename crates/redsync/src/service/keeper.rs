@@ -103,9 +103,7 @@ impl Keeper {
         deadlines.guards.insert(place, Arc::clone(leases));
         keep.place = Some(place);
         drop(keep);
-        if let Some(driver) =
-            deadlines.driver.as_mut().filter(|driver| place.at < driver.looks_at)
-        {
+        if let Some(driver) = deadlines.driver.as_mut().filter(|driver| place.at < driver.looks_at) {
             driver.looks_at = place.at;
             let is_earlier = Arc::clone(&driver.is_earlier);
             outside(&driver.runtime, move || is_earlier.notify_one());

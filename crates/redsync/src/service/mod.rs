@@ -8,6 +8,6 @@ mod tickets;
 mod waiters;
 
 pub(crate) use self::keeper::{Deadline, Keeper};
-pub(crate) use self::line::{Waiter, WaitStatus};
+pub(crate) use self::line::{WaitStatus, Waiter};
 pub(crate) use self::task_tracker::TaskTracker;
 pub(crate) use self::waiters::Waiters;

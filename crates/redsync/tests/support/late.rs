@@ -140,7 +140,9 @@ impl Late {
     /// Tells all who listen that something may not have been heard, so that they ask anew at once.
     pub(crate) fn interrupt(&self) {
         let ears = self.state().ears.clone();
-        ears.iter().filter_map(|grant_listener| grant_listener.listener.upgrade()).for_each(|listener| listener.interrupted());
+        ears.iter()
+            .filter_map(|grant_listener| grant_listener.listener.upgrade())
+            .for_each(|listener| listener.interrupted());
     }
 
     /// The places that were asked for until now, in order.
@@ -270,7 +272,8 @@ impl Node for Late {
 
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>) {
         let is_holding = self.state().is_down;
-        let grant_listener = Arc::new(GrantListener { listener, held_back: Mutex::new((is_holding, Vec::new())) });
+        let grant_listener =
+            Arc::new(GrantListener { listener, held_back: Mutex::new((is_holding, Vec::new())) });
         let telling: Weak<dyn Listener> = Arc::<GrantListener>::downgrade(&grant_listener);
         self.state().ears.push(grant_listener);
         self.node.listen(client, telling);

@@ -36,9 +36,9 @@ const DIALS: usize = 3;
 const QUEUE: usize = 1024;
 
 /// The task that moves a connection's bytes. It ends with whatever owns this.
-pub(super) struct Driver(AbortHandle);
+pub(super) struct ConnectionDriver(AbortHandle);
 
-impl Drop for Driver {
+impl Drop for ConnectionDriver {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -124,7 +124,7 @@ impl Shared {
             }
             Err(error) => return Err(connect_fault(&error, &first.read(), place.has_tls(), account)),
         };
-        let driver = Driver(tokio::spawn(driver).abort_handle());
+        let driver = ConnectionDriver(tokio::spawn(driver).abort_handle());
         let ask = |command: Command| {
             let mut connection = connection.clone();
             async move { connection.send_packed_command(command.as_redis()).await }

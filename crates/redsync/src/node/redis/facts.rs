@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::client::Command;
 use crate::node::{NodeFault, Remedy};
-use crate::words::clean;
+use crate::protocol::words::clean;
 
 /// What a server said of itself when it was asked.
 #[derive(Clone, Debug)]

@@ -21,15 +21,15 @@ use tokio::sync::watch;
 use super::account::Account;
 use super::address::Address;
 use super::client::{Command, Reply};
-use super::reusable_request::ReusableRequest;
-use super::dial::{CONNECT_TIMEOUT, DIAL_AGAIN, Dialled, Driver};
+use super::dial::{CONNECT_TIMEOUT, DIAL_AGAIN, Dialled, ConnectionDriver};
 use super::facts::{Facts, Seen};
 use super::pushes::{Channels, Pushes};
 use super::replies::{disconnect_fault, reply_from};
 use super::reply_limit::TOO_LARGE;
+use super::reusable_request::ReusableRequest;
 use super::stream::Excess;
 use crate::node::{Answer, NodeFault};
-use crate::{clock, protocol, events};
+use crate::{clock, events, protocol};
 
 /// While a server is known to be down, how long callers wait for it to be back: long enough to connect to one that is
 /// near.
@@ -92,7 +92,7 @@ pub(super) struct Live {
     pub(super) channels: Channels,
     pub(super) since: Instant,
     pub(super) excess: Excess,
-    pub(super) _driver: Driver,
+    pub(super) _driver: ConnectionDriver,
 }
 
 enum State {

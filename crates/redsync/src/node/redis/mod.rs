@@ -3,7 +3,6 @@
 mod account;
 pub(crate) mod address;
 pub(crate) mod client;
-mod reusable_request;
 mod dial;
 mod facts;
 mod first_bytes;
@@ -16,6 +15,7 @@ mod permissions;
 mod pushes;
 mod replies;
 mod reply_limit;
+mod reusable_request;
 mod scripts;
 mod stream;
 #[cfg(feature = "tls")]

@@ -16,7 +16,7 @@ use super::replies::is_denial;
 use super::{RedisNode, Server, scripts};
 use crate::node::{Applied, NodeFault, Remedy};
 use crate::protocol::LockName;
-use crate::words::clean;
+use crate::protocol::words::clean;
 
 /// The beginnings of names on which all is permitted that locks need, with fences or without.
 #[derive(Default)]

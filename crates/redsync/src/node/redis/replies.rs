@@ -9,7 +9,7 @@ use redis::{RedisError, Value};
 use super::account::Account;
 use super::client::Reply;
 use crate::node::{FaultKind, NodeFault, Remedy};
-use crate::words::clean;
+use crate::protocol::words::clean;
 
 /// Whatever goes wrong before a request is sent leaves it unapplied. `first` is what came on the connection, if it stood.
 pub(super) fn connect_fault(error: &RedisError, first: &[u8], has_tls: bool, account: &Account) -> NodeFault {

@@ -1,6 +1,5 @@
 //! One machine, many processes: a node kept in an SQLite file.
 
-mod worker;
 mod fences;
 #[cfg(unix)]
 mod files;
@@ -16,6 +15,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod worker;
 
 use std::fmt;
 use std::future::ready;
@@ -24,8 +24,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 
 use tokio::sync::oneshot;
 
-use self::worker::{Worker, Job};
 use self::listeners::Listeners;
+use self::worker::{Job, Worker};
 use super::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, IfFree, Listener, Look, Node, NodeFault, Page,
     Place, Released, Search, Succession, Uptime,

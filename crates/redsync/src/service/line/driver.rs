@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use super::Line;
 use super::request::{Request, Returned};
 use super::state::{Driver, IDLE, LINGER};
-use crate::leases::Core;
 use crate::events::RequestKind;
+use crate::leases::Core;
 
 /// The requests that are under way. Those that are not answered when this is dropped are heard in the background.
 struct Requests {

@@ -12,9 +12,9 @@
 //! | `waiter` | one caller's part in it |
 
 mod driver;
-mod waiter;
 mod request;
 mod state;
+mod waiter;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -22,14 +22,14 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-pub(crate) use self::waiter::{Waiter, WaitStatus};
 use self::request::{Question, Returned};
 use self::state::{LINGER, State, Waiting};
+pub(crate) use self::waiter::{WaitStatus, Waiter};
 use crate::error::NodeError;
+use crate::events;
 use crate::leases::{Core, Standing, Told};
 use crate::node::{Entered, Grant, Placed, TimeLeft, Uptime};
 use crate::protocol::{Instant, LockName, Ticket, Token};
-use crate::events;
 
 /// All of this process who wait for one lock.
 #[derive(Debug)]

@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 
 use super::state::Waiting;
 use crate::error::NodeError;
+use crate::events::RequestKind;
 use crate::leases::{Core, RequestNumber};
 use crate::node::{Entered, Node, NodeFault, Place, Placed, Uptime};
 use crate::protocol::{Instant, Ticket, Token};
-use crate::events::RequestKind;
 
 /// A place that is being asked for.
 pub(super) struct Asking {

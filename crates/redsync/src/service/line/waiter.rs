@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::request::{Asking, Request};
 use super::state::Waiting;
 use super::{Line, MOMENT};
-use crate::fan_out::Count;
 use crate::error::{Error, NodeError, Operation};
+use crate::events::RequestKind;
+use crate::fan_out::Count;
 use crate::leases::{LeaseSet, RequestNumber, Standing};
 use crate::node::Remedy;
 use crate::protocol::{Instant, Ticket, Token};
-use crate::events::RequestKind;
 
 /// One caller's membership of a line; it ends when this is dropped.
 pub(crate) struct Waiter {

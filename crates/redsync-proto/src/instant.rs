@@ -1,7 +1,7 @@
 //! A point in time on one clock.
 
-use std::ops::{Add, Sub};
-use std::time::Duration;
+use core::ops::{Add, Sub};
+use core::time::Duration;
 
 /// A point in time on a [`Clock`](crate::Clock): nanoseconds since that clock's own beginning.
 ///

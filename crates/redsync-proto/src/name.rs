@@ -1,7 +1,8 @@
 //! What a lock is called.
 
-use std::fmt;
-use std::sync::Arc;
+use alloc::format;
+use alloc::sync::Arc;
+use core::fmt;
 
 use super::InvalidOption;
 

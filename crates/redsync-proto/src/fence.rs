@@ -4,10 +4,11 @@
 //! number that a majority of nodes had for their counter while this holder had the lease there. Two majorities share a
 //! node, on which one of the two holders came later, and found the counter raised: so its fence is the larger.
 
-use std::fmt;
-use std::num::ParseIntError;
-use std::str::FromStr;
-use std::time::Duration;
+use alloc::format;
+use core::fmt;
+use core::num::ParseIntError;
+use core::str::FromStr;
+use core::time::Duration;
 
 use super::{InvalidOption, Quorum, Ticket};
 
@@ -61,7 +62,7 @@ impl Fence {
     /// and where nothing was counted before, none takes it further behind.
     ///
     /// SAFETY RULE (design §10): whatever is proposed, the counter grows with each grant.
-    pub(crate) fn count(counter: Option<Self>, proposal: Self, micros: u64) -> Option<Self> {
+    pub fn count(counter: Option<Self>, proposal: Self, micros: u64) -> Option<Self> {
         let leeway = u64::try_from(Self::LEEWAY.as_micros()).unwrap_or(u64::MAX);
         let most = micros.saturating_add(leeway).min(Self::MAX.0);
         let proposed = proposal.0.min(most);
@@ -73,7 +74,7 @@ impl Fence {
     }
 
     /// Whether it is further ahead of `other` than counters are by which clocks that are right were counted.
-    pub(crate) fn is_far_ahead_of(self, other: Self) -> bool {
+    pub fn is_far_ahead_of(self, other: Self) -> bool {
         u128::from(self.0.saturating_sub(other.0)) > Self::LEEWAY.as_micros()
     }
 }
@@ -170,7 +171,7 @@ impl Proposal {
 
 /// What nodes counted for one holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fenced {
+pub enum Fenced {
     /// A majority counted to the same.
     Agreed(Fence),
     /// A majority counted, and not alike; this is what a majority can be raised to.
@@ -185,7 +186,7 @@ impl Fenced {
     ///
     /// SAFETY RULE (design §10): a majority has exactly this number. What a few have is a fence only after a majority was raised
     /// to it, by the holder of the leases.
-    pub(crate) fn by(quorum: Quorum, counters: &(impl Iterator<Item = Fence> + Clone)) -> Self {
+    pub fn by(quorum: Quorum, counters: &(impl Iterator<Item = Fence> + Clone)) -> Self {
         let alike = |fence: Fence| counters.clone().filter(|other| *other == fence).count();
         if let Some(fence) = counters.clone().filter(|fence| alike(*fence) >= quorum.majority()).max() {
             return Self::Agreed(fence);

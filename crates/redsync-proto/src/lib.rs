@@ -4,11 +4,17 @@
 //! held under a model checker. The types carry the rules: an [`Expiry`] is never zero, a [`Token`] never
 //! empty, a [`Quorum`] never of no nodes, and the code that uses them never checks again.
 
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+mod answer;
 mod expiry;
 mod fence;
 mod instant;
-mod line;
+pub mod leases;
 mod name;
+mod node_queue;
 mod pattern;
 mod quarantine;
 mod quorum;
@@ -16,23 +22,24 @@ mod retry;
 mod ticket;
 mod token;
 mod validity;
+pub mod words;
 
+pub use self::answer::{Acquired, Extended, Holder, IfFree, Released, TimeLeft, show_owner};
 pub use self::expiry::Expiry;
-pub(crate) use self::fence::Fenced;
-pub use self::fence::{Fence, Proposal};
+pub use self::fence::{Fence, Fenced, Proposal};
 pub use self::instant::Instant;
-pub(crate) use self::line::{Line, Waiter};
 pub use self::name::LockName;
+pub use self::node_queue::{NodeQueue, QueuedWaiter};
 pub use self::pattern::Pattern;
-pub(crate) use self::quarantine::Quarantine;
-pub(crate) use self::quorum::{Quorum, Tally, Verdict};
-pub(crate) use self::retry::RetryDelay;
+pub use self::quarantine::Quarantine;
+pub use self::quorum::{Quorum, Tally, Verdict};
+pub use self::retry::RetryDelay;
 pub use self::ticket::{Round, Ticket};
-pub use self::token::{OwnerLabel, Token};
-pub(crate) use self::token::{facts_in, owner_in};
-pub(crate) use self::validity::{Drift, DriftFactor, LeaseEnds, RequestTimeout, TimeoutFactor};
+pub use self::token::{OwnerLabel, Token, facts_in, owner_in};
+pub use self::validity::{Drift, DriftFactor, LeaseEnds, RequestTimeout, TimeoutFactor};
 
-use std::fmt;
+use alloc::string::String;
+use core::fmt;
 
 /// A value that a lock cannot be made with, and why.
 ///
@@ -44,7 +51,8 @@ pub struct InvalidOption {
 }
 
 impl InvalidOption {
-    pub(crate) fn new(option: &'static str, reason: impl Into<String>) -> Self {
+    /// Says that `option` has a value that it may not have, and why.
+    pub fn new(option: &'static str, reason: impl Into<String>) -> Self {
         Self { option, reason: reason.into() }
     }
 
@@ -60,4 +68,4 @@ impl fmt::Display for InvalidOption {
     }
 }
 
-impl std::error::Error for InvalidOption {}
+impl core::error::Error for InvalidOption {}

@@ -1,6 +1,6 @@
 //! When the vote of a node that restarted counts again.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::{Drift, Expiry};
 
@@ -9,17 +9,17 @@ use super::{Drift, Expiry};
 /// SAFETY RULE (design §11): until a node has been up for so long, and for attempts that began before, its grants count for
 /// nothing. A holder whose lease it forgot may still trust it, and another majority could come together with its vote.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Quarantine(Duration);
+pub struct Quarantine(Duration);
 
 impl Quarantine {
     /// The quarantine where leases last for `expiry`.
-    pub(crate) const fn of(expiry: Expiry, drift: Drift) -> Self {
+    pub const fn of(expiry: Expiry, drift: Drift) -> Self {
         Self(expiry.as_duration().saturating_add(drift.as_duration()))
     }
 
     /// For how much longer votes are withheld of a node that has now been up for `uptime`, from an attempt that began `ago`.
     /// `None` where its vote counts.
-    pub(crate) fn wait(self, uptime: Duration, ago: Duration) -> Option<Duration> {
+    pub fn wait(self, uptime: Duration, ago: Duration) -> Option<Duration> {
         (uptime < self.0.saturating_add(ago)).then(|| self.0.saturating_sub(uptime))
     }
 }
@@ -27,7 +27,7 @@ impl Quarantine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::DriftFactor;
+    use crate::DriftFactor;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,38 +1,39 @@
 //! What becomes of a token that is given back: who asks which node, and what its answer says of what may be there yet.
 
-use super::entry::{Entry, NodeState};
-use super::{Ledger, RequestNumber};
-use crate::node::Released;
-use crate::protocol::Instant;
+use super::record::{LeaseRecord, NodeState};
+use super::{Leases, RequestNumber};
+use crate::Instant;
+use crate::answer::Released;
+use alloc::vec::Vec;
 
-impl Ledger {
+impl Leases {
     /// Whether the token has been given back, so that it must not be anywhere.
-    pub(in super::super) fn is_released(&self) -> bool {
+    pub fn is_released(&self) -> bool {
         self.is_released
     }
 
     /// Records that the token is given back at `now`.
-    pub(in super::super) fn give_back(&mut self, now: Instant) {
+    pub fn give_back(&mut self, now: Instant) {
         self.is_past(now);
         self.is_released = true;
     }
 
     /// Whether some node may have the token, and nobody is asking it to release.
-    pub(in super::super) fn is_to_be_released(&self) -> bool {
+    pub fn is_to_be_released(&self) -> bool {
         self.nodes.iter().any(|entry| entry.is_open() && !entry.is_releasing)
     }
 
     /// Whether all that was asked of those nodes is answered that may have the token.
-    pub(in super::super) fn has_heard_all(&self) -> bool {
+    pub fn has_heard_all(&self) -> bool {
         self.nodes.iter().filter(|entry| entry.is_open()).all(|entry| entry.unanswered == 0)
     }
 
     /// Takes the nodes that are to be asked to release, and that nobody else is asking: those that may have the token,
     /// or a place for it, or only those that are known to. They are the caller's until each has been [answered](Self::released) or
     /// [left](Self::leave).
-    pub(in super::super) fn take(&mut self, only_known: bool) -> Vec<(usize, NodeState)> {
+    pub fn take(&mut self, only_known: bool) -> Vec<(usize, NodeState)> {
         // SAFETY RULE (design §4): a node that answered "taken" is never sent a release: it has no mark.
-        let wanted = |entry: &Entry| match only_known {
+        let wanted = |entry: &LeaseRecord| match only_known {
             true => matches!(entry.state, NodeState::Granted | NodeState::Queued),
             false => entry.is_open(),
         };
@@ -48,13 +49,13 @@ impl Ledger {
     }
 
     /// Gives `node` back without an answer.
-    pub(in super::super) fn leave(&mut self, node: usize) {
+    pub fn leave(&mut self, node: usize) {
         self.nodes[node].is_releasing = false;
     }
 
     /// Records that `node` tells of a grant, to the place of request `number`, of the token that was given back. False unless
     /// somebody is giving that lease back for certain: what an unanswered request brings may come after the release.
-    pub(in super::super) fn told_while_released(&mut self, node: usize, number: RequestNumber) -> bool {
+    pub fn told_while_released(&mut self, node: usize, number: RequestNumber) -> bool {
         let entry = &mut self.nodes[node];
         let is_taken_along = entry.is_releasing && entry.pending().max(entry.pending_at_release) == 0;
         if is_taken_along {
@@ -67,7 +68,7 @@ impl Ledger {
     }
 
     /// Records `node`'s answer to a release that was asked when its mark was `before`.
-    pub(in super::super) fn released(&mut self, node: usize, before: NodeState, released: &Released) {
+    pub fn released<H>(&mut self, node: usize, before: NodeState, released: &Released<H>) {
         self.leave(node);
         self.lose(node);
         let entry = &mut self.nodes[node];

@@ -1,5 +1,7 @@
 //! Patterns of names, as Redis has them.
 
+use alloc::string::String;
+use alloc::format;
 use super::{InvalidOption, LockName};
 
 /// A pattern that names are held against, as the commands `KEYS` and `SCAN` of Redis do it, byte by byte:

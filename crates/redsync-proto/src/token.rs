@@ -1,9 +1,9 @@
 //! Who holds: the owner's unique id, new for every attempt.
 
-use std::fmt::{self, Write};
-use std::sync::Arc;
-
-use rand::Rng;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::fmt::{self, Write};
 
 use super::InvalidOption;
 
@@ -20,31 +20,32 @@ impl Token {
     /// The longest token, in bytes.
     pub const MAX_BYTES: usize = 512;
 
-    /// A token that nobody has had before, with `owner`'s label at its end, and neither of the facts of
-    /// [`drawn`](Token::drawn).
-    pub fn random(owner: &OwnerLabel) -> Self {
-        Self::assembled(None, owner)
+    /// How many random bytes a token has.
+    pub const RANDOM_BYTES: usize = 20;
+
+    /// A token of these random bytes, with `owner`'s label at its end, and neither of the facts of [`drawn`](Token::drawn).
+    /// A caller draws new bytes for each attempt.
+    pub fn new(random: [u8; Self::RANDOM_BYTES], owner: &OwnerLabel) -> Self {
+        Self::assembled(random, None, owner)
     }
 
-    /// A token that nobody has had before, drawn at `unix_millis`, milliseconds since 1970 by the wall clock. `renews` says
+    /// A token of these random bytes, drawn at `unix_millis`, milliseconds since 1970 by the wall clock. `renews` says
     /// whether its holder is going to renew its lease until it releases the lock.
     ///
     /// Both are told by [`Holder::since`](crate::Holder::since) and [`Holder::renews`](crate::Holder::renews). They are there
     /// to be shown, and decide nothing. A time after the year 5000 is cut.
-    pub fn drawn(owner: &OwnerLabel, unix_millis: u64, renews: bool) -> Self {
-        Self::assembled(Some(Facts { since: unix_millis, renews }), owner)
+    pub fn drawn(random: [u8; Self::RANDOM_BYTES], owner: &OwnerLabel, unix_millis: u64, renews: bool) -> Self {
+        Self::assembled(random, Some(Facts { since: unix_millis, renews }), owner)
     }
 
-    fn assembled(facts: Option<Facts>, owner: &OwnerLabel) -> Self {
+    fn assembled(random: [u8; Self::RANDOM_BYTES], facts: Option<Facts>, owner: &OwnerLabel) -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut random = [0_u8; RANDOM_BYTES];
-        rand::rng().fill_bytes(&mut random);
-        let mut digits = [[0_u8; 2]; RANDOM_BYTES];
+        let mut digits = [[0_u8; 2]; Self::RANDOM_BYTES];
         for (pair, byte) in digits.iter_mut().zip(random) {
             *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
         }
         let digits =
-            std::str::from_utf8(digits.as_flattened()).unwrap_or_else(|_| unreachable!("digits are text"));
+            core::str::from_utf8(digits.as_flattened()).unwrap_or_else(|_| unreachable!("digits are text"));
         let mut text = String::with_capacity(digits.len() + Facts::MOST_BYTES + 1 + owner.0.len());
         text.push_str(digits);
         if let Some(facts) = facts {
@@ -83,27 +84,25 @@ impl Token {
     }
 }
 
-const RANDOM_BYTES: usize = 20;
-
 /// The owner's label in a token's text, whoever made the token.
-pub(crate) fn owner_in(token: &str) -> Option<&str> {
+pub fn owner_in(token: &str) -> Option<&str> {
     token.split_once('@').map(|(_, owner)| owner).filter(|owner| !owner.is_empty())
 }
 
 /// What a token says beside its owner's label: nothing where another library made it, or a former version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub struct Facts {
     /// When it was drawn: milliseconds since 1970 by the wall clock of whoever drew it.
-    pub(crate) since: u64,
+    pub since: u64,
     /// Whether its holder renews its lease.
-    pub(crate) renews: bool,
+    pub renews: bool,
 }
 
 /// The facts in a token's text. What is written in another way is text like any other.
-pub(crate) fn facts_in(token: &str) -> Option<Facts> {
+pub fn facts_in(token: &str) -> Option<Facts> {
     let (random, said) = token.split_once('@')?.0.split_once('.')?;
     let (time, mark) = said.split_at_checked(Facts::TIME_DIGITS)?;
-    let is_written_here = random.len() == 2 * RANDOM_BYTES
+    let is_written_here = random.len() == 2 * Token::RANDOM_BYTES
         && time.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
     let renews = match mark {
         "" => false,
@@ -181,9 +180,9 @@ impl OwnerLabel {
         Ok(Self(text.into()))
     }
 
-    /// `host:pid` of this process, where characters that a label may not hold become `-`.
-    pub fn of_this_process() -> Self {
-        let mut text: String = host_name()
+    /// `host:pid`, where characters that a label may not hold become `-`.
+    pub fn of_process(host: &str, pid: u32) -> Self {
+        let mut text: String = host
             .chars()
             .map(|c| if c.is_control() || c.is_whitespace() { '-' } else { c })
             .scan(0, |bytes, c| {
@@ -191,7 +190,7 @@ impl OwnerLabel {
                 (*bytes <= Self::MAX_BYTES - 16).then_some(c)
             })
             .collect();
-        let _ = write!(text, ":{}", std::process::id());
+        let _ = write!(text, ":{pid}");
         Self(text.into())
     }
 
@@ -201,28 +200,14 @@ impl OwnerLabel {
     }
 }
 
-#[cfg(unix)]
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-#[cfg(not(unix))]
-fn host_name() -> String {
-    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "host".into())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     #[test]
-    fn tokens_never_repeat_and_end_with_their_owner() {
+    fn a_token_is_its_bytes_in_digits_and_its_owner() {
         let owner = OwnerLabel::new("web-2:311").unwrap();
-        let tokens: HashSet<Token> = (0..10_000).map(|_| Token::random(&owner)).collect();
-        assert_eq!(tokens.len(), 10_000);
-        let token = tokens.iter().next().unwrap();
+        let token = Token::new([0xa5; 20], &owner);
         assert_eq!(token.owner(), Some("web-2:311"));
         assert_eq!(token.as_str().len(), 40 + 1 + 9);
     }
@@ -238,14 +223,14 @@ mod tests {
         let owner = OwnerLabel::new("web-2:311").unwrap();
         for since in [0, 1, 1_785_312_345_678, 36_u64.pow(8) - 1, 36_u64.pow(8), 36_u64.pow(9) - 1] {
             for renews in [false, true] {
-                let token = Token::drawn(&owner, since, renews);
+                let token = Token::drawn([0xa5; 20], &owner, since, renews);
                 assert_eq!(facts_in(token.as_str()), Some(Facts { since, renews }), "{token}");
                 assert_eq!(token.owner(), Some("web-2:311"));
             }
         }
-        let far = Token::drawn(&owner, u64::MAX, true);
+        let far = Token::drawn([0xa5; 20], &owner, u64::MAX, true);
         assert_eq!(facts_in(far.as_str()), Some(Facts { since: 36_u64.pow(9) - 1, renews: true }));
-        let spelt = Token::drawn(&owner, 1_785_312_345_678, true);
+        let spelt = Token::drawn([0xa5; 20], &owner, 1_785_312_345_678, true);
         assert_eq!(&spelt.as_str()[40..], ".0ms5svia6r@web-2:311");
     }
 
@@ -281,9 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_a_label_that_a_label_may_be() {
-        let label = OwnerLabel::of_this_process();
-        assert_eq!(OwnerLabel::new(label.as_str()).unwrap(), label);
-        assert!(label.as_str().ends_with(&format!(":{}", std::process::id())));
+    fn every_process_has_a_label_that_a_label_may_be() {
+        for host in ["web-2", "a host\nof two lines", &"h".repeat(300), ""] {
+            let label = OwnerLabel::of_process(host, 311);
+            assert_eq!(OwnerLabel::new(label.as_str()).unwrap(), label);
+            assert!(label.as_str().ends_with(":311"));
+        }
     }
 }

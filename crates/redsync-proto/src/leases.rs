@@ -6,26 +6,26 @@
 //! after those to newer ones; and an answer is worth no more than *any* request that the node may have applied after it,
 //! older ones that are still unanswered among them.
 
-// Said in so many words, since the model compiles these files from elsewhere.
-#[path = "ledger/entry.rs"]
-mod entry;
-#[path = "ledger/release.rs"]
+mod record;
 mod release;
 
-use std::time::Duration;
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
 
-use self::entry::Entry;
-pub(super) use self::entry::NodeState;
-use crate::node::Extended;
-use crate::protocol::{Fence, Instant, LeaseEnds, Quorum, Round};
+use self::record::LeaseRecord;
+pub use self::record::NodeState;
+use crate::answer::Extended;
+use crate::{Fence, Instant, LeaseEnds, Quorum, Round};
 
 /// The number of a request, in the order of asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct RequestNumber(u32);
+pub struct RequestNumber(u32);
 
 impl RequestNumber {
     /// The number as nodes are told it.
-    pub(crate) const fn round(self) -> Round {
+    pub const fn round(self) -> Round {
         Round::new(self.0)
     }
 }
@@ -38,11 +38,11 @@ impl From<Round> for RequestNumber {
 
 /// What is known of one token on each node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Ledger {
+pub struct Leases {
     ends: LeaseEnds,
-    nodes: Box<[Entry]>,
+    nodes: Box<[LeaseRecord]>,
     /// Recent requests, oldest first.
-    asked: Vec<Asked>,
+    asked: Vec<SentRequest>,
     requests: u32,
     /// The request to acquire.
     acquiring: RequestNumber,
@@ -58,7 +58,7 @@ pub(super) struct Ledger {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Asked {
+struct SentRequest {
     number: RequestNumber,
     /// Before its first byte was sent.
     sent: Instant,
@@ -66,15 +66,15 @@ struct Asked {
     earliest_end: Instant,
 }
 
-impl Ledger {
+impl Leases {
     /// How many requests are remembered, and at least so many for each node. An answer to an older one adds no time to the
     /// guard.
     const MEMORY: usize = 8;
     const MEMORY_EACH: usize = 4;
 
     /// A token on no node.
-    pub(super) fn new(quorum: Quorum) -> Self {
-        let entry = Entry::none();
+    pub fn new(quorum: Quorum) -> Self {
+        let entry = LeaseRecord::none();
         Self {
             ends: LeaseEnds::none(quorum),
             nodes: vec![entry; quorum.nodes()].into(),
@@ -92,7 +92,7 @@ impl Ledger {
     /// Records that leases are about to be asked for, by a request that is sent after `sent`; each is believed to last for
     /// `trusted` after that, and is over for certain at `horizon`. From here on nothing later is believed of any lease:
     /// the request may be applied, whether or not its answer is ever seen.
-    pub(super) fn ask(&mut self, sent: Instant, trusted: Duration, horizon: Instant) -> RequestNumber {
+    pub fn ask(&mut self, sent: Instant, trusted: Duration, horizon: Instant) -> RequestNumber {
         self.requests += 1;
         let number = RequestNumber(self.requests);
         let end = sent + trusted;
@@ -101,13 +101,13 @@ impl Ledger {
         if self.asked.len() == Self::MEMORY.max(self.nodes.len() * Self::MEMORY_EACH) {
             self.asked.remove(0);
         }
-        self.asked.push(Asked { number, sent, earliest_end: end });
+        self.asked.push(SentRequest { number, sent, earliest_end: end });
         self.horizon = self.horizon.max(horizon);
         number
     }
 
     /// Records that every node is about to be asked to acquire.
-    pub(super) fn ask_to_acquire(&mut self, trusted: Duration) {
+    pub fn ask_to_acquire(&mut self, trusted: Duration) {
         self.acquiring = RequestNumber(self.requests);
         for entry in &mut self.nodes {
             entry.state = NodeState::Asked;
@@ -117,7 +117,7 @@ impl Ledger {
     }
 
     /// Records that `node` is about to be asked to extend; `may_retake` if the lease may come to be there by that.
-    pub(super) fn ask_to_extend(&mut self, node: usize, trusted: Duration, may_retake: bool) {
+    pub fn ask_to_extend(&mut self, node: usize, trusted: Duration, may_retake: bool) {
         let entry = &mut self.nodes[node];
         entry.ask(trusted);
         entry.extending += 1;
@@ -126,7 +126,7 @@ impl Ledger {
 
     /// Records that the token, made elsewhere, may stand on any node; and that an extension of that side's may be under way
     /// to each, which lets the lease last for `under_way`.
-    pub(super) fn presume(&mut self, under_way: Option<Duration>) {
+    pub fn presume(&mut self, under_way: Option<Duration>) {
         for entry in &mut self.nodes {
             entry.state = NodeState::Granted;
             entry.is_vote = true;
@@ -139,13 +139,13 @@ impl Ledger {
 
     /// The shortest that any request which a node has not answered lets a lease last that is there: an extension, or one for a
     /// place, which lets the lease start anew where the token has it. The first request, which finds no lease, is none.
-    pub(super) fn shortest_under_way(&self) -> Option<Duration> {
+    pub fn shortest_under_way(&self) -> Option<Duration> {
         let open = self.nodes.iter().filter(|entry| entry.unanswered > u32::from(entry.is_acquiring));
         open.map(|entry| entry.shortest_unanswered).min()
     }
 
     /// Records that `node`, whose counter is at `fence`, granted what request `number` asked for.
-    pub(super) fn granted(&mut self, node: usize, number: RequestNumber, fence: Option<Fence>, now: Instant) {
+    pub fn granted(&mut self, node: usize, number: RequestNumber, fence: Option<Fence>, now: Instant) {
         let shortest = self.hear(node, number);
         // The release that found it came after: it is gone.
         if self.nodes[node].state != NodeState::Released && self.stands(node, number, shortest, now) {
@@ -156,7 +156,7 @@ impl Ledger {
     /// Records that `node` granted what request `number` asked for, but may have forgotten that another has it.
     ///
     /// SAFETY RULE (design §11): the lease is there to be released, and counts for nothing.
-    pub(super) fn granted_unconfirmed(&mut self, node: usize, number: RequestNumber) {
+    pub fn granted_unconfirmed(&mut self, node: usize, number: RequestNumber) {
         self.hear(node, number);
         if self.nodes[node].state != NodeState::Released {
             self.nodes[node].state = NodeState::Granted;
@@ -167,17 +167,17 @@ impl Ledger {
 
     /// When the request was sent that `node` granted though it may have forgotten others, if that stands unconfirmed and is
     /// remembered.
-    pub(super) fn unconfirmed_since(&self, node: usize) -> Option<Instant> {
+    pub fn unconfirmed_since(&self, node: usize) -> Option<Instant> {
         self.sent(self.nodes[node].unconfirmed?)
     }
 
     /// Records that `node` had forgotten nothing when it granted what stood unconfirmed.
-    pub(super) fn believe(&mut self, node: usize) {
+    pub fn believe(&mut self, node: usize) {
         self.nodes[node].unconfirmed = None;
     }
 
     /// Records that `node` refused what request `number` asked for: another has the lease, or nothing was applied.
-    pub(super) fn refused(&mut self, node: usize, number: RequestNumber, now: Instant) {
+    pub fn refused(&mut self, node: usize, number: RequestNumber, now: Instant) {
         self.hear(node, number);
         if self.is_news(node, number) {
             let entry = &mut self.nodes[node];
@@ -189,11 +189,11 @@ impl Ledger {
     }
 
     /// Records `node`'s answer to request `number` to extend; `was_retaking` if that could take the lease again.
-    pub(super) fn extended(
+    pub fn extended<H>(
         &mut self,
         node: usize,
         number: RequestNumber,
-        extended: &Extended,
+        extended: &Extended<H>,
         was_retaking: bool,
         now: Instant,
     ) {
@@ -227,7 +227,7 @@ impl Ledger {
     }
 
     /// Records that a request to extend will not be applied by `node` any more: it was answered, or never was sent.
-    pub(super) fn not_extended(&mut self, node: usize, was_retaking: bool) -> Duration {
+    pub fn not_extended(&mut self, node: usize, was_retaking: bool) -> Duration {
         let entry = &mut self.nodes[node];
         entry.extending = entry.extending.saturating_sub(1);
         entry.retaking = entry.retaking.saturating_sub(was_retaking.into());
@@ -235,7 +235,7 @@ impl Ledger {
     }
 
     /// Records that `node` is about to be asked for a place in line, or to renew it.
-    pub(super) fn ask_to_enter(&mut self, node: usize, trusted: Duration) {
+    pub fn ask_to_enter(&mut self, node: usize, trusted: Duration) {
         let entry = &mut self.nodes[node];
         if matches!(entry.state, NodeState::None | NodeState::Released) {
             entry.state = NodeState::Asked;
@@ -244,7 +244,7 @@ impl Ledger {
     }
 
     /// Records that `node` answered request `number` with a place in line.
-    pub(super) fn queued(&mut self, node: usize, number: RequestNumber, now: Instant) {
+    pub fn queued(&mut self, node: usize, number: RequestNumber, now: Instant) {
         self.nodes[node].hear();
         let entry = &self.nodes[node];
         // A grant to the place that this request took came after it, and may be heard of before.
@@ -257,7 +257,7 @@ impl Ledger {
     }
 
     /// Records that a request for a place will not be applied by `node`: it never was sent.
-    pub(super) fn unapplied(&mut self, node: usize) {
+    pub fn unapplied(&mut self, node: usize) {
         let entry = &mut self.nodes[node];
         entry.hear();
         if entry.state == NodeState::Asked && entry.pending() == 0 {
@@ -266,7 +266,7 @@ impl Ledger {
     }
 
     /// Records that request `number` to yield will not be applied by `node`: the lease is there as it was.
-    pub(super) fn not_yielded(&mut self, node: usize, number: RequestNumber) {
+    pub fn not_yielded(&mut self, node: usize, number: RequestNumber) {
         let unconfirmed = self.nodes[node].unconfirmed;
         self.nodes[node].hear();
         self.yielded(node, number);
@@ -280,7 +280,7 @@ impl Ledger {
     /// SAFETY RULE (design §8): when it was granted is not known, but that it was after that request was sent; its end is
     /// counted from there. A grant to a place that was renewed since without having the lease, or yielded, is over. A request
     /// that was never asked was granted nothing, whoever says so.
-    pub(super) fn told(
+    pub fn told(
         &mut self,
         node: usize,
         number: RequestNumber,
@@ -307,25 +307,24 @@ impl Ledger {
     }
 
     /// The newest request.
-    #[allow(dead_code, reason = "the model's forger asks for it")]
-    pub(super) fn newest(&self) -> RequestNumber {
+    pub fn newest(&self) -> RequestNumber {
         RequestNumber(self.requests)
     }
 
     /// When request `number` was sent, if that is remembered.
-    pub(super) fn sent(&self, number: RequestNumber) -> Option<Instant> {
+    pub fn sent(&self, number: RequestNumber) -> Option<Instant> {
         self.asked.iter().find(|asked| asked.number == number).map(|asked| asked.sent)
     }
 
     /// Whether some node has granted a lease that does not count.
-    pub(super) fn has_unconfirmed(&self) -> bool {
+    pub fn has_unconfirmed(&self) -> bool {
         let is_unconfirmed =
             |node: &usize| self.nodes[*node].state == NodeState::Granted && self.ends.end_on(*node).is_none();
         (0..self.nodes.len()).any(|node| is_unconfirmed(&node))
     }
 
     /// Until when `node`'s lease stands, if it counts.
-    pub(super) fn end_on(&self, node: usize) -> Option<Instant> {
+    pub fn end_on(&self, node: usize) -> Option<Instant> {
         self.ends.end_on(node)
     }
 
@@ -333,7 +332,7 @@ impl Ledger {
     ///
     /// SAFETY RULE (design §8): a lease that is being given back already is not given back again. Of two such requests, the
     /// node may apply the later one first, and the grant that answers it would be taken for one that stands.
-    pub(super) fn minority(&mut self, now: Instant) -> Vec<usize> {
+    pub fn minority(&mut self, now: Instant) -> Vec<usize> {
         if !self.is_kept() || self.is_past(now) || self.ends.valid_until().is_some_and(|end| now < end) {
             return Vec::new();
         }
@@ -349,7 +348,7 @@ impl Ledger {
     ///
     /// SAFETY RULE (design §8): what it granted before is no news any more; and as long as such a request is unanswered, it
     /// may be applied after any other, and a lease that the node grants counts for nothing.
-    pub(super) fn ask_to_yield(&mut self, node: usize, number: RequestNumber, trusted: Duration) {
+    pub fn ask_to_yield(&mut self, node: usize, number: RequestNumber, trusted: Duration) {
         // What stands unconfirmed does so until it is certain that it was given back.
         let unconfirmed = self.nodes[node].unconfirmed;
         self.lose(node);
@@ -364,7 +363,7 @@ impl Ledger {
     ///
     /// SAFETY RULE (design §8): whatever else was asked until now may have been applied before it, and what is granted to
     /// that counts for nothing.
-    pub(super) fn yielded(&mut self, node: usize, number: RequestNumber) {
+    pub fn yielded(&mut self, node: usize, number: RequestNumber) {
         let newest = RequestNumber(self.requests);
         let entry = &mut self.nodes[node];
         entry.yielding = entry.yielding.saturating_sub(1);
@@ -372,118 +371,119 @@ impl Ledger {
         // What was granted since to the place that it took, or to a later one, may have been heard of before: it stands unconfirmed
         // still.
         let may_be_later = entry.last_push >= number || entry.last_answer > number;
-        entry.unconfirmed = entry.unconfirmed.filter(|_| may_be_later).map(|unconfirmed| unconfirmed.max(number));
+        entry.unconfirmed =
+            entry.unconfirmed.filter(|_| may_be_later).map(|unconfirmed| unconfirmed.max(number));
     }
 
     /// Records that nothing is heard any more of any request to yield.
-    pub(super) fn yields_lost(&mut self) {
+    pub fn yields_lost(&mut self) {
         self.nodes.iter_mut().for_each(|entry| entry.has_lost_a_yield |= entry.yielding > 0);
     }
 
     /// Records that nothing is heard of a request to yield any more: `node` may apply it, now or later.
-    pub(super) fn yield_lost(&mut self, node: usize) {
+    pub fn yield_lost(&mut self, node: usize) {
         self.nodes[node].has_lost_a_yield = true;
     }
 
     /// Whether a request to yield was lost: then the token cannot be relied on any more.
-    pub(super) fn has_lost_a_yield(&self) -> bool {
+    pub fn has_lost_a_yield(&self) -> bool {
         self.nodes.iter().any(|entry| entry.has_lost_a_yield)
     }
 
     /// Whether some node has yet to answer a request to yield.
-    pub(super) fn is_yielding(&self) -> bool {
+    pub fn is_yielding(&self) -> bool {
         self.nodes.iter().any(|entry| entry.yielding > 0)
     }
 
     /// Where the counters of those nodes are that have the token at `now`, by a grant that counts.
     ///
     /// SAFETY RULE (design §10): where a lease has run out meanwhile, another may have been granted it, and have a fence, since.
-    pub(super) fn fences(&self, now: Instant) -> impl Iterator<Item = Fence> + Clone {
+    pub fn fences(&self, now: Instant) -> impl Iterator<Item = Fence> + Clone {
         let stands = move |node: usize| self.ends.end_on(node).is_some_and(|end| now < end);
         let standing = self.nodes.iter().enumerate().filter(move |(node, _)| stands(*node));
         standing.filter_map(|(_, entry)| entry.fence)
     }
 
     /// Which nodes granted the token without a fence, by a grant that counts.
-    pub(super) fn uncounted(&self) -> Vec<usize> {
+    pub fn uncounted(&self) -> Vec<usize> {
         let is_uncounted = |node: &usize| self.nodes[*node].is_vote && self.nodes[*node].fence.is_none();
         (0..self.nodes.len()).filter(is_uncounted).collect()
     }
 
     /// Whether every node is known to have the token.
-    pub(super) fn is_granted_everywhere(&self) -> bool {
+    pub fn is_granted_everywhere(&self) -> bool {
         self.nodes.iter().all(|entry| entry.state == NodeState::Granted)
     }
 
     /// Whether a node has not said yet where it counted to, and may still.
-    pub(super) fn is_to_be_counted(&self) -> bool {
+    pub fn is_to_be_counted(&self) -> bool {
         self.nodes.iter().any(|entry| matches!(entry.state, NodeState::Asked | NodeState::Queued))
     }
 
     /// Which nodes may have a lease for the token.
-    pub(super) fn holders(&self) -> Vec<usize> {
+    pub fn holders(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|&node| self.nodes[node].may_hold()).collect()
     }
 
     /// Which nodes are not known to have it.
-    pub(super) fn missing(&self) -> Vec<usize> {
+    pub fn missing(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|&node| self.nodes[node].state != NodeState::Granted).collect()
     }
 
     /// Whether some node may have the token.
-    pub(super) fn is_open(&self) -> bool {
-        self.nodes.iter().any(Entry::is_open)
+    pub fn is_open(&self) -> bool {
+        self.nodes.iter().any(LeaseRecord::is_open)
     }
 
     /// Whether `node` is known to have the token.
-    pub(super) fn is_granted_on(&self, node: usize) -> bool {
+    pub fn is_granted_on(&self, node: usize) -> bool {
         self.nodes[node].state == NodeState::Granted
     }
 
     /// Whether some node is known to have the token.
-    pub(super) fn is_granted_somewhere(&self) -> bool {
+    pub fn is_granted_somewhere(&self) -> bool {
         self.nodes.iter().any(|entry| entry.state == NodeState::Granted)
     }
 
     /// The instant up to which a majority of leases stands.
-    pub(super) fn valid_until(&self) -> Option<Instant> {
+    pub fn valid_until(&self) -> Option<Instant> {
         self.ends.valid_until()
     }
 
     /// Whether the token's time was over at `now`, or before it was given back. Once it is, it stays so.
-    pub(super) fn is_past(&mut self, now: Instant) -> bool {
+    pub fn is_past(&mut self, now: Instant) -> bool {
         let stands = self.ends.valid_until().is_some_and(|end| now < end);
         self.is_over = self.is_over || (self.was_held && self.is_kept() && !stands);
         self.is_over
     }
 
     /// Whether the token's time was over before it was given back or handed on, if it was: no clock changes that any more.
-    pub(super) fn was_lost(&self) -> Option<bool> {
+    pub fn was_lost(&self) -> Option<bool> {
         (!self.is_kept()).then_some(self.is_over)
     }
 
     /// Whether the token has no end: it has not been given back or handed on.
-    pub(super) fn is_kept(&self) -> bool {
+    pub fn is_kept(&self) -> bool {
         !self.is_released && !self.is_handed_on
     }
 
     /// Whether somebody else goes on with the token.
-    pub(super) fn is_handed_on(&self) -> bool {
+    pub fn is_handed_on(&self) -> bool {
         self.is_handed_on
     }
 
     /// Records that somebody else goes on with the token, from `now` on.
-    pub(super) fn hand_on(&mut self, now: Instant) {
+    pub fn hand_on(&mut self, now: Instant) {
         self.is_past(now);
         self.is_handed_on = true;
     }
 
     /// When the last lease that was ever asked for is over for certain.
-    pub(super) fn horizon(&self) -> Instant {
+    pub fn horizon(&self) -> Instant {
         self.horizon
     }
 
-    /// Takes down that request `number` is answered; see [`Entry::hear`].
+    /// Takes down that request `number` is answered; see [`LeaseRecord::hear`].
     fn hear(&mut self, node: usize, number: RequestNumber) -> Duration {
         let entry = &mut self.nodes[node];
         entry.is_acquiring &= number != self.acquiring;
@@ -523,7 +523,8 @@ impl Ledger {
     /// Records that `node` had no lease when it answered request `number`. What it told of since is another matter.
     fn lose_as_of(&mut self, node: usize, number: RequestNumber) {
         let is_later = self.nodes[node].last_push >= number;
-        let unconfirmed = self.nodes[node].unconfirmed.filter(|_| is_later).map(|unconfirmed| unconfirmed.max(number));
+        let unconfirmed =
+            self.nodes[node].unconfirmed.filter(|_| is_later).map(|unconfirmed| unconfirmed.max(number));
         self.lose(node);
         self.nodes[node].unconfirmed = unconfirmed;
     }

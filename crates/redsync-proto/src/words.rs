@@ -1,13 +1,15 @@
 //! Text that others wrote, made fit for a message: a server's replies, tokens of other programs.
 //!
-//! The only place that escapes and shortens such text. [`NodeFault`](crate::NodeFault) passes every message through
+//! The only place that escapes and shortens such text. The library's `NodeFault` passes every message through
 //! [`clean`], and so does all else that is shown of what a server says.
+
+use alloc::string::String;
 
 /// `text` on one line and of `most` characters at most, for a terminal, a log or a message.
 ///
 /// Control characters, and those that change how a terminal shows its line, are escaped as in Rust (`\u{1b}`, `\n`).
 /// Quotes and backslashes stay, so that cleaning twice changes nothing.
-pub(crate) fn clean(text: &str, most: usize) -> String {
+pub fn clean(text: &str, most: usize) -> String {
     let mut cleaned = String::with_capacity(text.len().min(most));
     let mut left = most;
     for letter in text.chars() {

@@ -1,6 +1,6 @@
 //! A waiter's place in line, and which of its requests a node has seen.
 
-use std::fmt;
+use core::fmt;
 
 /// A waiter's place in line: the time at which it came, in microseconds since 1970. The lowest is next; where two are the
 /// same, the lower token is. All nodes order their lines by it, so that they come to agree on who is next. [The bakery

@@ -1,10 +1,10 @@
 //! Delays between tries.
 
-use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
-
-use rand::RngExt;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::fmt;
+use core::time::Duration;
 
 use super::InvalidOption;
 
@@ -13,7 +13,7 @@ use super::InvalidOption;
 /// The default is a random time from 50 to 250 ms, new for each try, so that callers who collided once do not
 /// collide again. Go's redsync: `WithRetryDelay`, `WithRetryDelayFunc`, `DelayFunc`.
 #[derive(Clone)]
-pub(crate) struct RetryDelay(Kind);
+pub struct RetryDelay(Kind);
 
 #[derive(Clone)]
 enum Kind {
@@ -24,14 +24,14 @@ enum Kind {
 
 impl RetryDelay {
     /// The longest delay: one hour. A longer one is taken for a slip.
-    pub(crate) const MAX: Duration = Duration::from_secs(3600);
+    pub const MAX: Duration = Duration::from_secs(3600);
 
     /// The same delay each time.
     ///
     /// # Errors
     ///
     /// [`InvalidOption`] when it is zero, which would hammer the servers, or longer than [`RetryDelay::MAX`].
-    pub(crate) fn fixed(delay: Duration) -> Result<Self, InvalidOption> {
+    pub fn fixed(delay: Duration) -> Result<Self, InvalidOption> {
         let refuse = |reason: String| Err(InvalidOption::new("retry_delay", reason));
         if delay.is_zero() {
             return refuse("it is zero, which would hammer the servers".into());
@@ -45,14 +45,17 @@ impl RetryDelay {
     /// What `function` says for each try; it is given the number of tries made so far, from 1 on.
     ///
     /// What it returns is cut to between 1 ms and [`RetryDelay::MAX`].
-    pub(crate) fn function(function: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
+    pub fn function(function: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
         Self(Kind::Function(Arc::new(function)))
     }
 
-    /// The delay after `tries` tries.
-    pub(crate) fn after(&self, tries: u32) -> Duration {
+    /// The delay after `tries` tries. `random` chooses it where it is to differ from try to try.
+    pub fn after(&self, tries: u32, random: u64) -> Duration {
         match &self.0 {
-            Kind::Between(least, most) => rand::rng().random_range(*least..=*most),
+            Kind::Between(least, most) => {
+                let span = most.saturating_sub(*least).as_micros() + 1;
+                *least + Duration::from_micros((u128::from(random) % span) as u64)
+            }
             Kind::Fixed(delay) => *delay,
             Kind::Function(function) => function(tries).clamp(Duration::from_millis(1), Self::MAX),
         }
@@ -79,9 +82,15 @@ impl fmt::Debug for RetryDelay {
 mod tests {
     use super::*;
 
+    /// Spread over all numbers: Knuth's multiplier.
+    fn random(number: u32) -> u64 {
+        u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
     #[test]
     fn the_default_is_random_between_50_and_250_milliseconds() {
-        let delays: Vec<Duration> = (1..500).map(|tries| RetryDelay::default().after(tries)).collect();
+        let delays: Vec<Duration> =
+            (1..500).map(|tries| RetryDelay::default().after(tries, random(tries))).collect();
         let range = Duration::from_millis(50)..=Duration::from_millis(250);
         assert!(delays.iter().all(|delay| range.contains(delay)));
         assert!(delays.iter().max() > Some(&Duration::from_millis(200)));
@@ -91,15 +100,18 @@ mod tests {
     #[test]
     fn a_function_is_told_the_number_of_tries_and_kept_within_reason() {
         let delay = RetryDelay::function(|tries| Duration::from_millis(u64::from(tries) * 10));
-        assert_eq!(delay.after(3), Duration::from_millis(30));
-        assert_eq!(RetryDelay::function(|_| Duration::ZERO).after(1), Duration::from_millis(1));
-        assert_eq!(RetryDelay::function(|_| Duration::MAX).after(1), RetryDelay::MAX);
+        assert_eq!(delay.after(3, 0), Duration::from_millis(30));
+        assert_eq!(RetryDelay::function(|_| Duration::ZERO).after(1, 0), Duration::from_millis(1));
+        assert_eq!(RetryDelay::function(|_| Duration::MAX).after(1, 0), RetryDelay::MAX);
     }
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
         assert!(RetryDelay::fixed(Duration::ZERO).unwrap_err().to_string().contains("hammer"));
         assert!(RetryDelay::fixed(Duration::from_secs(3601)).is_err());
-        assert_eq!(RetryDelay::fixed(Duration::from_millis(7)).unwrap().after(9), Duration::from_millis(7));
+        assert_eq!(
+            RetryDelay::fixed(Duration::from_millis(7)).unwrap().after(9, 0),
+            Duration::from_millis(7)
+        );
     }
 }

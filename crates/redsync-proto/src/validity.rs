@@ -1,12 +1,15 @@
 //! Lease ends in, `valid_until` out.
 
-use std::time::Duration;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec;
+use core::time::Duration;
 
 use super::{Expiry, Instant, InvalidOption, Quorum};
 
 /// The share of the expiry that is allowed for clocks running at different speeds. Default 0.01, range [0, 1).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct DriftFactor(f64);
+pub struct DriftFactor(f64);
 
 impl DriftFactor {
     /// Takes `factor` as the drift factor.
@@ -15,7 +18,7 @@ impl DriftFactor {
     ///
     /// [`InvalidOption`] when it is not in [0, 1): a negative drift would trust a lease beyond its end, and from 1
     /// on nothing would be left of it.
-    pub(crate) fn new(factor: f64) -> Result<Self, InvalidOption> {
+    pub fn new(factor: f64) -> Result<Self, InvalidOption> {
         if (0.0..1.0).contains(&factor) {
             Ok(Self(factor))
         } else {
@@ -35,7 +38,7 @@ impl Default for DriftFactor {
 /// The 2 ms stand for the precision of the server's expiry and for short expiries. Redlock
 /// §"Is the algorithm asynchronous?"; redlock-rb's `drift`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Drift(Duration);
+pub struct Drift(Duration);
 
 impl Drift {
     const FLOOR: Duration = Duration::from_millis(2);
@@ -45,10 +48,12 @@ impl Drift {
     /// # Errors
     ///
     /// [`InvalidOption`] when it would leave nothing of the expiry: such a lock could never be held.
-    pub(crate) fn of(expiry: Expiry, factor: DriftFactor) -> Result<Self, InvalidOption> {
+    pub fn of(expiry: Expiry, factor: DriftFactor) -> Result<Self, InvalidOption> {
         // Rounded up, on the cautious side. Beyond 2^53 ns a double is exact to less than the floor.
-        let share = (expiry.as_duration().as_nanos() as f64 * factor.0).ceil();
-        let drift = Duration::from_nanos(share as u64).saturating_add(Self::FLOOR);
+        let share = expiry.as_duration().as_nanos() as f64 * factor.0;
+        let whole = share as u64;
+        let nanos = if (whole as f64) < share { whole + 1 } else { whole };
+        let drift = Duration::from_nanos(nanos).saturating_add(Self::FLOOR);
         if drift >= expiry.as_duration() {
             let reason =
                 format!("{expiry} leaves no time to hold: {drift:?} of it are allowed for clock drift");
@@ -58,7 +63,7 @@ impl Drift {
     }
 
     /// The allowance as a time.
-    pub(crate) const fn as_duration(self) -> Duration {
+    pub const fn as_duration(self) -> Duration {
         self.0
     }
 }
@@ -68,7 +73,7 @@ impl Drift {
 /// SAFETY RULE (design §4): an end is `sent + expiry − drift`, where `sent` is the instant *before* the first byte
 /// of the request left. The server granted later than that, so its own end is later still.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct LeaseEnds {
+pub struct LeaseEnds {
     quorum: Quorum,
     ends: Box<[Option<Instant>]>,
     /// What follows from them: it is asked for more often than they change.
@@ -77,28 +82,28 @@ pub(crate) struct LeaseEnds {
 
 impl LeaseEnds {
     /// No lease on any node.
-    pub(crate) fn none(quorum: Quorum) -> Self {
+    pub fn none(quorum: Quorum) -> Self {
         Self { quorum, ends: vec![None; quorum.nodes()].into(), valid_until: None }
     }
 
     /// How long after it was asked for a lease is certain to stand.
-    pub(crate) fn trusted(expiry: Expiry, drift: Drift) -> Duration {
+    pub fn trusted(expiry: Expiry, drift: Drift) -> Duration {
         expiry.as_duration().saturating_sub(drift.as_duration())
     }
 
     /// Records that node number `node` granted a lease that ends at `end`.
-    pub(crate) fn grant(&mut self, node: usize, end: Instant) {
+    pub fn grant(&mut self, node: usize, end: Instant) {
         self.ends[node] = Some(end);
         self.valid_until = self.majority_end();
     }
 
     /// Until when the lease on node number `node` stands, if there is one.
-    pub(crate) fn end_on(&self, node: usize) -> Option<Instant> {
+    pub fn end_on(&self, node: usize) -> Option<Instant> {
         self.ends[node]
     }
 
     /// Records that node number `node` has no lease of ours.
-    pub(crate) fn lose(&mut self, node: usize) {
+    pub fn lose(&mut self, node: usize) {
         if self.ends[node].take().is_some() {
             self.valid_until = self.majority_end();
         }
@@ -106,7 +111,7 @@ impl LeaseEnds {
 
     /// Records that no lease may be trusted beyond `end`: a request is about to be sent that may shorten them all,
     /// whether or not its reply is ever seen.
-    pub(crate) fn cap(&mut self, end: Instant) {
+    pub fn cap(&mut self, end: Instant) {
         for lease in self.ends.iter_mut().flatten() {
             *lease = (*lease).min(end);
         }
@@ -116,7 +121,7 @@ impl LeaseEnds {
     /// SAFETY RULE (design §4): the M-th largest lease end. Until then, and no longer, a majority of leases stands.
     ///
     /// `None` when fewer than M nodes granted. Acquiring, extending and losing are all this one rule.
-    pub(crate) const fn valid_until(&self) -> Option<Instant> {
+    pub const fn valid_until(&self) -> Option<Instant> {
         self.valid_until
     }
 
@@ -133,7 +138,7 @@ impl LeaseEnds {
 
 /// The share of the expiry that one node may take to answer. Default 0.05, range (0, 1).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct TimeoutFactor(f64);
+pub struct TimeoutFactor(f64);
 
 impl TimeoutFactor {
     /// Takes `factor` as the timeout factor. Go's redsync: `WithTimeoutFactor`.
@@ -141,7 +146,7 @@ impl TimeoutFactor {
     /// # Errors
     ///
     /// [`InvalidOption`] when it is not in (0, 1).
-    pub(crate) fn new(factor: f64) -> Result<Self, InvalidOption> {
+    pub fn new(factor: f64) -> Result<Self, InvalidOption> {
         if factor > 0.0 && factor < 1.0 {
             Ok(Self(factor))
         } else {
@@ -161,25 +166,25 @@ impl Default for TimeoutFactor {
 ///
 /// A share alone would be too tight for short leases and absurd for long ones, hence the clamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RequestTimeout(Duration);
+pub struct RequestTimeout(Duration);
 
 impl RequestTimeout {
     pub(crate) const LEAST: Duration = Duration::from_millis(50);
     const MOST: Duration = Duration::from_secs(2);
 
     /// The timeout of requests for leases of `expiry`.
-    pub(crate) fn of(expiry: Expiry, factor: TimeoutFactor) -> Self {
+    pub fn of(expiry: Expiry, factor: TimeoutFactor) -> Self {
         let share = Duration::from_nanos((expiry.as_duration().as_nanos() as f64 * factor.0) as u64);
         Self(share.clamp(Self::LEAST, Self::MOST).min(expiry.as_duration()))
     }
 
     /// The same, for one who has no more than `most` left.
-    pub(crate) fn at_most(self, most: Duration) -> Self {
+    pub fn at_most(self, most: Duration) -> Self {
         Self(self.0.min(most))
     }
 
     /// The timeout as a time.
-    pub(crate) const fn as_duration(self) -> Duration {
+    pub const fn as_duration(self) -> Duration {
         self.0
     }
 }

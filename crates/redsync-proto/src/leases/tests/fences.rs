@@ -6,7 +6,7 @@ fn fence(number: u64) -> Fence {
     Fence::new(number).unwrap()
 }
 
-fn fences(ledger: &Ledger, now: u64) -> Vec<u64> {
+fn fences(ledger: &Leases, now: u64) -> Vec<u64> {
     ledger.fences(at(now)).map(Fence::as_u64).collect()
 }
 

@@ -1,7 +1,9 @@
 //! How long a lease is asked for.
 
-use std::fmt;
-use std::time::Duration;
+use alloc::format;
+use alloc::string::String;
+use core::fmt;
+use core::time::Duration;
 
 use super::InvalidOption;
 

@@ -7,7 +7,7 @@ use super::InvalidOption;
 /// Two majorities of the same nodes share at least one node, and that node grants one token at a time: this is
 /// why at most one caller holds. Redlock §"The Redlock algorithm".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Quorum {
+pub struct Quorum {
     nodes: usize,
 }
 
@@ -17,7 +17,7 @@ impl Quorum {
     /// # Errors
     ///
     /// [`InvalidOption`] when there are none.
-    pub(crate) fn of(nodes: usize) -> Result<Self, InvalidOption> {
+    pub fn of(nodes: usize) -> Result<Self, InvalidOption> {
         match nodes {
             0 => Err(InvalidOption::new("nodes", "there are none; a lock needs at least one")),
             _ => Ok(Self { nodes }),
@@ -25,19 +25,19 @@ impl Quorum {
     }
 
     /// N: how many nodes there are.
-    pub(crate) const fn nodes(self) -> usize {
+    pub const fn nodes(self) -> usize {
         self.nodes
     }
 
     /// M: how many of them are a majority.
-    pub(crate) const fn majority(self) -> usize {
+    pub const fn majority(self) -> usize {
         self.nodes / 2 + 1
     }
 }
 
 /// What the votes counted so far decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// A majority agreed. More votes change nothing.
     Reached,
     /// So many refused or failed that a majority can no longer agree.
@@ -48,7 +48,7 @@ pub(crate) enum Verdict {
 
 /// Counts one vote per node and tells the verdict as soon as it is certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Tally {
+pub struct Tally {
     quorum: Quorum,
     agreed: usize,
     declined: usize,
@@ -56,27 +56,27 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// A count with no votes in it.
-    pub(crate) const fn new(quorum: Quorum) -> Self {
+    pub const fn new(quorum: Quorum) -> Self {
         Self { quorum, agreed: 0, declined: 0 }
     }
 
     /// Counts a node that agreed.
-    pub(crate) const fn agree(&mut self) {
+    pub const fn agree(&mut self) {
         self.agreed += 1;
     }
 
     /// Counts a node that refused, failed, or did not answer in time.
-    pub(crate) const fn decline(&mut self) {
+    pub const fn decline(&mut self) {
         self.declined += 1;
     }
 
     /// The quorum that is counted for.
-    pub(crate) const fn quorum(&self) -> Quorum {
+    pub const fn quorum(&self) -> Quorum {
         self.quorum
     }
 
     /// What the votes so far decide.
-    pub(crate) const fn verdict(&self) -> Verdict {
+    pub const fn verdict(&self) -> Verdict {
         if self.agreed >= self.quorum.majority() {
             Verdict::Reached
         } else if self.quorum.nodes() - self.declined < self.quorum.majority() {

@@ -1,10 +1,13 @@
-//! What the ledger makes of requests and answers, in whatever order they come.
+//! What the lease records make of requests and answers, in whatever order they come.
 
 mod fences;
 mod giving_back;
 
 use super::*;
-use crate::node::{Holder, Released, TimeLeft};
+use crate::{Holder, TimeLeft};
+
+type Extended = crate::Extended<Holder>;
+type Released = crate::Released<Holder>;
 
 fn at(millis: u64) -> Instant {
     Instant::default() + Duration::from_millis(millis)
@@ -15,18 +18,18 @@ fn millis(millis: u64) -> Duration {
 }
 
 /// Asks all nodes at `sent` to extend for so long.
-fn extend(ledger: &mut Ledger, sent: u64, trusted: u64, may_retake: bool) -> RequestNumber {
+fn extend(ledger: &mut Leases, sent: u64, trusted: u64, may_retake: bool) -> RequestNumber {
     let number = ledger.ask(at(sent), millis(trusted), at(sent + trusted));
     (0..ledger.nodes.len()).for_each(|node| ledger.ask_to_extend(node, millis(trusted), may_retake));
     number
 }
 
-fn over(nodes: usize) -> Ledger {
-    Ledger::new(Quorum::of(nodes).unwrap())
+fn over(nodes: usize) -> Leases {
+    Leases::new(Quorum::of(nodes).unwrap())
 }
 
 /// A ledger whose first request, to acquire until `end`, was granted by `granted`.
-fn acquired(nodes: usize, granted: &[usize], end: u64) -> (Ledger, RequestNumber) {
+fn acquired(nodes: usize, granted: &[usize], end: u64) -> (Leases, RequestNumber) {
     let mut ledger = over(nodes);
     let number = ledger.ask(at(0), millis(end), at(end));
     ledger.ask_to_acquire(millis(end));
@@ -150,13 +153,13 @@ fn what_is_over_stays_over() {
 }
 
 /// Asks `node` at `sent` for a place that is granted for so long.
-fn enter(ledger: &mut Ledger, node: usize, sent: u64, trusted: u64) -> RequestNumber {
+fn enter(ledger: &mut Leases, node: usize, sent: u64, trusted: u64) -> RequestNumber {
     let number = ledger.ask(at(sent), millis(trusted), at(sent + trusted));
     ledger.ask_to_enter(node, millis(trusted));
     number
 }
 
-fn yields(ledger: &mut Ledger, node: usize, sent: u64, trusted: u64) -> RequestNumber {
+fn yields(ledger: &mut Leases, node: usize, sent: u64, trusted: u64) -> RequestNumber {
     let number = ledger.ask(at(sent), millis(trusted), at(sent + trusted));
     ledger.ask_to_yield(node, number, millis(trusted));
     number

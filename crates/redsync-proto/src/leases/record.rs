@@ -1,13 +1,13 @@
 //! What is known of one token on one node.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::RequestNumber;
-use crate::protocol::Fence;
+use crate::Fence;
 
 /// What is known of the token on one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Entry {
+pub(super) struct LeaseRecord {
     pub(super) state: NodeState,
     /// The newest request that this node has answered.
     pub(super) last_answer: RequestNumber,
@@ -45,7 +45,7 @@ pub(super) struct Entry {
     pub(super) pending_at_release: u32,
 }
 
-impl Entry {
+impl LeaseRecord {
     /// Nothing was asked yet.
     pub(super) const fn none() -> Self {
         Self {
@@ -113,7 +113,7 @@ impl Entry {
 
 /// What the answers to acquiring and releasing say of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in super::super) enum NodeState {
+pub enum NodeState {
     /// It was never asked for there, or was refused: there is nothing to release.
     None,
     /// It was asked for, and the answer is not known: it may be there, or come to be.
