@@ -108,7 +108,7 @@ pub(crate) async fn end(
 async fn grace(guard: &Guard, margins: Margins) {
     if !guard.is_valid() {
         // Too late to be in time: another may hold the lock already.
-        return sleep(LAST_MOMENT).await;
+        return sleep(TERM_GRACE).await;
     }
     // A renewal may succeed after all. That prolongs nothing: a command that does not end would have the lock for ever.
     let end = guard.valid_until() - margins.kill;
@@ -216,7 +216,7 @@ impl Ending {
 }
 
 /// What a command has between the signals when its lock is over: enough for a line in a log, not for work.
-const LAST_MOMENT: Duration = Duration::from_millis(20);
+const TERM_GRACE: Duration = Duration::from_millis(20);
 
 /// How long redsync waits, after the loss, for a command that it cannot end. In words: `run --help`.
 ///

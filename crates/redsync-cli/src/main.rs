@@ -188,7 +188,7 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
     if !matches!((command, &outcome), (Command::Unlock(_), Err(_))) {
         let within = match &outcome {
             Err(failure) if matches!(failure.exit, Exit::Signal(_)) => {
-                fleet.farewell().min(LAST_WORDS_AT_A_SIGNAL)
+                fleet.farewell().min(FAREWELL_AT_A_SIGNAL)
             }
             _ => fleet.farewell(),
         };
@@ -201,4 +201,4 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
 const FILES_AT_START: usize = 16;
 
 /// After a signal, somebody waits for the end. Enough to write every release to its socket; only answers are missed.
-const LAST_WORDS_AT_A_SIGNAL: Duration = Duration::from_millis(100);
+const FAREWELL_AT_A_SIGNAL: Duration = Duration::from_millis(100);

@@ -112,7 +112,7 @@ pub(crate) async fn acquired(
         }
     }
     leases.begin_keeping();
-    // RequestKind again now that it has its place: a shutdown that was told before the lock was taken takes none.
+    // Asked again now that it has its place: a shutdown that was told before the lock was taken takes none.
     if leases.core.keeper.is_shut() {
         guard.give_back(left).await;
         return Err(Unfinished { error: Error::ShutDown, is_final: true });

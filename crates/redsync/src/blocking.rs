@@ -399,7 +399,7 @@ struct RuntimeThread {
 
 impl RuntimeThread {
     /// How long the end of the thread may take, so that releases under way are still sent.
-    const FAREWELL: Duration = Duration::from_secs(1);
+    const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
     fn start(redsync: AsyncRedsync) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -411,7 +411,7 @@ impl RuntimeThread {
             runtime.block_on(async move {
                 // The sender is only ever dropped or used to say the same: it is time to end.
                 let _ = stopped.await;
-                redsync.drain(Self::FAREWELL).await;
+                redsync.drain(Self::SHUTDOWN_TIMEOUT).await;
             });
         });
         let thread = thread.map_err(|error| Error::Runtime { reason: error.to_string() })?;

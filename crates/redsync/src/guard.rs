@@ -247,7 +247,7 @@ impl Guard {
         if at_most == Duration::MAX {
             self.leases.undo().await;
         } else {
-            let end = clock.now() + at_most.max(MOMENT);
+            let end = clock.now() + at_most.max(RELEASE_GRACE);
             tokio::select! {
                 biased;
                 () = self.leases.undo() => {}
@@ -280,4 +280,4 @@ impl fmt::Debug for Guard {
 }
 
 /// How long nodes that do not hang may take to give a lease back, though the time to wait is up.
-const MOMENT: Duration = Duration::from_millis(20);
+const RELEASE_GRACE: Duration = Duration::from_millis(20);

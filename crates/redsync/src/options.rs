@@ -263,7 +263,7 @@ impl AttemptConfig {
         LeaseEnds::trusted(self.claim.expiry, self.drift)
     }
 
-    /// For how long a node that restarted may have forgotten leases on these config.
+    /// For how long a node that restarted may have forgotten leases with this configuration.
     pub(crate) fn quarantine(&self) -> Quarantine {
         Quarantine::of(self.claim.expiry, self.drift)
     }

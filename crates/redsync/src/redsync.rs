@@ -37,13 +37,13 @@ impl Redsync {
     pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
     /// How long a shutdown may take.
-    const FAREWELL: Duration = Duration::from_secs(5);
+    const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// How much longer the rest of the nodes may take to say who they are, when a majority has: so many times as long as
     /// that took, within these bounds. A node that is not hung is as near as the others, as a rule.
-    const MOMENTS: u32 = 2;
-    const MOMENT_LEAST: Duration = Duration::from_millis(8);
-    const MOMENT_MOST: Duration = Duration::from_millis(250);
+    const IDENTIFY_GRACE_FACTOR: u32 = 2;
+    const IDENTIFY_GRACE_LEAST: Duration = Duration::from_millis(8);
+    const IDENTIFY_GRACE_MOST: Duration = Duration::from_millis(250);
 
     /// Connects to the nodes that `urls` name, and checks that a majority answers and none is listed twice.
     ///
@@ -199,8 +199,8 @@ impl Redsync {
                 fan_out.next().await
             } else {
                 let now = clock.now();
-                let moment = now.saturating_since(began).saturating_mul(Self::MOMENTS);
-                let end = *end.get_or_insert(now + moment.clamp(Self::MOMENT_LEAST, Self::MOMENT_MOST));
+                let moment = now.saturating_since(began).saturating_mul(Self::IDENTIFY_GRACE_FACTOR);
+                let end = *end.get_or_insert(now + moment.clamp(Self::IDENTIFY_GRACE_LEAST, Self::IDENTIFY_GRACE_MOST));
                 tokio::select! {
                     biased;
                     answer = fan_out.next() => answer,
@@ -293,7 +293,7 @@ impl Redsync {
         if guards > 0 {
             tracing::warn!(guards, "redsync is shut down while guards are alive; they are renewed no more");
         }
-        let end = self.core.clock.now() + Self::FAREWELL;
+        let end = self.core.clock.now() + Self::SHUTDOWN_TIMEOUT;
         let done = async {
             self.core.keeper.drain().await;
             self.core.tasks.drain().await;

@@ -52,7 +52,7 @@ thread_local! {
     static LISTENING: RefCell<Option<GrantListener>> = const { RefCell::new(None) };
 }
 
-/// The process's subscriber, for all tests at once: what is told goes to the grant_listener of the thread that tells it.
+/// The process's subscriber, for all tests at once: what is told goes to the buffer of the thread that tells it.
 struct Everyone;
 
 impl Everyone {

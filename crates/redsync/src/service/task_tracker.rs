@@ -16,7 +16,7 @@ use crate::clock::{Clock, Sleep};
 /// Owns the background work of one [`Redsync`](crate::Redsync).
 ///
 /// Each task is a task of its own and ends by itself: all it does has deadlines. (One task for all of them would
-/// share one cooperative budget, and tasks would starve each other under load.) Giving an task never blocks. It
+/// share one cooperative budget, and tasks would starve each other under load.) Giving a task never blocks. It
 /// works outside a runtime too, where the task goes to the first runtime that a lock was asked for in; if that has
 /// ended, the task is dropped, and may say so.
 pub(crate) struct TaskTracker {
@@ -88,7 +88,7 @@ impl TaskTracker {
             task.await;
         });
         if self.batches.add(runtime.id(), task) {
-            let moment = clock.sleep_until(clock.now() + MOMENT);
+            let moment = clock.sleep_until(clock.now() + BATCH_DELAY);
             let departing = Departing { batches: Some(Arc::clone(&self.batches)), runtime: runtime.id() };
             runtime.spawn(departing.depart(moment));
         }
@@ -102,7 +102,7 @@ impl TaskTracker {
     /// A place among those who ask again and again; none when there are too many.
     pub(crate) fn begin_chase(&self) -> Option<Place> {
         let place = Place::take(&self.chasing);
-        (self.chasing.tasks.load(Ordering::Relaxed) <= MOST_CHASES).then_some(place)
+        (self.chasing.tasks.load(Ordering::Relaxed) <= MOST_RETRIES).then_some(place)
     }
 
     /// Completes when no task is under way.
@@ -137,7 +137,7 @@ struct Batches {
 }
 
 impl Batches {
-    /// Adds an task, and says whether it is its runtime's first, so that somebody has to see to the batch.
+    /// Adds a task, and says whether it is its runtime's first, so that somebody has to see to the batch.
     fn add(&self, runtime: runtime::Id, task: Task) -> bool {
         let mut batches = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         match batches.iter_mut().find(|(other, _)| *other == runtime) {
@@ -195,12 +195,12 @@ impl Drop for Departing {
 }
 
 /// How many tasks may ask again and again. Each costs a task and a request every few seconds.
-const MOST_CHASES: usize = 1_000;
+const MOST_RETRIES: usize = 1_000;
 
 /// How long tasks wait for others: far less than anybody would notice, and more than most answers take.
-const MOMENT: Duration = Duration::from_millis(3);
+const BATCH_DELAY: Duration = Duration::from_millis(3);
 
-/// An task's place among those under way, given back also when its runtime drops it.
+/// A task's place among those under way, given back also when its runtime drops it.
 pub(crate) struct Place(Arc<UnderWay>);
 
 impl Place {

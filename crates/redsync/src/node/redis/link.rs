@@ -33,13 +33,13 @@ use crate::{clock, events, protocol};
 
 /// While a server is known to be down, how long callers wait for it to be back: long enough to connect to one that is
 /// near.
-const HOPE: Duration = Duration::from_millis(30);
+const RECONNECT_GRACE: Duration = Duration::from_millis(30);
 
 /// After a failed connect, callers fail at once for this long; doubled for each further failure, with jitter.
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
 
-/// How many spare_requests of a connection are kept, of some 1.5 kB each.
+/// How many spare requests of a connection are kept, of some 1.5 kB each.
 const SPARE_REQUESTS: usize = 128;
 
 /// A request that is given up unanswered after this long counts as a sign of a dead connection.
@@ -174,7 +174,7 @@ impl Link {
             let connected = connecting.changed();
             match failed {
                 None => _ = connected.await,
-                Some(fault) => match tokio::time::timeout(HOPE, connected).await {
+                Some(fault) => match tokio::time::timeout(RECONNECT_GRACE, connected).await {
                     Ok(_) => {}
                     Err(_) => return Err(fault),
                 },

@@ -258,7 +258,7 @@ impl Line {
             }
             if let Some(doubt) = doubt {
                 if let NodeError::Withheld { wait: Some(wait), .. } = doubt {
-                    at = at.min(now + wait + MOMENT);
+                    at = at.min(now + wait + CLOCK_MARGIN);
                 }
                 state.views[index].unconfirmed(doubt, asked.sent);
             }
@@ -295,7 +295,7 @@ impl Line {
             // Whoever comes first hands the lease to the first in line, whoever that is: the others need not hurry. Except the
             // second, which may be the first by now: one that left the line tells nobody.
             let behind = u32::try_from(view.position.saturating_sub(2).min(100)).unwrap_or(100);
-            view.look_at = Some(now + left + MOMENT + STAGGER * behind);
+            view.look_at = Some(now + left + CLOCK_MARGIN + STAGGER * behind);
         } else {
             view.look_at = None;
         }
@@ -318,7 +318,7 @@ impl Line {
     }
 }
 
-/// Tells an driver, if it has to know.
+/// Tells a driver, if it has to know.
 fn tell(driver: Option<Arc<Notify>>) {
     if let Some(driver) = driver {
         driver.notify_one();
@@ -335,7 +335,7 @@ fn jitter(token: &Token, salt: u64) -> f64 {
 }
 
 /// After a holder's time is over, for the first of us: clocks are not exact to the millisecond.
-const MOMENT: Duration = Duration::from_millis(3);
+const CLOCK_MARGIN: Duration = Duration::from_millis(3);
 
 /// How much later each further one in line asks, from the third on.
 const STAGGER: Duration = Duration::from_millis(20);

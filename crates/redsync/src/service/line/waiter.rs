@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::request::{Asking, Request};
 use super::state::Waiting;
-use super::{Line, MOMENT};
+use super::{Line, CLOCK_MARGIN};
 use crate::error::{Error, NodeError, Operation};
 use crate::events::RequestKind;
 use crate::fan_out::Count;
@@ -69,7 +69,7 @@ impl Waiter {
                 NodeError::Taken { holder, .. } => _ = view.holder.get_or_insert_with(|| holder.clone()),
                 NodeError::Withheld { wait, .. } => {
                     view.unconfirmed(error.clone(), began);
-                    let at = now + wait.unwrap_or(self.waiting.leases.refresh()) + MOMENT;
+                    let at = now + wait.unwrap_or(self.waiting.leases.refresh()) + CLOCK_MARGIN;
                     state.schedule(&self.token, index, at.min(now + self.waiting.leases.refresh()));
                 }
                 // That it fails, its answer for a place says.
@@ -113,7 +113,7 @@ impl Waiter {
         }
         match lost_at.map(|lost_at| lost_at.max(began) + expiry) {
             Some(end) if end < now => WaitStatus::Unreachable(self.error(began, now)),
-            Some(end) => WaitStatus::Waiting((end + MOMENT).min(now + leases.refresh())),
+            Some(end) => WaitStatus::Waiting((end + CLOCK_MARGIN).min(now + leases.refresh())),
             None => WaitStatus::Waiting(now + leases.refresh()),
         }
     }
