@@ -171,7 +171,7 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
     };
     let telling = async {
         if matches!(command, Command::Run(_) | Command::Lock(_) | Command::Status(_) | Command::Ls(_)) {
-            fleet.tell_concerns(report).await;
+            fleet.report_health_warnings(report).await;
         }
         pending::<Infallible>().await
     };

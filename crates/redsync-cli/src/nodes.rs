@@ -135,9 +135,9 @@ impl Fleet {
 
     /// Tells once which nodes are unfit to hold locks, as soon as that is known. It is known of each node that is
     /// connected to: nothing is asked of it for this.
-    pub(crate) async fn tell_concerns(&self, report: &Report) {
-        for concern in self.redsync.concerns().await.unwrap_or_default() {
-            report.warning("unfit_node", &concern.to_string());
+    pub(crate) async fn report_health_warnings(&self, report: &Report) {
+        for warning in self.redsync.health_warnings().await.unwrap_or_default() {
+            report.warning("unfit_node", &warning.to_string());
         }
     }
 

@@ -127,7 +127,7 @@ pub fn clauses() -> Vec<Clause> {
         identity::identity_is_not_empty_and_never_changes,
         identity::display_is_one_line_and_not_empty,
         identity::uptime_only_grows_while_a_lease_stands,
-        identity::concerns_are_one_line_each,
+        identity::health_warnings_are_one_line_each,
         line::a_place_in_a_held_locks_line_is_queued_and_says_who_holds,
         line::positions_count_from_one_in_the_order_of_tickets,
         line::equal_tickets_are_in_the_order_of_tokens,

@@ -112,8 +112,8 @@ impl Trial {
         answered("uptime", self.node.uptime()).await
     }
 
-    pub(crate) async fn concerns(&self) -> Result<Vec<String>, Breach> {
-        answered("concerns", self.node.concerns()).await
+    pub(crate) async fn health_warnings(&self) -> Result<Vec<String>, Breach> {
+        answered("health warnings", self.node.health_warnings()).await
     }
 
     /// What is held and matches the pattern, in the order of the names, each once.

@@ -224,8 +224,8 @@ found_out! {
     a_node_that_does_not_say_its_uptime: DoesNotSayItsUptime breaks only [
         uptime_only_grows_while_a_lease_stands,
     ],
-    a_node_with_concerns_of_many_lines: ConcernsOfManyLines breaks only [
-        concerns_are_one_line_each,
+    a_node_with_health_warnings_of_many_lines: HealthWarningsOfManyLines breaks only [
+        health_warnings_are_one_line_each,
     ],
     a_node_that_trims_names: TrimsNames breaks only [
         names_that_look_alike_are_different_locks,

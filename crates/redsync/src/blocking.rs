@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 pub use self::fenced::{FencedGuard, FencedMutex};
 use crate::error::Error;
 use crate::guard::Guard as AsyncGuard;
-use crate::inspection::{Inspection, NodeConcern};
+use crate::inspection::{Inspection, HealthWarning};
 use crate::lease::Lease;
 use crate::listing::Listing;
 use crate::lost::{Lost, LostSignal};
@@ -132,14 +132,14 @@ impl Redsync {
         self.thread.wait_for(async move { Ok(redsync.shutdown().await) }).unwrap_or(false)
     }
 
-    /// What makes nodes unfit to hold locks; see [`redsync::Redsync::concerns`](crate::Redsync::concerns).
+    /// What makes nodes unfit to hold locks; see [`redsync::Redsync::health_warnings`](crate::Redsync::health_warnings).
     ///
     /// # Errors
     ///
     /// [`Error::Runtime`] when the thread has ended.
-    pub fn concerns(&self) -> Result<Vec<NodeConcern>, Error> {
+    pub fn health_warnings(&self) -> Result<Vec<HealthWarning>, Error> {
         let redsync = self.redsync.clone();
-        self.thread.wait_for(async move { redsync.concerns().await })
+        self.thread.wait_for(async move { redsync.health_warnings().await })
     }
 
     /// Asks every node who it is; see [`redsync::Redsync::check_nodes`](crate::Redsync::check_nodes).

@@ -135,13 +135,13 @@ pub(crate) fn unsent(lock: &LockName, expiry: Duration) {
 
 /// A node was connected to, after so many failures.
 #[cfg(feature = "redis")]
-pub(crate) fn connected(node: &str, failures: u32, concerns: &[String]) {
+pub(crate) fn connected(node: &str, failures: u32, health_warnings: &[String]) {
     match failures {
         0 => tracing::debug!(node, "node connected"),
         _ => tracing::info!(node, failures, "node is back"),
     }
-    for concern in concerns {
-        tracing::warn!(node, concern, "node is unfit to hold locks");
+    for warning in health warnings {
+        tracing::warn!(node, warning, "node is unfit to hold locks");
     }
 }
 

@@ -46,16 +46,16 @@ impl NodeReport {
 
 /// What makes a node unfit to hold locks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeConcern {
+pub struct HealthWarning {
     /// The node.
     pub node: String,
     /// What is wrong, and what to do about it.
-    pub concern: String,
+    pub warning: String,
 }
 
-impl fmt::Display for NodeConcern {
+impl fmt::Display for HealthWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is unfit to hold locks: {}", self.node, self.concern)
+        write!(f, "{} is unfit to hold locks: {}", self.node, self.warning)
     }
 }
 

@@ -128,7 +128,7 @@ pub use self::fence_check::{FenceCheck, StaleFence};
 pub use self::fenced::{FencedGuard, FencedMutex};
 pub use self::guard::Guard;
 pub use self::identity::{drawn_token, random_token, this_process};
-pub use self::inspection::{Inspection, LockState, NodeConcern, NodeReport};
+pub use self::inspection::{Inspection, LockState, HealthWarning, NodeReport};
 pub use self::lease::{InvalidLease, Lease};
 pub use self::listing::{ListedLock, Listing};
 pub use self::lost::{Lost, LostSignal};

@@ -11,7 +11,7 @@ use crate::events::{self, RequestKind};
 use crate::fan_out::{FanOut, NodeRequest, Nodes, Returned};
 use crate::guard::Guard;
 use crate::identity::this_process;
-use crate::inspection::{Inspection, NodeConcern, NodeReport};
+use crate::inspection::{Inspection, HealthWarning, NodeReport};
 use crate::lease::Lease;
 use crate::leases::Core;
 use crate::mutex::Mutex;
@@ -176,7 +176,7 @@ impl Redsync {
     /// Asks every node who it is, and checks that a majority answers and that no two are the same server.
     ///
     /// A node that hangs delays this by a moment only: twice as long as the others took, and 8 ms at least. From then on each node votes once it has said who it
-    /// is. One that turns out to be the same server as another does not vote; [`concerns`](Self::concerns) and an
+    /// is. One that turns out to be the same server as another does not vote; [`health_warnings`](Self::health_warnings) and an
     /// event of the name `node is listed twice` tell it.
     ///
     /// # Errors
@@ -249,11 +249,11 @@ impl Redsync {
     /// # Cancel safety
     ///
     /// May be dropped at any point; nothing is changed.
-    pub async fn concerns(&self) -> Result<Vec<NodeConcern>, Error> {
+    pub async fn health_warnings(&self) -> Result<Vec<HealthWarning>, Error> {
         self.core.enter()?;
-        let answers = self.ask_all(|node| Box::pin(async move { node.concerns().await })).await;
+        let answers = self.ask_all(|node| Box::pin(async move { node.health_warnings().await })).await;
         let told = self.core.nodes.iter().zip(answers).flat_map(|(node, answer)| {
-            let named = move |concern| NodeConcern { node: node.to_string(), concern };
+            let named = move |warning| HealthWarning { node: node.to_string(), warning };
             answer.unwrap_or_default().into_iter().map(named)
         });
         Ok(told.collect())

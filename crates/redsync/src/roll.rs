@@ -151,17 +151,17 @@ impl Node for Voter {
         self.node.uptime()
     }
 
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
+    fn health_warnings(&self) -> Answer<'_, Vec<String>> {
         if self.roll.votes(self.index) {
-            return self.node.concerns();
+            return self.node.health_warnings();
         }
         Box::pin(async move {
             let who = self.identify().await;
-            let mut concerns = self.node.concerns().await?;
+            let mut health_warnings = self.node.health_warnings().await?;
             if who.is_err_and(|fault| fault.code() == Some("DUPLICATE")) {
-                concerns.push(SAME_SERVER.to_owned());
+                health_warnings.push(SAME_SERVER.to_owned());
             }
-            Ok(concerns)
+            Ok(health_warnings)
         })
     }
 

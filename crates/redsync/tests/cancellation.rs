@@ -475,7 +475,7 @@ struct NeverReleases {
 }
 
 impl Node for NeverReleases {
-    delegate!(store: identity, uptime, concerns, acquire, extend, enter, yield_lease, inspect, list, listen);
+    delegate!(store: identity, uptime, health_warnings, acquire, extend, enter, yield_lease, inspect, list, listen);
 
     fn release<'a>(&'a self, _: &'a LockName, _: &'a Token, _: Succession) -> Answer<'a, Released> {
         self.asked.fetch_add(1, Ordering::SeqCst);
@@ -579,7 +579,7 @@ impl fmt::Display for SaysLate {
 }
 
 impl Node for SaysLate {
-    delegate!(node: identity, uptime, concerns, extend, enter, yield_lease, release, inspect, list, listen);
+    delegate!(node: identity, uptime, health_warnings, extend, enter, yield_lease, release, inspect, list, listen);
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         Box::pin(async move {

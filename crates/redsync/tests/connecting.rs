@@ -261,10 +261,10 @@ async fn a_server_that_is_listed_twice_and_answers_late_does_not_vote() {
         let guard = mutex.lock().await.unwrap();
         guard.unlock().await.unwrap();
     }
-    let concerns = redsync.concerns().await.unwrap();
+    let health_warnings = redsync.health_warnings().await.unwrap();
     assert!(
-        concerns.iter().any(|told| told.to_string().contains("is the same server as another")),
-        "{concerns:?}"
+        health_warnings.iter().any(|told| told.to_string().contains("is the same server as another")),
+        "{health_warnings:?}"
     );
     // With one of the two gone, the other would be a majority if it voted twice.
     servers[1].kill();

@@ -31,7 +31,7 @@ impl Dated {
 }
 
 impl Node for Dated {
-    delegate!(node: identity, concerns, acquire, extend, enter, yield_lease, release, inspect, list, listen);
+    delegate!(node: identity, health_warnings, acquire, extend, enter, yield_lease, release, inspect, list, listen);
 
     fn uptime(&self) -> Answer<'_, Uptime> {
         let up_since = *self.up_since.lock().unwrap();

@@ -420,7 +420,7 @@ fn a_server_that_may_forget_locks_is_told_loudly() {
 
     let told = grant_listener.one("node is unfit to hold locks");
     assert_eq!((told.level, &told.fields["node"]), (Level::WARN, &server.url()));
-    assert!(told.fields["concern"].contains("maxmemory-policy allkeys-lru"), "{told:?}");
+    assert!(told.fields["warning"].contains("maxmemory-policy allkeys-lru"), "{told:?}");
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl Odd {
 }
 
 impl Node for Odd {
-    delegate!(node: identity, concerns, yield_lease, inspect, list, listen);
+    delegate!(node: identity, health_warnings, yield_lease, inspect, list, listen);
 
     fn uptime(&self) -> Answer<'_, Uptime> {
         Box::pin(async move {

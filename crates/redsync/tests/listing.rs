@@ -91,7 +91,7 @@ struct Behind {
 }
 
 impl Node for Behind {
-    delegate!(node: identity, uptime, concerns, enter, yield_lease, release, inspect, listen);
+    delegate!(node: identity, uptime, health_warnings, enter, yield_lease, release, inspect, listen);
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         self.node.acquire(claim)

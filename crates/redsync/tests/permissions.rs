@@ -53,7 +53,7 @@ async fn the_documented_user_can_do_all_that_locks_need() {
     let server = server_with(&documented_rules());
     let (first, second) = (as_user(&server), as_user(&server));
     first.check_nodes().await.unwrap();
-    assert!(first.concerns().await.unwrap().is_empty());
+    assert!(first.health_warnings().await.unwrap().is_empty());
 
     let guard = first.mutex("lock:a").lock().await.unwrap();
     guard.extend().await.unwrap();

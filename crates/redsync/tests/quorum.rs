@@ -269,7 +269,7 @@ struct AfterTheRival {
 }
 
 impl Node for AfterTheRival {
-    delegate!(node: identity, uptime, concerns, extend, enter, yield_lease, release, inspect, list, listen);
+    delegate!(node: identity, uptime, health_warnings, extend, enter, yield_lease, release, inspect, list, listen);
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         Box::pin(async move {

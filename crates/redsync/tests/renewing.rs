@@ -573,7 +573,7 @@ impl fmt::Display for Scripted {
 }
 
 impl Node for Scripted {
-    delegate!(node: identity, uptime, concerns, acquire, enter, yield_lease, release, inspect, list, listen);
+    delegate!(node: identity, uptime, health_warnings, acquire, enter, yield_lease, release, inspect, list, listen);
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
         Box::pin(async move {

@@ -297,17 +297,17 @@ fn assert_withheld(tried: Result<Option<Guard>, Error>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_is_a_concern_that_names_its_primary() {
+async fn a_replica_is_a_health_warning_that_names_its_primary() {
     let primary = RedisServer::start();
     let replica = RedisServer::builder().replica_of(&primary).start();
     let redsync = over([replica.url()]);
 
-    let concerns = redsync.concerns().await.unwrap();
+    let health_warnings = redsync.health_warnings().await.unwrap();
 
-    assert_eq!(concerns.len(), 1);
-    assert_eq!(concerns[0].node, replica.url());
+    assert_eq!(health_warnings.len(), 1);
+    assert_eq!(health_warnings[0].node, replica.url());
     let port = primary.port().to_string();
-    assert_contains(&concerns[0].to_string(), &[&replica.url(), "is a replica of", &port]);
+    assert_contains(&health_warnings[0].to_string(), &[&replica.url(), "is a replica of", &port]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,7 +315,7 @@ async fn a_replica_that_was_looked_at_is_withheld_from_its_promotion_on() {
     let primary = RedisServer::start();
     let replica = ripe_replica(&primary);
     let redsync = guarded(std::slice::from_ref(&replica)).await;
-    assert_eq!(redsync.concerns().await.unwrap().len(), 1);
+    assert_eq!(redsync.health_warnings().await.unwrap().len(), 1);
 
     promote(&replica);
 
@@ -354,7 +354,7 @@ async fn a_replica_behind_ones_own_client_is_withheld_from_its_promotion_on() {
     let client = PlainClient::connect(&replica.address()).await.unwrap();
     let node: Arc<dyn Node> = Arc::new(RedisNode::with_client(client));
     let redsync = Redsync::builder().node(node).restart_guard(true).build().unwrap();
-    assert_eq!(redsync.concerns().await.unwrap().len(), 1);
+    assert_eq!(redsync.health_warnings().await.unwrap().len(), 1);
 
     promote(&replica);
 
@@ -389,7 +389,7 @@ async fn a_promoted_replica_behind_ones_own_client_is_withheld_however_often_it_
     let client = PlainClient::connect(&replica.address()).await.unwrap();
     let node: Arc<dyn Node> = Arc::new(RedisNode::with_client(client));
     let redsync = Redsync::builder().node(node).restart_guard(true).build().unwrap();
-    assert_eq!(redsync.concerns().await.unwrap().len(), 1);
+    assert_eq!(redsync.health_warnings().await.unwrap().len(), 1);
     promote(&replica);
 
     for _ in 0..5 {
@@ -402,7 +402,7 @@ async fn a_promoted_replica_votes_again_after_the_quarantine() {
     let primary = RedisServer::start();
     let replica = ripe_replica(&primary);
     let redsync = guarded(std::slice::from_ref(&replica)).await;
-    redsync.concerns().await.unwrap();
+    redsync.health_warnings().await.unwrap();
     promote(&replica);
 
     let (took, locked) = timed(timeout(DEADLINE, redsync.mutex("name").expiry(SHORT).lock())).await;
@@ -412,24 +412,24 @@ async fn a_promoted_replica_votes_again_after_the_quarantine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_evicts_is_a_concern() {
+async fn a_server_that_evicts_is_a_health_warning() {
     let builder =
         RedisServer::builder().config("maxmemory", "100mb").config("maxmemory-policy", "allkeys-lru");
     let server = builder.start();
     let redsync = over([server.url()]);
 
-    let concerns = redsync.concerns().await.unwrap();
+    let health_warnings = redsync.health_warnings().await.unwrap();
 
-    assert_eq!(concerns.len(), 1);
-    assert_contains(&concerns[0].to_string(), &[&server.url(), "allkeys-lru", "noeviction"]);
+    assert_eq!(health_warnings.len(), 1);
+    assert_contains(&health_warnings[0].to_string(), &[&server.url(), "allkeys-lru", "noeviction"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_as_it_should_be_is_no_concern() {
+async fn a_server_as_it_should_be_is_no_health_warning() {
     let servers = servers(3);
     let redsync = guarded(&servers).await;
 
-    assert_eq!(redsync.concerns().await.unwrap(), []);
+    assert_eq!(redsync.health_warnings().await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -543,7 +543,7 @@ impl fmt::Display for Restarted {
 }
 
 impl Node for Restarted {
-    delegate!(node: identity, concerns, extend, yield_lease, release, inspect, list, listen);
+    delegate!(node: identity, health_warnings, extend, yield_lease, release, inspect, list, listen);
 
     fn uptime(&self) -> Answer<'_, Uptime> {
         Box::pin(async move {

@@ -96,7 +96,7 @@ impl fmt::Display for Timed {
 }
 
 impl Node for Timed {
-    delegate!(node: identity, concerns, inspect, list, listen);
+    delegate!(node: identity, health_warnings, inspect, list, listen);
 
     fn uptime(&self) -> Answer<'_, Uptime> {
         Box::pin(std::future::ready(Ok(*self.uptime.lock().unwrap())))

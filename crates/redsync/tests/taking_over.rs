@@ -142,7 +142,7 @@ impl fmt::Display for SilentOnce {
 }
 
 impl Node for SilentOnce {
-    delegate!(node: identity, uptime, concerns, acquire, enter, yield_lease, release, inspect, list, listen);
+    delegate!(node: identity, uptime, health_warnings, acquire, enter, yield_lease, release, inspect, list, listen);
 
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended> {
         match self.is_silent.swap(false, Ordering::SeqCst) {

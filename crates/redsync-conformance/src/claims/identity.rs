@@ -53,10 +53,10 @@ pub(crate) async fn uptime_only_grows_while_a_lease_stands(trial: &Trial) -> Ver
     Ok(())
 }
 
-pub(crate) async fn concerns_are_one_line_each(trial: &Trial) -> Verdict {
-    for concern in trial.concerns().await? {
-        if concern.trim().is_empty() || concern.contains(char::is_control) {
-            return Err(Breach::answered("what is wrong, in one line", concern));
+pub(crate) async fn health_warnings_are_one_line_each(trial: &Trial) -> Verdict {
+    for warning in trial.health_warnings().await? {
+        if warning.trim().is_empty() || warning.contains(char::is_control) {
+            return Err(Breach::answered("what is wrong, in one line", warning));
         }
     }
     Ok(())

@@ -47,7 +47,7 @@ pub(crate) enum Defect {
     HasNoLabel,
     UptimeShrinks,
     DoesNotSayItsUptime,
-    ConcernsOfManyLines,
+    HealthWarningsOfManyLines,
     TrimsNames,
     RefusesOddNames,
     CutsNames,

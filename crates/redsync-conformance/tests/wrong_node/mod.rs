@@ -328,10 +328,10 @@ impl Node for WrongNode {
         Box::pin(async move { Ok(uptime) })
     }
 
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
+    fn health_warnings(&self) -> Answer<'_, Vec<String>> {
         match self.defect {
-            Defect::ConcernsOfManyLines => Box::pin(async { Ok(vec!["first\nsecond".into()]) }),
-            _ => self.inner.concerns(),
+            Defect::HealthWarningsOfManyLines => Box::pin(async { Ok(vec!["first\nsecond".into()]) }),
+            _ => self.inner.health_warnings(),
         }
     }
 

@@ -59,8 +59,8 @@ impl Node for Slipping {
         self.node.uptime()
     }
 
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
-        self.node.concerns()
+    fn health_warnings(&self) -> Answer<'_, Vec<String>> {
+        self.node.health_warnings()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {

@@ -285,7 +285,7 @@ impl Node for MemoryNode {
         Box::pin(ready(Ok(Uptime::Unbroken)))
     }
 
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
+    fn health_warnings(&self) -> Answer<'_, Vec<String>> {
         Box::pin(ready(Ok(Vec::new())))
     }
 

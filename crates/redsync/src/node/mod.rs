@@ -62,7 +62,7 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// What makes this store unfit to hold locks, each in a few words for its operator; nothing if nothing is known.
     /// Redis: it is a replica, it may evict keys.
-    fn concerns(&self) -> Answer<'_, Vec<String>>;
+    fn health_warnings(&self) -> Answer<'_, Vec<String>>;
 
     /// Grants the lease if the name is free, or if this token has it already, in which case its expiry starts anew, unless it
     /// lasts longer anyway: a request that was held up does not shorten what was extended since. Otherwise says who has it,

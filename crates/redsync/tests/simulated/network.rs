@@ -145,8 +145,8 @@ impl Node for Route {
         self.0.node.uptime()
     }
 
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
-        self.0.node.concerns()
+    fn health_warnings(&self) -> Answer<'_, Vec<String>> {
+        self.0.node.health_warnings()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {

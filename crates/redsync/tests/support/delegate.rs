@@ -13,9 +13,9 @@ macro_rules! delegate {
             self.$field.uptime()
         }
     };
-    (@ concerns $field:ident) => {
-        fn concerns(&self) -> redsync::Answer<'_, Vec<String>> {
-            self.$field.concerns()
+    (@ health warnings $field:ident) => {
+        fn health_warnings(&self) -> redsync::Answer<'_, Vec<String>> {
+            self.$field.health_warnings()
         }
     };
     (@ acquire $field:ident) => {

@@ -215,7 +215,7 @@ impl fmt::Display for Late {
 }
 
 impl Node for Late {
-    delegate!(node: identity, uptime, concerns, inspect, list);
+    delegate!(node: identity, uptime, health_warnings, inspect, list);
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Acquired> {
         self.around(self.node.acquire(claim))

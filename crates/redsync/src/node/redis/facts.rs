@@ -25,7 +25,7 @@ pub(super) struct Facts {
     started: Instant,
     /// Since when it is in the place that it has, where it took that over from another or was promoted to it.
     took_over: Option<Instant>,
-    pub(super) concerns: Vec<String>,
+    pub(super) health_warnings: Vec<String>,
 }
 
 impl Facts {
@@ -57,7 +57,7 @@ impl Facts {
                 .checked_sub(Duration::from_secs(uptime.saturating_sub(1)))
                 .unwrap_or_else(|| earliest(now)),
             took_over: None,
-            concerns: concerns(replication, memory),
+            health_warnings: health_warnings(replication, memory),
         })
     }
 
@@ -163,13 +163,13 @@ pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 /// So much of what a server says of itself is passed on, in characters.
 const SHOWN: usize = 100;
 
-fn concerns(replication: &str, memory: &str) -> Vec<String> {
-    let mut concerns = Vec::new();
+fn health_warnings(replication: &str, memory: &str) -> Vec<String> {
+    let mut health_warnings = Vec::new();
     if field(replication, "role") == Some("slave") {
         let primary = clean(field(replication, "master_host").unwrap_or("another server"), SHOWN);
         let port = field(replication, "master_port").map(|port| format!(":{}", clean(port, SHOWN)));
         let port = port.unwrap_or_default();
-        concerns.push(format!(
+        health_warnings.push(format!(
             "it is a replica of {primary}{port}, and grants nothing; name a server that is independent of all others"
         ));
     }
@@ -179,11 +179,11 @@ fn concerns(replication: &str, memory: &str) -> Vec<String> {
         && policy != "noeviction"
     {
         let policy = clean(policy, SHOWN);
-        concerns.push(format!(
+        health_warnings.push(format!(
             "it drops keys when its memory is full, locks among them (maxmemory-policy {policy}); set noeviction"
         ));
     }
-    concerns
+    health warnings
 }
 
 #[cfg(test)]
@@ -283,9 +283,9 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_memory_is_a_concern_only_where_keys_are_dropped_for_it() {
+    fn a_limit_of_memory_is_a_health_warning_only_where_keys_are_dropped_for_it() {
         let memory =
-            |limit, policy| concerns("", &format!("maxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n"));
+            |limit, policy| health_warnings("", &format!("maxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n"));
         assert_eq!(memory("0", "allkeys-lru").len(), 0);
         assert_eq!(memory("1000", "noeviction").len(), 0);
         assert_eq!(

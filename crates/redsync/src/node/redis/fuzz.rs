@@ -79,7 +79,7 @@ fn ask_everything(replies: &VecDeque<Result<Reply, NodeFault>>) {
     }
     now(node().identity());
     now(node().uptime());
-    now(node().concerns());
+    now(node().health_warnings());
 }
 
 /// The input as bytes on the wire, and as the description of a tree of values.
@@ -145,7 +145,7 @@ fn facts() {
         let node =
             RedisNode::with_client(Says(Mutex::new(replies.iter().chain(&replies).cloned().collect())));
         now(node.uptime());
-        now(node.concerns());
+        now(node.health_warnings());
         now(RedisNode::with_client(Says(Mutex::new(replies))).identity());
     });
 }

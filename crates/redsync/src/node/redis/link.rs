@@ -242,7 +242,7 @@ impl Shared {
         let node = &self.address.label;
         match dialled {
             Ok(Dialled { facts, .. }) => {
-                events::connected(node, failures, facts.as_ref().map_or(&[], |facts| &facts.concerns));
+                events::connected(node, failures, facts.as_ref().map_or(&[], |facts| &facts.health_warnings));
             }
             Err(fault) if failures == 0 => events::unreachable(node, fault),
             Err(_) => {}

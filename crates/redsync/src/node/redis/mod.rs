@@ -436,10 +436,10 @@ impl Node for RedisNode {
         }
     }
 
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
+    fn health_warnings(&self) -> Answer<'_, Vec<String>> {
         Box::pin(async move {
             let known = self.facts().await?;
-            Ok(known.map(|facts| facts.concerns.clone()).unwrap_or_default())
+            Ok(known.map(|facts| facts.health_warnings.clone()).unwrap_or_default())
         })
     }
 

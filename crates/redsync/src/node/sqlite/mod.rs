@@ -202,7 +202,7 @@ impl Node for SqliteNode {
         Box::pin(ready(Ok(Uptime::Unbroken)))
     }
 
-    fn concerns(&self) -> Answer<'_, Vec<String>> {
+    fn health_warnings(&self) -> Answer<'_, Vec<String>> {
         Box::pin(ready(Ok(Vec::new())))
     }
 
