@@ -140,7 +140,7 @@ pub(crate) fn connected(node: &str, failures: u32, health_warnings: &[String]) {
         0 => tracing::debug!(node, "node connected"),
         _ => tracing::info!(node, failures, "node is back"),
     }
-    for warning in health warnings {
+    for warning in health_warnings {
         tracing::warn!(node, warning, "node is unfit to hold locks");
     }
 }

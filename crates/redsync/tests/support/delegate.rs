@@ -13,7 +13,7 @@ macro_rules! delegate {
             self.$field.uptime()
         }
     };
-    (@ health warnings $field:ident) => {
+    (@ health_warnings $field:ident) => {
         fn health_warnings(&self) -> redsync::Answer<'_, Vec<String>> {
             self.$field.health_warnings()
         }

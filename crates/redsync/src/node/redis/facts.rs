@@ -183,7 +183,7 @@ fn health_warnings(replication: &str, memory: &str) -> Vec<String> {
             "it drops keys when its memory is full, locks among them (maxmemory-policy {policy}); set noeviction"
         ));
     }
-    health warnings
+    health_warnings
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The waiting line in the file: who waits for a name, who is next, and what of it health warnings those who look.
+//! The waiting line in the file: who waits for a name, who is next, and what of it concerns those who look.
 
 use std::collections::HashMap;
 use std::sync::Arc;

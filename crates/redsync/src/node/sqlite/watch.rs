@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::node::{ClientId, NodeFault, Place, Placed};
 use crate::protocol::{Instant, LockName, Token};
 
-/// Who has a place in line by this node, and what is known of the file that health warnings them.
+/// Who has a place in line by this node, and what is known of the file that concerns them.
 pub(super) struct Watch {
     listeners: Arc<Listeners>,
     clock: Arc<dyn Clock>,
