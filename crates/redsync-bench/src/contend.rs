@@ -51,8 +51,8 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Contestant {
-    /// redsync, waiting in line: its default
-    Line,
+    /// redsync, waiting in the queue: its default
+    Queue,
     /// redsync, trying again and again: as Go's redsync does
     Polling,
     /// The crate rslock
@@ -143,7 +143,7 @@ struct Row {
 fn print(options: &Options, nodes: usize, row: &Row, figures: &Figures, floor: &Floor) {
     let times = floor.times();
     let name = match row.contestant {
-        Contestant::Line => "line",
+        Contestant::Queue => "line",
         Contestant::Polling => "polling",
         Contestant::Rslock => "rslock",
     };
@@ -201,7 +201,7 @@ async fn contend(options: &Options, servers: &[RedisServer], row: &Row) -> Resul
             let contestant = row.contestant;
             tokio::spawn(async move {
                 match contestant {
-                    Contestant::Line => {
+                    Contestant::Queue => {
                         let mutex = redsync.mutex("contended");
                         run(
                             &course,

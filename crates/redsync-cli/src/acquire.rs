@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use redsync::{
-    Error, FencedGuard, Guard, Inspection, LockOptions, LockState, NodeError, OwnerLabel, drawn_token, this_process,
+    Error, FencedGuard, Guard, Inspection, LockOptions, LockState, NodeError, OwnerLabel, drawn_token,
+    this_process,
 };
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -18,10 +19,10 @@ use crate::duration::in_words;
 use crate::exit::Exit;
 use crate::fence;
 use crate::held;
-use crate::line::{Line, Place};
 use crate::moment::now_in_millis;
 use crate::nesting;
 use crate::nodes::Fleet;
+use crate::queue::{Place, Queue};
 use crate::report::{Failure, Report, millis};
 use crate::signals::Signals;
 use crate::withheld::Withheld;
@@ -41,7 +42,7 @@ impl AcquireArgs {
     }
 }
 
-/// Takes the lock, waiting as the arguments say. `renews` is what others are to know of the holder: whether it will renew it. A signal ends the wait at once; the place in line is left, and what may
+/// Takes the lock, waiting as the arguments say. `renews` is what others are to know of the holder: whether it will renew it. A signal ends the wait at once; the place in the queue is left, and what may
 /// have been granted by then is released, in the background, which `main` drains.
 pub(crate) async fn acquire(
     fleet: &Fleet,
@@ -194,7 +195,7 @@ impl Wait<'_> {
         let mut facts = json!({ "name": name, "waited_ms": millis(waited) });
         if let Ok(looked) = looked {
             held::add_to(&mut facts, looked.holder().as_ref());
-            let line = Line::of(&looked);
+            let line = Queue::of(&looked);
             facts["place"] = match line.place_of(&self.token.text()) {
                 Some(Place::Nth(number)) => json!(number),
                 Some(Place::Beyond(_)) | None => Value::Null,
@@ -224,7 +225,7 @@ impl Wait<'_> {
     fn obstacle(&self, looked: &Inspection) -> String {
         let token = self.token.text();
         let withheld = Withheld::of(looked, self.fleet.restart_guard_for(self.expiry)).seen_by(&token);
-        let place = Line::of(looked).place_of(&token).map(|place| format!("{place}; ")).unwrap_or_default();
+        let place = Queue::of(looked).place_of(&token).map(|place| format!("{place}; ")).unwrap_or_default();
         match looked.state() {
             LockState::Held(holder) if holder.token() != token => {
                 format!("{place}{}", held::in_few_words(&holder))

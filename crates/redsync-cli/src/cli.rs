@@ -124,7 +124,7 @@ pub(crate) enum Command {
     /// Release a lock by its lease; or with --force, take it away from whoever holds it
     ///
     /// --force is for a holder that hangs, or was forgotten. It shows who holds, and asks, unless --yes is given. Then the
-    /// lock goes to the first in line, or is free. The former holder goes on working until its next renewal, at most a third
+    /// lock goes to the first in the queue, or is free. The former holder goes on working until its next renewal, at most a third
     /// of its expiry (2.7s by default): only then it finds its lock lost, and `run` ends its command. Until then two may work
     /// at once. A holder that does not renew is never told. The fence that is printed is the one from which on the former
     /// holder is stale.
@@ -209,13 +209,13 @@ pub(crate) struct AcquireArgs {
     /// networks or busy machines. For locks on this machine only, the default is 0.25.
     #[arg(long, value_name = "F", value_parser = factor)]
     pub(crate) timeout_factor: Option<f64>,
-    /// Wait in line for this time at most; 0s is --try [default: without limit]
+    /// Wait in the queue for this time at most; 0s is --try [default: without limit]
     ///
     /// Waiters get the lock in the order in which they came. When no quorum of nodes can be reached for longer than the
     /// expiry, the wait ends before.
     #[arg(long, value_name = "DUR", value_parser = duration::parse_or_zero, conflicts_with = "no_wait")]
     pub(crate) wait: Option<Duration>,
-    /// Do not wait in line: give up at once if the lock is taken
+    /// Do not wait in the queue: give up at once if the lock is taken
     #[arg(long = "try", id = "no_wait")]
     no_wait: bool,
     /// Exit with N, from 0 to 255, where the lock is taken and was not had by the end of the wait [default: 75]
@@ -252,9 +252,9 @@ fn owner(text: &str) -> Result<String, InvalidOption> {
 /// How a lock is released.
 #[derive(Debug, Args)]
 pub(crate) struct ReleaseArgs {
-    /// Let go of the lock when it is released, for whoever asks first, in place of handing it over to the first in line
+    /// Let go of the lock when it is released, for whoever asks first, in place of handing it over to the first in the queue
     ///
-    /// Handed over, a lock is never free as long as somebody waits in line, and programs that poll for it, as those do that
+    /// Handed over, a lock is never free as long as somebody waits in the queue, and programs that poll for it, as those do that
     /// use other libraries, may never get it. Where such programs share a busy lock with redsync, give this to every `run`,
     /// and to every `lock` and `unlock`.
     #[arg(long)]

@@ -9,8 +9,8 @@ use crate::cli::UnlockArgs;
 use crate::exit::Exit;
 use crate::fence::Counted;
 use crate::held;
-use crate::line::Line;
 use crate::nodes::Fleet;
+use crate::queue::Queue;
 use crate::report::{Failure, Report};
 
 pub(crate) async fn unlock(fleet: &Fleet, args: &UnlockArgs, report: &Report) -> Result<Exit, Failure> {
@@ -23,8 +23,8 @@ pub(crate) async fn unlock(fleet: &Fleet, args: &UnlockArgs, report: &Report) ->
     let looked = fleet.redsync.inspect(name).await?;
     let holder = holder_of(name, &looked)?;
     if !args.yes {
-        let (held, counted, line) = (held::in_words_of(&holder), Counted::of(&looked), Line::of(&looked));
-        confirm(name, &format!("lock {name:?} is {held}{counted}; {line}"))?;
+        let (held, counted, queue) = (held::in_words_of(&holder), Counted::of(&looked), Queue::of(&looked));
+        confirm(name, &format!("lock {name:?} is {held}{counted}; {queue}"))?;
     }
     let mutex = fleet.mutex(name, redsync::LockOptions::DEFAULT_EXPIRY).barging(args.release.barging);
     // From the holder that was shown, and nobody else.

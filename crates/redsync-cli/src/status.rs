@@ -8,9 +8,9 @@ use crate::duration::in_words;
 use crate::exit::Exit;
 use crate::fence::Counted;
 use crate::held;
-use crate::line::Line;
 use crate::local_store::LocalStore;
 use crate::nodes::Fleet;
+use crate::queue::Queue;
 use crate::report::{Failure, Report, millis};
 use crate::withheld::{Vote, Withheld};
 
@@ -89,8 +89,8 @@ fn in_text(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> String {
             format!("{name} is held by nobody, but not free: others are taking it, or did not finish")
         }
     };
-    let line = Line::of(looked);
-    if !line.is_empty() {
+    let queue = Queue::of(looked);
+    if !queue.is_empty() {
         text.push_str(&format!("; {line}"));
     }
     if total > 1 || failed > 0 || is_withheld {
@@ -98,9 +98,9 @@ fn in_text(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> String {
             text.push_str("\n  ");
             text.push_str(&node_in_text(node));
             text.push_str(&counted.on(node));
-            let line_there = Line::on(node, looked);
-            if node.answer.is_ok() && line_there != line {
-                text.push_str(&format!("; {line_there}"));
+            let queue_there = Queue::on(node, looked);
+            if node.answer.is_ok() && queue_there != queue {
+                text.push_str(&format!("; {queue_there}"));
             }
             text.push_str(&vote_in_text(withheld.vote(node)));
         }
@@ -136,10 +136,10 @@ fn in_json(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> Value {
     let mut object = json!({ "name": name, "state": state, "nodes": nodes });
     held::add_to(&mut object, looked.holder().as_ref());
     object["fence"] = json!(Counted::of(looked).fence());
-    let line = Line::of(looked);
+    let queue = Queue::of(looked);
     let is_told = looked.nodes().iter().any(|report| report.answer.is_ok());
-    object["waiting"] = if is_told { line.waiting_in_json() } else { Value::Null };
-    object["line"] = line.in_json();
+    object["waiting"] = if is_told { queue.waiting_in_json() } else { Value::Null };
+    object["queue"] = queue.in_json();
     object
 }
 
@@ -160,7 +160,7 @@ fn node_in_json(report: &NodeReport, looked: &Inspection, vote: Option<Vote>) ->
     // Of the node's counter, whoever has the lease there.
     object["fence"] = json!(report.fence);
     object["waiting"] = match report.answer {
-        Ok(_) => Line::on(report, looked).waiting_in_json(),
+        Ok(_) => Queue::on(report, looked).waiting_in_json(),
         Err(_) => Value::Null,
     };
     object

@@ -54,7 +54,7 @@ impl<'a> Withheld<'a> {
         let majority = nodes.len() / 2 + 1;
         let free = nodes.iter().filter(|report| match &report.answer {
             Ok(None) => true,
-            // Whoever waits in line is granted leases that do not count yet.
+            // Whoever waits in the queue is granted leases that do not count yet.
             Ok(Some(holder)) => self.token == Some(holder.token()),
             Err(_) => false,
         });

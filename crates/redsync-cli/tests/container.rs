@@ -68,7 +68,7 @@ fn a_signal_ends_its_wait() {
     let machine = Machine::new();
     let _holder = machine.hold("backup");
     let running = start_as_first(&machine, "true");
-    wait_until("it waits in line", SOON, || {
+    wait_until("it waits in the queue", SOON, || {
         let status = machine.redsync(["status", "--quiet", "--json", "backup"]);
         status.stdout.contains("\"waiting\":1")
     });

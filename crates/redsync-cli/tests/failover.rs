@@ -18,7 +18,7 @@ fn a_command_keeps_its_lock_through_a_failover_and_a_waiter_gets_it_in_its_turn(
     machine.wait_for_file("held");
     let script = "echo $REDSYNC_FENCE > waited; read line < end-of-waiter";
     let waiting = machine.start_sh("--expiry 5s backup", script);
-    wait_until("it is in line", SOON, || pair.first.waiting("backup") == 1);
+    wait_until("it is in the queue", SOON, || pair.first.waiting("backup") == 1);
     let token = pair.first.get("backup").unwrap();
     pair.fail_over();
     // More than the lease had left when the primary changed.

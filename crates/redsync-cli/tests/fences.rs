@@ -34,7 +34,7 @@ fn the_fence_grows_where_the_lock_is_handed_over_too() {
         let holder = machine.start_sh(&format!("-q {LONG}"), "echo $REDSYNC_FENCE > first; read line < go");
         let first = number(&machine.wait_for_file("first"));
         let waiter = machine.start_sh(&format!("-q {LONG}"), "echo $REDSYNC_FENCE");
-        wait_until("it waits in line", SOON, || status(&machine)["waiting"] == 1);
+        wait_until("it waits in the queue", SOON, || status(&machine)["waiting"] == 1);
         fs::write(go, "go\n").unwrap();
         assert_eq!(holder.outcome().code, Some(0));
         let second = waiter.outcome();

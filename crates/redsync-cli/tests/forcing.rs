@@ -41,7 +41,7 @@ fn a_lock_is_taken_away_from_its_holder_which_learns_of_it_by_its_next_renewal()
 }
 
 #[test]
-fn the_first_in_line_gets_what_is_taken_away() {
+fn the_first_in_queue_gets_what_is_taken_away() {
     let server = RedisServer::start();
     for machine in [Machine::new(), Machine::with_nodes([&server])] {
         let lease = machine.lock("--owner web-1 --expiry 1h backup");

@@ -93,7 +93,7 @@ impl Drop for Terminal {
     }
 }
 
-/// How many wait in line.
+/// How many wait in the queue.
 #[track_caller]
 fn waiting(machine: &Machine) -> u64 {
     let outcome = machine.redsync(["status", "--quiet", "--json", "backup"]);
@@ -107,7 +107,7 @@ fn a_long_wait_shows_who_holds_and_is_cleared() {
     let holder = machine.start_sh("--owner web-2:311 backup", "echo held > held; exec sleep 60");
     machine.wait_for_file("held");
     let mut terminal = Terminal::start(&machine, "exec $redsync run backup -- echo it is mine");
-    terminal.wait_for("waiting for backup: 1st in line; held by web-2:311, ");
+    terminal.wait_for("waiting for backup: 1st in the queue; held by web-2:311, ");
     terminal.wait_for(", renewing (2 s so far)");
     drop(holder);
     terminal.wait_for("it is mine");
@@ -121,23 +121,27 @@ fn a_long_wait_shows_who_holds_and_is_cleared() {
 }
 
 #[test]
-fn a_long_wait_shows_ones_own_place_in_line_though_others_have_the_same_label() {
+fn a_long_wait_shows_ones_own_place_in_queue_though_others_have_the_same_label() {
     let servers = servers(3);
     for machine in [Machine::new(), Machine::with_nodes(&servers)] {
         let _holder = machine.start_sh("--owner web-2:311 backup", "echo held > held; exec sleep 60");
         machine.wait_for_file("held");
         let first = machine.start_sh("--owner nightly backup", "true");
-        wait_until("it waits in line", SOON, || waiting(&machine) == 1);
+        wait_until("it waits in the queue", SOON, || waiting(&machine) == 1);
         let mut terminal = Terminal::start(&machine, "exec $redsync run --owner nightly backup -- true");
-        terminal.wait_for("waiting for backup: 2nd in line; held by web-2:311, ");
+        terminal.wait_for("waiting for backup: 2nd in the queue; held by web-2:311, ");
         let _third = machine.start_sh("--owner nightly backup", "true");
-        wait_until("it waits in line", SOON, || waiting(&machine) == 3);
+        wait_until("it waits in the queue", SOON, || waiting(&machine) == 3);
         drop(first);
-        terminal.wait_for("waiting for backup: 1st in line; held by web-2:311, ");
+        terminal.wait_for("waiting for backup: 1st in the queue; held by web-2:311, ");
         assert!(!terminal.screen().contains("3rd"), "{:?}", terminal.screen());
         terminal.press("\u{3}");
         assert_eq!(terminal.exit_code(), Some(130));
-        assert_eq!(waiting(&machine), 1, "the interrupt key ends the wait, and the place in line with it");
+        assert_eq!(
+            waiting(&machine),
+            1,
+            "the interrupt key ends the wait, and the place in the queue with it"
+        );
     }
 }
 

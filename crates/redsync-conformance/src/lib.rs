@@ -27,7 +27,7 @@
 //! machine's, and the runtime's clock must not be paused. No clause depends on exact times. A lease must not end
 //! before its expiry, counted from before it was asked for, less an allowance for clocks at different speeds (one in
 //! a hundred, and 2 ms); it has to be over some seconds after it; and only what is certain counts as a breach, so that
-//! a slow machine breaks nothing. A place in line is skipped, too, when its time is over, by a count of whole seconds at the
+//! a slow machine breaks nothing. A place in the queue is skipped, too, when its time is over, by a count of whole seconds at the
 //! latest. A fence may be two seconds off the node's clock where the contract allows one: clocks are set. The whole suite
 //! takes some seconds, and some more where leases never end.
 //!
@@ -35,7 +35,7 @@
 //!
 //! The suite listens with many clients on the one node. A node that says how soon to ask again, in answer to those who
 //! enter, cannot tell, and is asked. A clause is tried again where the node says meanwhile that something may not have been
-//! told: those in line may have lost their places with the connection.
+//! told: those in the queue may have lost their places with the connection.
 //!
 //! | file | idea |
 //! |---|---|

@@ -48,7 +48,7 @@ impl Report {
     }
 }
 
-/// One line when all is well, otherwise each failure with what was expected and what came.
+/// One queue when all is well, otherwise each failure with what was expected and what came.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { node, passed, failures } = self;

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use redsync::{Answer, Holder, InLine, Listed, LockName, Look, Node, OwnerLabel, Search, Token, Uptime};
+use redsync::{Answer, Holder, Listed, LockName, Look, Node, OwnerLabel, QueueEntry, Search, Token, Uptime};
 use tokio::time::timeout;
 
 pub(crate) use self::client::{Client, Heard};
@@ -79,22 +79,22 @@ impl Trial {
         Lock { trial: self.clone(), name }
     }
 
-    /// Somebody who can wait in line, and hears from the node.
+    /// Somebody who can wait in the queue, and hears from the node.
     pub(crate) fn client(&self) -> Client {
         Client::new(self.clone())
     }
 
     /// A new lock that is held for [`LONGER`], and so many who wait for it for [`LONG`] each, with one client, at the tickets
     /// 10, 20, 30, …
-    pub(crate) async fn held_with_line<const N: usize>(&self) -> Result<(Lease, [Waiter; N]), Breach> {
+    pub(crate) async fn held_with_queue<const N: usize>(&self) -> Result<(Lease, [Waiter; N]), Breach> {
         const WHO: [&str; 4] = ["first", "second", "third", "fourth"];
         let (lock, client) = (self.lock(), self.client());
         let lease = lock.owner("holder").is_granted(LONGER).await?;
-        let line = std::array::from_fn(|index| client.waiter(&lock, WHO[index], 10 * (index as u64 + 1)));
-        for (waiter, position) in line.iter().zip(1..) {
+        let queue = std::array::from_fn(|index| client.waiter(&lock, WHO[index], 10 * (index as u64 + 1)));
+        for (waiter, position) in queue.iter().zip(1..) {
             waiter.is_queued(LONG, position, &lease).await?;
         }
-        Ok((lease, line))
+        Ok((lease, queue))
     }
 
     /// The beginning of names that nobody has used before.
@@ -197,11 +197,11 @@ impl Lock {
     /// Expects that these wait, the next first, and nobody else.
     pub(crate) async fn is_waited_for_by(&self, waiters: &[&Waiter]) -> Verdict {
         let look = self.look().await?;
-        let line: Vec<InLine> = waiters.iter().map(|waiter| waiter.in_line()).collect();
-        if look.line == line && look.waiting == line.len() as u64 {
+        let queue: Vec<QueueEntry> = waiters.iter().map(|waiter| waiter.in_queue()).collect();
+        if look.queue == queue && look.waiting == queue.len() as u64 {
             return Ok(());
         }
-        let expected = format!("inspect of {self} says that {} wait: {line:?}", line.len());
+        let expected = format!("inspect of {self} says that {} wait: {line:?}", queue.len());
         Err(Breach::answered(expected, look))
     }
 

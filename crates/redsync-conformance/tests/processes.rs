@@ -1,4 +1,4 @@
-//! Nodes of two processes on one store: what the one does to the line, the other comes to know.
+//! Nodes of two processes on one store: what the one does to the queue, the other comes to know.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -62,7 +62,7 @@ fn claim(token: &str) -> Claim {
     Claim::new(LockName::new("shared").unwrap(), Token::from_text(token).unwrap(), expiry)
 }
 
-async fn the_line_is_one([first, second]: [Process; 2]) {
+async fn the_queue_is_one([first, second]: [Process; 2]) {
     assert_eq!(first.enters("holder", 1).await, Placed::Granted(None));
     assert_eq!(second.enters("later", 20).await, Placed::Queued(1));
     assert_eq!(first.enters("sooner", 10).await, Placed::Queued(1));
@@ -73,15 +73,15 @@ async fn the_line_is_one([first, second]: [Process; 2]) {
 }
 
 #[tokio::test]
-async fn the_line_on_a_redis_server_is_one_for_all_processes() {
+async fn the_queue_on_a_redis_server_is_one_for_all_processes() {
     let server = RedisServer::start();
-    the_line_is_one([(); 2].map(|()| Process::with(RedisNode::open(&server.url()).unwrap()))).await;
+    the_queue_is_one([(); 2].map(|()| Process::with(RedisNode::open(&server.url()).unwrap()))).await;
 }
 
 #[tokio::test]
-async fn the_line_in_an_sqlite_file_is_one_for_all_processes() {
+async fn the_queue_in_an_sqlite_file_is_one_for_all_processes() {
     let directory = tempfile::tempdir().unwrap();
-    the_line_is_one([(); 2].map(|()| Process::with(SqliteNode::new(directory.path().join("leases"))))).await;
+    the_queue_is_one([(); 2].map(|()| Process::with(SqliteNode::new(directory.path().join("leases"))))).await;
 }
 
 #[tokio::test]

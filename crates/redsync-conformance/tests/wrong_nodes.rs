@@ -54,7 +54,7 @@ found_out! {
         an_expired_lease_is_free_for_another,
         release_after_expiry_leaves_the_next_holder,
         strangers_are_refused_where_there_is_a_line_and_leave_it,
-        those_in_line_are_refused_like_strangers,
+        those_in_queue_are_refused_like_strangers,
         who_does_not_get_the_lease_leaves_the_counter,
         tokens_that_look_alike_are_different_owners,
     ],
@@ -98,7 +98,7 @@ found_out! {
     a_node_whose_extend_is_not_owner_checked: ExtendIsNotOwnerChecked breaks only [
         extend_by_another_changes_nothing_and_says_who_holds,
         strangers_are_refused_where_there_is_a_line_and_leave_it,
-        those_in_line_are_refused_like_strangers,
+        those_in_queue_are_refused_like_strangers,
         an_extend_leaves_the_counter_to_who_has_the_lease,
     ],
     a_node_whose_extend_only_lengthens: ExtendOnlyLengthens breaks only [
@@ -124,7 +124,7 @@ found_out! {
     a_node_whose_retake_takes_anothers_lease: RetakeTakesAnothersLease breaks only [
         retake_never_takes_anothers_lease,
         strangers_are_refused_where_there_is_a_line_and_leave_it,
-        those_in_line_are_refused_like_strangers,
+        those_in_queue_are_refused_like_strangers,
         an_extend_leaves_the_counter_to_who_has_the_lease,
         tokens_that_look_alike_are_different_owners,
         of_many_at_once_exactly_one_retakes,
@@ -146,7 +146,7 @@ found_out! {
     a_node_whose_release_is_not_owner_checked: ReleaseIsNotOwnerChecked breaks at_least [
         release_by_another_leaves_the_lease_and_says_who_holds,
         release_after_expiry_leaves_the_next_holder,
-        release_by_one_in_line_says_left_and_leaves_the_holder,
+        release_by_one_in_queue_says_left_and_leaves_the_holder,
         tokens_that_look_alike_are_different_owners,
     ],
     a_node_whose_release_only_says_so: ReleaseOnlySaysSo breaks at_least [
@@ -158,16 +158,16 @@ found_out! {
         release_of_a_free_name_says_not_held,
         a_second_release_says_not_held,
         release_after_expiry_says_not_held,
-        release_of_a_free_name_hands_it_to_the_first_in_line,
+        release_of_a_free_name_hands_it_to_the_first_in_queue,
         one_token_holds_each_name_on_its_own,
     ],
     a_node_whose_release_does_not_see_another: ReleaseDoesNotSeeAnother breaks only [
         release_by_another_leaves_the_lease_and_says_who_holds,
         release_after_expiry_leaves_the_next_holder,
         strangers_are_refused_where_there_is_a_line_and_leave_it,
-        release_by_one_in_line_says_left_and_leaves_the_holder,
+        release_by_one_in_queue_says_left_and_leaves_the_holder,
         release_by_one_who_was_handed_the_lease_passes_it_on,
-        release_of_a_free_name_hands_it_to_the_first_in_line,
+        release_of_a_free_name_hands_it_to_the_first_in_queue,
         who_does_not_get_the_lease_leaves_the_counter,
         tokens_that_look_alike_are_different_owners,
     ],
@@ -312,7 +312,7 @@ found_out! {
         a_place_in_a_held_locks_line_is_queued_and_says_who_holds,
         positions_count_from_one_in_the_order_of_tickets,
     ],
-    a_node_that_answers_in_the_order_of_the_line: AnswersInTheOrderOfTheLine breaks only [
+    a_node_that_answers_in_the_order_of_the_queue: AnswersInTheOrderOfTheQueue breaks only [
         several_places_in_one_request_are_answered_in_order,
         several_places_of_a_free_name_grant_it_to_the_first_alone,
         entering_a_free_name_counts_by_the_proposal_of_who_is_granted,
@@ -324,22 +324,22 @@ found_out! {
     ],
     a_node_whose_enter_never_grants: EnterNeverGrants breaks at_least [
         entering_a_free_name_alone_grants_it,
-        entering_a_free_name_grants_it_to_the_first_in_line,
+        entering_a_free_name_grants_it_to_the_first_in_queue,
         entering_after_the_holders_expiry_grants_the_name,
-        barging_lets_the_first_in_line_take_the_name,
+        barging_lets_the_first_in_queue_take_the_name,
         of_many_who_enter_at_once_one_is_granted_and_the_others_wait,
     ],
     a_node_whose_enter_grants_free_names_to_who_asks: EnterGrantsFreeNamesToWhoAsks breaks only [
         several_places_of_a_free_name_grant_it_to_the_first_alone,
-        entering_a_free_name_grants_it_to_the_first_in_line,
+        entering_a_free_name_grants_it_to_the_first_in_queue,
         entering_after_the_holders_expiry_grants_the_name,
         who_is_granted_by_its_own_request_is_answered_and_not_told,
-        the_first_in_line_is_told_when_another_enters_a_free_name,
+        the_first_in_queue_is_told_when_another_enters_a_free_name,
         entering_a_free_name_counts_by_the_proposal_of_who_is_granted,
-        a_counter_at_its_end_lets_the_line_go_on_without_fences,
+        a_counter_at_its_end_lets_the_queue_go_on_without_fences,
     ],
-    a_node_whose_enter_grants_free_names_to_the_line_before: EnterGrantsFreeNamesToTheLineBefore breaks only [
-        entering_a_free_name_at_the_lowest_ticket_is_granted_before_the_line,
+    a_node_whose_enter_grants_free_names_to_the_queue_before: EnterGrantsFreeNamesToTheQueueBefore breaks only [
+        entering_a_free_name_at_the_lowest_ticket_is_granted_before_the_queue,
         who_is_granted_by_its_own_request_is_answered_and_not_told,
     ],
     a_node_whose_enter_renews_nothing: EnterRenewsNothing breaks only [
@@ -355,7 +355,7 @@ found_out! {
     a_node_that_refuses_the_longest_expiry_but_queues_it: RefusesTheLongestExpiryButQueuesIt breaks only [
         the_longest_expiry_is_queued_or_refused_without_a_place,
     ],
-    a_node_with_one_line_per_token: OneLinePerToken breaks only [
+    a_node_with_one_line_per_token: OneQueuePerToken breaks only [
         one_token_waits_in_each_line_on_its_own,
     ],
     a_node_that_ignores_braces: IgnoresBraces breaks only [
@@ -368,39 +368,39 @@ found_out! {
     a_node_that_counts_millis_for_micros: CountsMillisForMicros breaks at_least [
         the_nodes_clock_counts_microseconds_and_never_goes_back,
     ],
-    a_node_that_shows_no_owners_in_line: ShowsNoOwnersInLine breaks at_least [
-        the_line_is_shown_in_order_with_its_owners,
+    a_node_that_shows_no_owners_in_queue: ShowsNoOwnersInQueue breaks at_least [
+        the_queue_is_shown_in_order_with_its_owners,
     ],
     a_node_that_counts_only_those_shown: CountsOnlyThoseShown breaks only [
         a_long_line_is_shown_from_its_beginning_and_counted_in_full,
     ],
     a_node_whose_inspect_hands_free_names_over: InspectHandsFreeNamesOver breaks only [
         inspect_of_a_line_changes_nothing,
-        letting_go_takes_the_holders_own_place_in_line_with_it,
-        barging_frees_the_name_and_keeps_the_line,
+        letting_go_takes_the_holders_own_place_in_queue_with_it,
+        barging_frees_the_name_and_keeps_the_queue,
         barging_leaves_the_counter,
     ],
     a_node_whose_refusals_take_a_place: RefusalsTakeAPlace breaks at_least [
         strangers_are_refused_where_there_is_a_line_and_leave_it,
-        those_in_line_are_refused_like_strangers,
+        those_in_queue_are_refused_like_strangers,
         tokens_that_look_alike_are_different_owners,
     ],
     a_node_whose_refusals_take_the_place_away: RefusalsTakeThePlaceAway breaks only [
-        those_in_line_are_refused_like_strangers,
+        those_in_queue_are_refused_like_strangers,
         who_does_not_get_the_lease_leaves_the_counter,
     ],
-    a_node_whose_extend_clears_the_line: ExtendClearsTheLine breaks only [
+    a_node_whose_extend_clears_the_queue: ExtendClearsTheQueue breaks only [
         strangers_are_refused_where_there_is_a_line_and_leave_it,
-        those_in_line_are_refused_like_strangers,
+        those_in_queue_are_refused_like_strangers,
         the_holder_extends_where_there_is_a_line,
-        release_takes_the_holders_own_place_in_line_with_it,
+        release_takes_the_holders_own_place_in_queue_with_it,
         barging_lets_anybody_take_the_name,
-        a_counter_at_its_end_lets_the_line_go_on_without_fences,
+        a_counter_at_its_end_lets_the_queue_go_on_without_fences,
     ],
     a_node_that_hands_over_to_the_last: HandsOverToTheLast breaks at_least [
         release_hands_over_to_the_lowest_ticket_for_its_own_expiry,
         a_hand_over_is_told_once_with_its_name_token_and_round,
-        everybody_in_line_comes_to_its_turn,
+        everybody_in_queue_comes_to_its_turn,
         of_many_who_enter_at_once_one_is_granted_and_the_others_wait,
     ],
     a_node_that_hands_over_for_the_releasers_expiry: HandsOverForTheReleasersExpiry breaks at_least [
@@ -412,7 +412,7 @@ found_out! {
         a_lease_that_was_handed_over_ends_at_its_expiry,
     ],
     a_node_that_frees_before_handing_over: FreesBeforeHandingOver breaks only [
-        no_stranger_comes_between_those_in_line,
+        no_stranger_comes_between_those_in_queue,
     ],
     a_node_that_never_hands_over: NeverHandsOver breaks at_least [
         release_hands_over_to_the_lowest_ticket_for_its_own_expiry,
@@ -420,30 +420,30 @@ found_out! {
         a_hand_over_is_told_once_with_its_name_token_and_round,
     ],
     a_node_that_hands_no_free_name_over: HandsNoFreeNameOver breaks only [
-        release_of_a_free_name_hands_it_to_the_first_in_line,
-        leaving_the_line_of_a_free_name_hands_it_to_the_first,
-        release_after_expiry_hands_the_name_to_the_first_in_line,
+        release_of_a_free_name_hands_it_to_the_first_in_queue,
+        leaving_the_queue_of_a_free_name_hands_it_to_the_first,
+        release_after_expiry_hands_the_name_to_the_first_in_queue,
         a_hand_over_counts_by_the_proposal_of_who_is_granted,
     ],
     a_node_where_one_leaves_without_its_saying_so: LeavesWithoutSayingSo breaks at_least [
-        release_by_one_in_line_says_left_and_leaves_the_holder,
-        leaving_the_line_of_a_free_name_hands_it_to_the_first,
+        release_by_one_in_queue_says_left_and_leaves_the_holder,
+        leaving_the_queue_of_a_free_name_hands_it_to_the_first,
     ],
     a_node_where_leaving_keeps_the_place: LeavingKeepsThePlace breaks at_least [
-        release_by_one_in_line_says_left_and_leaves_the_holder,
+        release_by_one_in_queue_says_left_and_leaves_the_holder,
         nothing_is_left_when_all_have_gone,
         who_has_left_is_told_nothing,
     ],
     a_node_where_leaving_ends_the_holders_lease: LeavingEndsTheHoldersLease breaks at_least [
-        release_by_one_in_line_says_left_and_leaves_the_holder,
+        release_by_one_in_queue_says_left_and_leaves_the_holder,
     ],
     a_node_whose_release_keeps_the_holders_own_place: ReleaseKeepsTheHoldersOwnPlace breaks only [
-        release_takes_the_holders_own_place_in_line_with_it,
-        letting_go_takes_the_holders_own_place_in_line_with_it,
+        release_takes_the_holders_own_place_in_queue_with_it,
+        letting_go_takes_the_holders_own_place_in_queue_with_it,
     ],
     a_node_that_skips_nobody: SkipsNobody breaks only [
         who_did_not_renew_its_place_in_time_is_skipped,
-        a_line_of_those_who_did_not_renew_in_time_frees_the_name,
+        a_queue_of_those_who_did_not_renew_in_time_frees_the_name,
         the_shortest_expiry_is_queued_and_soon_over,
         those_who_are_skipped_leave_the_counter,
     ],
@@ -460,7 +460,7 @@ found_out! {
         yield_hands_over_to_the_lowest_ticket,
         yield_at_the_lowest_ticket_is_granted_anew,
         yield_by_one_who_does_not_hold_only_queues,
-        yield_of_a_free_name_grants_it_to_the_first_in_line,
+        yield_of_a_free_name_grants_it_to_the_first_in_queue,
         who_is_granted_by_its_own_request_is_answered_and_not_told,
         a_yield_counts_by_the_proposal_of_who_is_granted,
     ],
@@ -469,35 +469,35 @@ found_out! {
         who_does_not_get_the_lease_leaves_the_counter,
     ],
     a_node_whose_yield_takes_free_names: YieldTakesFreeNames breaks only [
-        yield_of_a_free_name_grants_it_to_the_first_in_line,
+        yield_of_a_free_name_grants_it_to_the_first_in_queue,
     ],
     a_node_whose_barging_hands_over: BargingHandsOver breaks at_least [
-        barging_frees_the_name_and_keeps_the_line,
+        barging_frees_the_name_and_keeps_the_queue,
         barging_lets_anybody_take_the_name,
-        barging_tells_the_first_in_line_that_the_name_is_free,
+        barging_tells_the_first_in_queue_that_the_name_is_free,
     ],
-    a_node_whose_barging_takes_the_first_out_of_line: BargingTakesTheFirstOutOfLine breaks at_least [
-        barging_frees_the_name_and_keeps_the_line,
+    a_node_whose_barging_takes_the_first_out_of_line: BargingTakesTheFirstOutOfQueue breaks at_least [
+        barging_frees_the_name_and_keeps_the_queue,
     ],
     a_node_whose_barging_keeps_strangers_out: BargingKeepsStrangersOut breaks only [
-        letting_go_takes_the_holders_own_place_in_line_with_it,
+        letting_go_takes_the_holders_own_place_in_queue_with_it,
         barging_lets_anybody_take_the_name,
     ],
     a_node_whose_barging_tells_nobody: BargingTellsNobody breaks at_least [
-        barging_tells_the_first_in_line_that_the_name_is_free,
+        barging_tells_the_first_in_queue_that_the_name_is_free,
         barging_tells_nobody_who_did_not_renew_in_time,
     ],
     a_node_whose_barging_tells_all: BargingTellsAll breaks at_least [
-        barging_tells_the_first_in_line_that_the_name_is_free,
+        barging_tells_the_first_in_queue_that_the_name_is_free,
     ],
     a_node_whose_barging_tells_the_late: BargingTellsTheLate breaks only [
         barging_tells_nobody_who_did_not_renew_in_time,
     ],
     a_node_that_tells_nobody: TellsNobody breaks at_least [
         a_hand_over_is_told_once_with_its_name_token_and_round,
-        the_first_in_line_is_told_when_another_enters_a_free_name,
+        the_first_in_queue_is_told_when_another_enters_a_free_name,
         the_next_is_told_when_the_holder_yields,
-        everybody_in_line_comes_to_its_turn,
+        everybody_in_queue_comes_to_its_turn,
     ],
     a_node_that_tells_twice: TellsTwice breaks only [
         who_did_not_renew_its_place_in_time_is_skipped,
@@ -523,7 +523,7 @@ found_out! {
         who_is_granted_by_its_own_request_is_answered_and_not_told,
     ],
     a_node_that_tells_nobody_of_free_names: TellsNobodyOfFreeNames breaks only [
-        the_first_in_line_is_told_when_another_enters_a_free_name,
+        the_first_in_queue_is_told_when_another_enters_a_free_name,
         entering_a_free_name_counts_by_the_proposal_of_who_is_granted,
     ],
     a_node_that_tells_nobody_of_yields: TellsNobodyOfYields breaks only [
@@ -670,7 +670,7 @@ found_out! {
         a_counter_at_its_end_lets_no_fenced_lease_be_acquired,
     ],
     a_node_that_hands_the_last_fence_on: HandsTheLastFenceOn breaks only [
-        a_counter_at_its_end_lets_the_line_go_on_without_fences,
+        a_counter_at_its_end_lets_the_queue_go_on_without_fences,
     ],
     a_node_that_counts_namesakes_together: CountsNamesakesTogether breaks only [
         names_that_look_alike_have_different_counters,
@@ -697,12 +697,12 @@ fn every_clause_is_in_the_report_once() {
 }
 
 #[test]
-#[should_panic(expected = "wrong:OneLinePerToken breaks 1 of 149 clauses of the node contract:
+#[should_panic(expected = "wrong:OneQueuePerToken breaks 1 of 149 clauses of the node contract:
 
   one_token_waits_in_each_line_on_its_own
     expected  inspect of ")]
 fn a_report_that_is_asserted_panics_with_what_was_broken() {
-    REPORTS[&Defect::OneLinePerToken].assert_ok();
+    REPORTS[&Defect::OneQueuePerToken].assert_ok();
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         self.step.world.keeps(rule)
     }
 
-    /// Begins a call, or goes on with it by another token. `attempt::attempt`, `waiting::wait_in_line`.
+    /// Begins a call, or goes on with it by another token. `attempt::attempt`, `waiting::wait_in_queue`.
     pub(crate) fn begin(&mut self) {
         let (role, agreed) = (self.role(), self.step.state.agreed.iter().map(|(fence, _)| *fence).max());
         let now = self.step.state.now;
@@ -85,7 +85,7 @@ impl<'s, 'a> Asking<'s, 'a> {
         }
     }
 
-    /// Takes a place in line on all nodes that have not granted the lease. `waiting::in_line`.
+    /// Takes a place in the queue on all nodes that have not granted the lease. `waiting::in_queue`.
     fn join(&mut self) {
         let (terms, now) = (self.terms(), self.now());
         self.at().phase = Phase::Waiting;

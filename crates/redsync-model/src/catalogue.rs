@@ -82,7 +82,7 @@ pub(crate) fn all() -> Vec<Configuration> {
             is_fenced: true,
             faults: Faults { delays: 1, ..NO_FAULTS },
             sights: &["is handed a lease", "agrees on two fences"],
-            ..base("one-line", "one node, three clients in line", 1, vec![waits; 3])
+            ..base("one-line", "one node, three clients in the queue", 1, vec![waits; 3])
         },
         Configuration {
             faults: Faults { delays: 2, ..NO_FAULTS },

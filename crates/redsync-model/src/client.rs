@@ -55,7 +55,7 @@ pub(crate) struct Attempt {
 pub(crate) enum Phase {
     /// It asks all nodes at once.
     Asking,
-    /// It has a place in line.
+    /// It has a place in the queue.
     Waiting,
     /// It holds, and agrees with the nodes on a fence.
     Agreeing,

@@ -32,7 +32,7 @@ pub(crate) struct Configuration {
 pub(crate) struct Role {
     /// How many tokens it may draw.
     pub(crate) attempts: u8,
-    /// It waits in line; else it tries.
+    /// It waits in the queue; else it tries.
     pub(crate) waits: bool,
     /// It asks for leases before it asks for places.
     pub(crate) asks_first: bool,
@@ -90,7 +90,7 @@ impl Role {
         }
     }
 
-    /// One that waits in line.
+    /// One that waits in the queue.
     pub(crate) const fn waits() -> Self {
         Self { waits: true, asks_first: false, yields: 1, ..Self::tries() }
     }

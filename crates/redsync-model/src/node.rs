@@ -34,12 +34,12 @@ pub struct Proposal {
     pub retention: u64,
 }
 
-/// A place in line that is asked for.
+/// A place in the queue that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     /// What is waited for.
     pub claim: Claim,
-    /// Where in line.
+    /// Where in the queue.
     pub ticket: u64,
     /// The request's number.
     pub round: u32,
@@ -74,9 +74,9 @@ pub enum Placed {
 /// What [`ModelNode::release`] does with the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Succession {
-    /// The first in line gets it.
+    /// The first in the queue gets it.
     HandOver,
-    /// Whoever asks first gets it; the first in line is told.
+    /// Whoever asks first gets it; the first in the queue is told.
     Barging,
 }
 
@@ -118,7 +118,7 @@ pub struct Look {
     /// Who has the lease, and until when.
     pub holder: Option<(Token, u64)>,
     /// Who waits, and with which ticket; the next first.
-    pub line: Vec<(Token, u64)>,
+    pub queue: Vec<(Token, u64)>,
     /// Where the counter stands.
     pub fence: Option<Fence>,
 }
@@ -128,7 +128,7 @@ pub struct Look {
 pub struct ModelNode {
     lease: Option<Lease>,
     /// By ticket, then token.
-    line: Vec<Waiter>,
+    queue: Vec<Waiter>,
     counter: Option<Counter>,
     /// The clients that can be told, one bit for each.
     listening: u32,
@@ -199,8 +199,8 @@ impl ModelNode {
         alone(Acquired::Granted(fence))
     }
 
-    /// Gives each of `places` its place in line, or renews it; whoever has the lease keeps it, and it starts anew. If the
-    /// name is free, the first in line gets it.
+    /// Gives each of `places` its place in the queue, or renews it; whoever has the lease keeps it, and it starts anew. If the
+    /// name is free, the first in the queue gets it.
     pub fn enter(&mut self, now: u64, client: ClientId, places: &[Place]) -> Step<Vec<Placed>> {
         self.forget_what_is_over(now);
         for place in places {
@@ -217,7 +217,7 @@ impl ModelNode {
         Step { reply: self.placed(places), told }
     }
 
-    /// Takes the lease back from the place's token, if that has it, and gives it to the first in line, that place among them.
+    /// Takes the lease back from the place's token, if that has it, and gives it to the first in the queue, that place among them.
     pub fn yield_lease(&mut self, now: u64, client: ClientId, place: Place) -> Step<Placed> {
         self.forget_what_is_over(now);
         let token = place.claim.token;
@@ -250,7 +250,7 @@ impl ModelNode {
         alone(done)
     }
 
-    /// Ends the lease if the token has it, and leaves the line. A lease that nobody has then is handed over, or let go of.
+    /// Ends the lease if the token has it, and leaves the queue. A lease that nobody has then is handed over, or let go of.
     pub fn release(&mut self, now: u64, token: Token, succession: Succession) -> Step<Released> {
         self.forget_what_is_over(now);
         let has_left = self.leave(token);
@@ -264,7 +264,7 @@ impl ModelNode {
             }
             (None, Succession::Barging) => {
                 self.lease = None;
-                let mut alive = self.line.iter().filter(|waiter| now < waiter.deadline);
+                let mut alive = self.queue.iter().filter(|waiter| now < waiter.deadline);
                 let first = alive.find(|waiter| self.is_listening(waiter.client));
                 first.map(|waiter| Told::Freed { client: waiter.client })
             }
@@ -281,9 +281,9 @@ impl ModelNode {
     /// Who has the lease, who waits, and what was counted. Changes nothing that could be seen otherwise.
     pub fn inspect(&self, now: u64) -> Look {
         let holder = self.lease.filter(|lease| now < lease.end).map(|lease| (lease.token, lease.end));
-        let line = self.line.iter().map(|waiter| (waiter.place.claim.token, waiter.place.ticket)).collect();
+        let queue = self.queue.iter().map(|waiter| (waiter.place.claim.token, waiter.place.ticket)).collect();
         let fence = self.fence().filter(|_| self.counter.is_some_and(|counter| now < counter.kept_until));
-        Look { holder, line, fence }
+        Look { holder, queue, fence }
     }
 
     /// Starts again, with what it kept, or without. Nobody listens any more.
@@ -299,15 +299,15 @@ impl ModelNode {
         self.lease.filter(|lease| lease.token == token).map(|lease| lease.end)
     }
 
-    /// Whether `token` has a place in line that is alive.
+    /// Whether `token` has a place in the queue that is alive.
     pub(crate) fn has_place(&self, now: u64, token: Token) -> bool {
-        self.line.iter().any(|waiter| waiter.place.claim.token == token && now < waiter.deadline)
+        self.queue.iter().any(|waiter| waiter.place.claim.token == token && now < waiter.deadline)
     }
 
     /// Whether nobody has the lease, and nobody waits who is alive.
     pub(crate) fn is_empty(&self, now: u64) -> bool {
         self.lease.is_none_or(|lease| lease.end <= now)
-            && self.line.iter().all(|waiter| waiter.deadline <= now)
+            && self.queue.iter().all(|waiter| waiter.deadline <= now)
     }
 
     /// Drops what time has ended, so that states that cannot be told apart are the same.
@@ -366,23 +366,23 @@ impl ModelNode {
     fn take_place(&mut self, now: u64, client: ClientId, place: Place) {
         self.leave(place.claim.token);
         let key = (place.ticket, place.claim.token);
-        let at = self.line.partition_point(|waiter| (waiter.place.ticket, waiter.place.claim.token) < key);
-        self.line.insert(at, Waiter { place, client, deadline: now + place.claim.expiry });
+        let at = self.queue.partition_point(|waiter| (waiter.place.ticket, waiter.place.claim.token) < key);
+        self.queue.insert(at, Waiter { place, client, deadline: now + place.claim.expiry });
     }
 
     fn leave(&mut self, token: Token) -> bool {
-        let before = self.line.len();
-        self.line.retain(|waiter| waiter.place.claim.token != token);
-        self.line.len() < before
+        let before = self.queue.len();
+        self.queue.retain(|waiter| waiter.place.claim.token != token);
+        self.queue.len() < before
     }
 
-    /// Gives the lease to the first in line who is alive, and tells it unless it is the one who asks; those before it are
+    /// Gives the lease to the first in the queue who is alive, and tells it unless it is the one who asks; those before it are
     /// dropped.
     fn hand_over(&mut self, now: u64, asking: impl Fn(Token) -> bool) -> Option<Told> {
         self.lease = None;
         let skips_the_dead = self.broken != Some(Rule::TheDeadAreSkipped);
-        while !self.line.is_empty() {
-            let waiter = self.line.remove(0);
+        while !self.queue.is_empty() {
+            let waiter = self.queue.remove(0);
             let claim = waiter.place.claim;
             let was_alive =
                 now < waiter.deadline && (asking(claim.token) || self.is_listening(waiter.client));
@@ -407,7 +407,7 @@ impl ModelNode {
     }
 
     fn placed(&self, places: &[Place]) -> Vec<Placed> {
-        let position = |token: Token| self.line.iter().position(|waiter| waiter.place.claim.token == token);
+        let position = |token: Token| self.queue.iter().position(|waiter| waiter.place.claim.token == token);
         let placed = places.iter().map(|place| {
             let token = place.claim.token;
             match self.lease.is_some_and(|lease| lease.token == token) {

@@ -41,7 +41,7 @@ const SOMETIMES: [(&str, Condition); 13] = [
         state.pushes.iter().any(|push| matches!(push.told, Told::Granted { .. }))
     }),
     ("waits behind another", |_, state| {
-        state.nodes.iter().any(|node| !node.inspect(state.micros()).line.is_empty())
+        state.nodes.iter().any(|node| !node.inspect(state.micros()).queue.is_empty())
     }),
     ("yields", |_, state| some_request(state, |what| matches!(what, What::Yield { .. }))),
     ("gives up a token of which a yield was lost", |_, state| {

@@ -139,7 +139,7 @@ impl Rule {
             ),
             Self::TheDeadAreSkipped => (
                 "who let its place lapse, or cannot be told, is skipped",
-                "the first in line gets it, dead or alive",
+                "the first in the queue gets it, dead or alive",
             ),
             Self::HandingOverCounts => {
                 ("a hand-over raises the counter", "only leases that are asked for do")

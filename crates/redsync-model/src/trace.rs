@@ -121,7 +121,7 @@ impl Line<'_> {
         let ticket = attempt.unwrap_or_default();
         match self.phase(self.after, client) {
             Some(Phase::Waiting) => {
-                format!("asks all nodes for a place in line, with ticket {}", Number(ticket))
+                format!("asks all nodes for a place in the queue, with ticket {}", Number(ticket))
             }
             _ => format!("asks all nodes for the lease, and proposes fence {}", Number(ticket)),
         }
@@ -150,7 +150,7 @@ impl Line<'_> {
             }
             Some((Phase::Held, None)) => write!(f, "; {} holds", Name(client)),
             Some((Phase::Agreeing, _)) => write!(f, "; it asks the nodes to agree on a fence"),
-            Some((Phase::Waiting, _)) => write!(f, "; it waits in line"),
+            Some((Phase::Waiting, _)) => write!(f, "; it waits in the queue"),
             Some((Phase::Ended, _)) => write!(f, "; it gives up, and gives back what it may have"),
             Some((Phase::Asking, _)) | None => Ok(()),
         }
@@ -249,7 +249,7 @@ impl fmt::Display for Answered {
             }
             Said::Acquired(Acquired::Taken(_)) => write!(f, "taken"),
             Said::Acquired(Acquired::Uncountable) => write!(f, "refused"),
-            Said::Placed(Placed::Queued(position)) => write!(f, "in line, number {position}"),
+            Said::Placed(Placed::Queued(position)) => write!(f, "in the queue, number {position}"),
             Said::Extended(Extended::Extended(fence)) => write!(f, "extended{}", Counted(fence)),
             Said::Extended(Extended::Retaken) => write!(f, "taken again"),
             Said::Extended(Extended::NotHeld) | Said::Released(Released::NotHeld) => {

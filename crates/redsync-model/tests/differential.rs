@@ -41,7 +41,7 @@ const SIGHTS: [&str; 12] = [
     "released",
     "left",
     "not held",
-    "further behind in line",
+    "further behind in the queue",
     "told of a grant",
     "told of a grant with a fence",
     "told that it was freed",

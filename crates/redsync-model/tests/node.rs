@@ -71,11 +71,11 @@ fn a_barging_release_lets_go_and_tells_the_first_who_keeps_its_place() {
     let step = node.release(NOW, A, Succession::Barging);
     assert_eq!((step.reply, step.told), (Released::Released, Some(Told::Freed { client: ClientId(2) })));
     let look = node.inspect(NOW);
-    assert_eq!((look.holder, look.line), (None, vec![(B, 20)]));
+    assert_eq!((look.holder, look.queue), (None, vec![(B, 20)]));
 }
 
 #[test]
-fn releasing_leaves_another_s_lease_and_leaves_the_line() {
+fn releasing_leaves_another_s_lease_and_leaves_the_queue() {
     let mut node = taken();
     node.enter(NOW, ClientId(2), &[place(B, 20)]);
     assert_eq!(node.release(NOW, B, Succession::HandOver).reply, Released::Left);

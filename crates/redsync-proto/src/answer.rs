@@ -48,7 +48,7 @@ pub enum Extended<H = Holder> {
 pub enum Released<H = Holder> {
     /// The token had the lease, and has it no longer.
     Released,
-    /// The token had a place in line, and has it no longer.
+    /// The token had a place in the queue, and has it no longer.
     Left,
     /// Nobody has the lease: it had expired, or was never granted.
     NotHeld,
@@ -82,7 +82,7 @@ impl Holder {
     /// When its token was drawn: milliseconds since 1970, by the wall clock of the holder's machine. `None` where the token
     /// does not say, as those of other libraries.
     ///
-    /// That is when the holder asked for the lock. Where it had to wait in line, it was granted the lock later; nothing on the
+    /// That is when the holder asked for the lock. Where it had to wait in the queue, it was granted the lock later; nothing on the
     /// nodes says when.
     pub fn since(&self) -> Option<u64> {
         crate::facts_in(&self.token).map(|facts| facts.since)

@@ -181,7 +181,7 @@ impl Leases {
         self.hear(node, number);
         if self.is_news(node, number) {
             let entry = &mut self.nodes[node];
-            // Another request may have brought a place in line meanwhile, or a lease.
+            // Another request may have brought a place in the queue meanwhile, or a lease.
             entry.state = if entry.pending() > 0 { NodeState::Asked } else { NodeState::None };
             self.lose_as_of(node, number);
             self.is_past(now);
@@ -234,7 +234,7 @@ impl Leases {
         entry.hear()
     }
 
-    /// Records that `node` is about to be asked for a place in line, or to renew it.
+    /// Records that `node` is about to be asked for a place in the queue, or to renew it.
     pub fn ask_to_enter(&mut self, node: usize, trusted: Duration) {
         let entry = &mut self.nodes[node];
         if matches!(entry.state, NodeState::None | NodeState::Released) {
@@ -243,7 +243,7 @@ impl Leases {
         entry.ask(trusted);
     }
 
-    /// Records that `node` answered request `number` with a place in line.
+    /// Records that `node` answered request `number` with a place in the queue.
     pub fn queued(&mut self, node: usize, number: RequestNumber, now: Instant) {
         self.nodes[node].hear();
         let entry = &self.nodes[node];
@@ -343,7 +343,7 @@ impl Leases {
         (0..self.nodes.len()).filter(is_to_yield).collect()
     }
 
-    /// Records that `node` is about to be asked, by request `number`, to take the lease back and give a place in line for
+    /// Records that `node` is about to be asked, by request `number`, to take the lease back and give a place in the queue for
     /// it. From here on it counts for nothing there.
     ///
     /// SAFETY RULE (design §8): what it granted before is no news any more; and as long as such a request is unanswered, it

@@ -1,8 +1,8 @@
 //! Patterns of names, as Redis has them.
 
-use alloc::string::String;
-use alloc::format;
 use super::{InvalidOption, LockName};
+use alloc::format;
+use alloc::string::String;
 
 /// A pattern that names are held against, as the commands `KEYS` and `SCAN` of Redis do it, byte by byte:
 ///

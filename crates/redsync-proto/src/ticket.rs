@@ -1,8 +1,8 @@
-//! A waiter's place in line, and which of its requests a node has seen.
+//! A waiter's place in the queue, and which of its requests a node has seen.
 
 use core::fmt;
 
-/// A waiter's place in line: the time at which it came, in microseconds since 1970. The lowest is next; where two are the
+/// A waiter's place in the queue: the time at which it came, in microseconds since 1970. The lowest is next; where two are the
 /// same, the lower token is. All nodes order their lines by it, so that they come to agree on who is next. [The bakery
 /// algorithm's number.]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +35,7 @@ impl fmt::Display for Ticket {
     }
 }
 
-/// The number of a waiter's request, in the order of asking. A place in line carries that of the request which last
+/// The number of a waiter's request, in the order of asking. A place in the queue carries that of the request which last
 /// renewed it, and a grant carries that of the place: so the waiter knows that it was granted after that request was sent,
 /// and whether it has given the lease back since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

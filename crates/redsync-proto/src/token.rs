@@ -34,7 +34,12 @@ impl Token {
     ///
     /// Both are told by [`Holder::since`](crate::Holder::since) and [`Holder::renews`](crate::Holder::renews). They are there
     /// to be shown, and decide nothing. A time after the year 5000 is cut.
-    pub fn drawn(random: [u8; Self::RANDOM_BYTES], owner: &OwnerLabel, unix_millis: u64, renews: bool) -> Self {
+    pub fn drawn(
+        random: [u8; Self::RANDOM_BYTES],
+        owner: &OwnerLabel,
+        unix_millis: u64,
+        renews: bool,
+    ) -> Self {
         Self::assembled(random, Some(Facts { since: unix_millis, renews }), owner)
     }
 

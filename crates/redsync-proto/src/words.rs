@@ -7,7 +7,7 @@ use alloc::string::String;
 
 /// `text` on one line and of `most` characters at most, for a terminal, a log or a message.
 ///
-/// Control characters, and those that change how a terminal shows its line, are escaped as in Rust (`\u{1b}`, `\n`).
+/// Control characters, and those that change how a terminal shows its queue, are escaped as in Rust (`\u{1b}`, `\n`).
 /// Quotes and backslashes stay, so that cleaning twice changes nothing.
 pub fn clean(text: &str, most: usize) -> String {
     let mut cleaned = String::with_capacity(text.len().min(most));

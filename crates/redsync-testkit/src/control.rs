@@ -92,7 +92,7 @@ impl RedisServer {
         assert_eq!(self.command(&["FLUSHALL"]), Reply::Status("OK".to_owned()), "FLUSHALL");
     }
 
-    /// How many wait in line for the lock called `name`, which has no hash tag: each has two members there.
+    /// How many wait in the queue for the lock called `name`, which has no hash tag: each has two members there.
     #[track_caller]
     pub fn waiting(&self, name: &str) -> usize {
         let members = self.command(&["ZCARD", &format!("{{{name}}}:redsync:line")]).int();

@@ -24,7 +24,7 @@ pub enum Stage {
     Info,
     /// The lease, with a fence or without.
     Acquire,
-    /// A place in line.
+    /// A place in the queue.
     Enter,
     /// A longer lease.
     Extend,
@@ -134,8 +134,8 @@ fn serve(
 
 fn command(requests: &mut impl BufRead) -> io::Result<Vec<String>> {
     let mut words = Vec::new();
-    for _ in 0..number_in_line(requests)? {
-        let length = number_in_line(requests)?;
+    for _ in 0..number_in_queue(requests)? {
+        let length = number_in_queue(requests)?;
         let mut word = vec![0; length + 2];
         requests.read_exact(&mut word)?;
         word.truncate(length);
@@ -144,7 +144,7 @@ fn command(requests: &mut impl BufRead) -> io::Result<Vec<String>> {
     Ok(words)
 }
 
-fn number_in_line(requests: &mut impl BufRead) -> io::Result<usize> {
+fn number_in_queue(requests: &mut impl BufRead) -> io::Result<usize> {
     let mut line = String::new();
     requests.read_line(&mut line)?;
     let number = line.trim_end().get(1..).and_then(|text| text.parse().ok());

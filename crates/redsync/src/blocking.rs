@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 pub use self::fenced::{FencedGuard, FencedMutex};
 use crate::error::Error;
 use crate::guard::Guard as AsyncGuard;
-use crate::inspection::{Inspection, HealthWarning};
+use crate::inspection::{HealthWarning, Inspection};
 use crate::lease::Lease;
 use crate::listing::Listing;
 use crate::lost::{Lost, LostSignal};

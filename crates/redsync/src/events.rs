@@ -263,7 +263,7 @@ mod number {
 
     use metrics::Unit;
 
-    use super::{ACQUISITIONS, RequestKind, FAILURES, RENEWALS};
+    use super::{ACQUISITIONS, FAILURES, RENEWALS, RequestKind};
     use crate::node::Node;
 
     const ACQUISITIONS_TOTAL: &str = "redsync_acquisitions_total";

@@ -1,7 +1,7 @@
 //! Taking a lock away from its holder: an operator's last resort.
 //!
 //! It is nothing that the holder could not do itself. With the holder's own token, each node's counter of fences is raised by
-//! an owner-checked extension, and the lease is released, which hands it over to the first in line. Where the token does not
+//! an owner-checked extension, and the lease is released, which hands it over to the first in the queue. Where the token does not
 //! hold any more, neither does anything.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::protocol::{Expiry, Fence, InvalidOption, Proposal, Token};
 use crate::redsync::Redsync;
 
 impl Mutex {
-    /// Takes the lock away from `holder`, as [`Redsync::inspect`] names it, and hands it over to the first in line. Only from
+    /// Takes the lock away from `holder`, as [`Redsync::inspect`] names it, and hands it over to the first in the queue. Only from
     /// that one: where another holds by now, nothing is done.
     ///
     /// For a holder that hangs or was forgotten. **It goes on working** until it finds out: its next renewal finds the lease

@@ -101,7 +101,7 @@ impl Guard {
     /// Does `work` as long as the guard is exclusive, and drops it the moment that it is not.
     ///
     /// The clock is looked at before each poll of `work`: after the process or the machine stood still for too long, not
-    /// one more line of it runs. What `work` does between two awaits cannot be interrupted.
+    /// one more queue of it runs. What `work` does between two awaits cannot be interrupted.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::NodeError;
-use crate::node::{Holder, InLine, TimeLeft, Uptime};
+use crate::node::{Holder, QueueEntry, TimeLeft, Uptime};
 use crate::protocol::{Drift, DriftFactor, Expiry, Fence, Quarantine, Quorum};
 
 /// What the nodes say of a lock, at the moment each of them was asked.
@@ -22,8 +22,8 @@ pub struct NodeReport {
     pub node: String,
     /// Who has the lease there, if anybody; or why the node did not say.
     pub answer: Result<Option<Holder>, NodeError>,
-    /// Who waits in line there, the next first; the first hundred of them.
-    pub line: Vec<InLine>,
+    /// Who waits in the queue there, the next first; the first hundred of them.
+    pub queue: Vec<QueueEntry>,
     /// How many wait there in all.
     pub waiting: u64,
     /// Where the counter of the lock's [fences](crate::Fence) stands there, if it has one: no less than the fence of its
@@ -115,13 +115,13 @@ impl Inspection {
         LockState::of(self.quorum, &answers.map(Option::as_ref).collect::<Vec<_>>())
     }
 
-    /// Who waits in line, the next first; the first hundred of them. As the node tells that has the longest line: a place is
+    /// Who waits in the queue, the next first; the first hundred of them. As the node tells that has the longest queue: a place is
     /// asked for on all of them.
-    pub fn line(&self) -> &[InLine] {
-        self.longest().map_or(&[], |node| &node.line)
+    pub fn queue(&self) -> &[QueueEntry] {
+        self.longest().map_or(&[], |node| &node.queue)
     }
 
-    /// How many wait in line.
+    /// How many wait in the queue.
     pub fn waiting(&self) -> u64 {
         self.longest().map_or(0, |node| node.waiting)
     }
@@ -159,7 +159,7 @@ mod tests {
             NodeReport {
                 node: "node".into(),
                 answer: Ok(holder),
-                line: Vec::new(),
+                queue: Vec::new(),
                 waiting: 0,
                 fence: None,
                 uptime: Uptime::Unbroken,

@@ -146,7 +146,8 @@ impl FromStr for Lease {
         let decode = |part: &str| decoded(part).ok_or_else(|| refuse("its percent-encoding is broken"));
         let invalid = |invalid: InvalidOption| InvalidLease { reason: invalid.to_string() };
         let lease = Self::from_parts(decode(name)?, decode(token)?, number(millis)?).map_err(invalid)?;
-        let pending_expiry = pending_expiry.map(|text| Expiry::new(number(text)?).map_err(invalid)).transpose()?;
+        let pending_expiry =
+            pending_expiry.map(|text| Expiry::new(number(text)?).map_err(invalid)).transpose()?;
         // Not quoted: where a colon of the name was not encoded, the token stands in the fence's place.
         let no_fence = |_| refuse("its last part, the fence, is not a number from 1 to 2^53 - 1");
         let fence = fence.map(str::parse).transpose().map_err(no_fence)?;

@@ -32,7 +32,7 @@
 //!   [`run`](Guard::run) drops the work that must not go on.
 //! * **A restarted server cannot break the lock.** With several nodes, the vote of one that may have forgotten a lease is
 //!   withheld until that lease has run out.
-//! * **First come, first served.** [`lock`](Mutex::lock) waits in line, among all processes and on any number of nodes; a
+//! * **First come, first served.** [`lock`](Mutex::lock) waits in the queue, among all processes and on any number of nodes; a
 //!   release hands the lock to the next in one round trip. Dead waiters are skipped.
 //! * **Every holder can have a number** that is larger than that of any before it, on any number of nodes:
 //!   [`fenced`](Mutex::fenced). By it, a resource refuses what a paused holder writes too late: [`FenceCheck`].
@@ -46,7 +46,7 @@
 //!
 //! No lock service can stop a process that was paused, and wakes up after its lock ran out, from writing late; a resource that
 //! looks at [fences](Mutex::fenced) can. A server that
-//! was flushed, or evicts keys, votes as if nothing had been. Programs that lock by other libraries do not wait in line, and may
+//! was flushed, or evicts keys, votes as if nothing had been. Programs that lock by other libraries do not wait in the queue, and may
 //! find a busy lock never free: [`barging`](Mutex::barging) is for fleets that have such.
 //! `docs/safety.md` of the repository has the whole list, and `docs/operating.md` what is told to operators.
 //!
@@ -72,7 +72,7 @@
 //! | one acquisition, from first byte to verdict | `attempt.rs`, asking by `fan_out.rs` |
 //! | what is known of a token on each node; extending, releasing, undoing | `leases/` |
 //! | the ways to take a lock | `mutex.rs`, with `options.rs` |
-//! | waiting in line | `waiting.rs`; for all callers of one lock `service/line/`; what counts of grants `leases/ledger.rs` |
+//! | waiting in the queue | `waiting.rs`; for all callers of one lock `service/line/`; what counts of grants `leases/ledger.rs` |
 //! | which locks are held | `listing.rs`; on one node `node/list.rs` |
 //! | taking a lock away from its holder | `forcing.rs` |
 //! | who came first | `service/tickets.rs` |
@@ -128,7 +128,7 @@ pub use self::fence_check::{FenceCheck, StaleFence};
 pub use self::fenced::{FencedGuard, FencedMutex};
 pub use self::guard::Guard;
 pub use self::identity::{drawn_token, random_token, this_process};
-pub use self::inspection::{Inspection, LockState, HealthWarning, NodeReport};
+pub use self::inspection::{HealthWarning, Inspection, LockState, NodeReport};
 pub use self::lease::{InvalidLease, Lease};
 pub use self::listing::{ListedLock, Listing};
 pub use self::lost::{Lost, LostSignal};
@@ -138,9 +138,9 @@ pub use self::node::RedisNode;
 #[cfg(feature = "redis")]
 pub use self::node::redis::client::{Client, Command, Messages, Reply};
 pub use self::node::{
-    Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Grant, Holder, IfFree, InLine,
-    IntoNode, InvalidUrl, Listed, Listener, Look, MemoryNode, Node, NodeFault, Page, Place, Placed, Released,
-    Remedy, Search, Succession, TimeLeft, Uptime, redacted,
+    Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Grant, Holder, IfFree,
+    IntoNode, InvalidUrl, Listed, Listener, Look, MemoryNode, Node, NodeFault, Page, Place, Placed,
+    QueueEntry, Released, Remedy, Search, Succession, TimeLeft, Uptime, redacted,
 };
 #[cfg(feature = "sqlite")]
 pub use self::node::{Sharing, SqliteNode};

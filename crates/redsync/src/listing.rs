@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::fan_out::{FanOut, NodeRequest};
 use crate::clock::Clock;
 use crate::error::{Error, NodeError};
+use crate::events::RequestKind;
+use crate::fan_out::{FanOut, NodeRequest};
 use crate::inspection::LockState;
 use crate::node::{Holder, Listed, Look, Node, NodeFault, Search};
 use crate::protocol::{Fence, LockName, Quorum};
 use crate::redsync::Redsync;
-use crate::events::RequestKind;
 
 /// The locks that are held, as the nodes say that answered.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub struct ListedLock {
     /// The holder's fence, if it asked for one; where nobody holds by majority, none. The last that was given out, if it asked
     /// for none.
     pub fence: Option<Fence>,
-    /// How many wait in line.
+    /// How many wait in the queue.
     pub waiting: u64,
 }
 
@@ -141,7 +141,8 @@ impl Redsync {
                 Box::pin(async move { node.inspect(&name).await })
             };
             let (core, voters) = (&self.core, votes.answered.iter().copied());
-            let mut fan_out = FanOut::open(core, RequestKind::Look, core.clock.now(), voters, Self::LOOK, question);
+            let mut fan_out =
+                FanOut::open(core, RequestKind::Look, core.clock.now(), voters, Self::LOOK, question);
             while let Some((index, answer)) = fan_out.next().await {
                 // A node that has nothing to say now is believed what it said before.
                 let Ok(look) = answer else { continue };
@@ -221,7 +222,7 @@ impl Votes {
         let held = self.by_name.iter().filter(|(_, on_nodes)| !on_nodes.is_empty());
         held.map(|(name, on_nodes)| {
             let state = self.state(on_nodes);
-            // Where the holder has the lease, it has no place in line any more.
+            // Where the holder has the lease, it has no place in the queue any more.
             let of_holder: Vec<&Listed> = match &state {
                 LockState::Held(holder) => on_nodes
                     .iter()

@@ -15,7 +15,7 @@ use crate::lease::Lease;
 use crate::leases::{Core, LeaseSet};
 use crate::options::{AttemptConfig, LockOptions, Patience, Settings, Waiting, option_methods};
 use crate::protocol::{Instant, InvalidOption, LockName, OwnerLabel, RetryDelay};
-use crate::waiting::wait_in_line;
+use crate::waiting::wait_in_queue;
 
 /// A lock by name, with its options: what [`Redsync::mutex`](crate::Redsync::mutex) gives. Nothing is asked of any
 /// node until it is taken.
@@ -70,7 +70,7 @@ impl Mutex {
         FencedMutex::new(Self { is_fenced: true, ..self })
     }
 
-    /// Takes the lock. If others have it, waits in line: whoever came first gets it next, from the release itself. As long
+    /// Takes the lock. If others have it, waits in the queue: whoever came first gets it next, from the release itself. As long
     /// as it takes, unless [`wait_up_to`](Mutex::wait_up_to) is set. Go's redsync: `Mutex.Lock`, which polls; as this does
     /// with [`tries`](Mutex::tries) or [`retry_delay`](Mutex::retry_delay).
     ///
@@ -98,7 +98,7 @@ impl Mutex {
     ///
     /// # Cancel safety
     ///
-    /// May be dropped at any point. The place in line is left, and what may have been granted by then is passed on or
+    /// May be dropped at any point. The place in the queue is left, and what may have been granted by then is passed on or
     /// released, in the background.
     pub async fn lock(&self) -> Result<Guard, Error> {
         let settings = self.settings()?;
@@ -115,8 +115,8 @@ impl Mutex {
             Patience::Tries(_) | Patience::Unbounded => None,
         };
         let locked = match &settings.waiting {
-            Waiting::InLine => {
-                wait_in_line(&self.core, settings, acquiring.began, end, &mut acquiring.tries).await
+            Waiting::QueueEntry => {
+                wait_in_queue(&self.core, settings, acquiring.began, end, &mut acquiring.tries).await
             }
             Waiting::Polling(delay) => self.poll(settings, delay, end, acquiring).await,
         };

@@ -57,8 +57,8 @@ pub(crate) enum Patience {
 /// How `lock` waits.
 #[derive(Clone, Debug)]
 pub(crate) enum Waiting {
-    /// In line.
-    InLine,
+    /// In queue.
+    QueueEntry,
     /// By trying again and again, with pauses. Go's redsync.
     Polling(RetryDelay),
 }
@@ -121,7 +121,7 @@ impl LockOptions {
             patience => patience,
         };
         let waiting = match &self.delay {
-            None if !is_polling => Waiting::InLine,
+            None if !is_polling => Waiting::QueueEntry,
             None => Waiting::Polling(RetryDelay::default()),
             Some(Delay::Fixed(delay)) => Waiting::Polling(RetryDelay::fixed(*delay)?),
             Some(Delay::Function(delay)) => Waiting::Polling(delay.clone()),
@@ -200,7 +200,11 @@ impl Settings {
     ///
     /// SAFETY RULE (design §4): a token belongs to one attempt; each call draws a new one.
     /// `wall_micros` is the time, for the token to tell.
-    pub(crate) fn config(&self, wall_micros: u64, ticket: impl FnOnce() -> Ticket) -> Result<AttemptConfig, Error> {
+    pub(crate) fn config(
+        &self,
+        wall_micros: u64,
+        ticket: impl FnOnce() -> Ticket,
+    ) -> Result<AttemptConfig, Error> {
         let token = match &self.token_fn {
             None => drawn_token(&self.owner, wall_micros / 1_000, self.renew),
             Some(TokenFn(function)) => Token::from_text(function())?,
@@ -296,10 +300,10 @@ macro_rules! option_methods {
             }
 
             /// Has `lock` try so often, the first time included, with [pauses](Self::retry_delay) in between, in place of
-            /// waiting in line: at least 1. Takes the place of `wait_up_to` and `wait_without_limit`.
+            /// waiting in the queue: at least 1. Takes the place of `wait_up_to` and `wait_without_limit`.
             ///
-            /// That is how Go's redsync waits, and most other libraries: with no place in line, whoever happens to try first
-            /// gets the lock, and after whoever waits in line.
+            /// That is how Go's redsync waits, and most other libraries: with no place in the queue, whoever happens to try first
+            /// gets the lock, and after whoever waits in the queue.
             ///
             /// Go's redsync: `WithTries`, `SetTries`.
             #[must_use]
@@ -328,7 +332,7 @@ macro_rules! option_methods {
                 self
             }
 
-            /// Has `lock` poll, with this time between one try and the next, up to an hour, in place of waiting in line;
+            /// Has `lock` poll, with this time between one try and the next, up to an hour, in place of waiting in the queue;
             /// 32 times unless [`tries`](Self::tries) or [`wait_up_to`](Self::wait_up_to) says otherwise. Where only `tries`
             /// is set, the time is random, 50 to 250 ms, which keeps callers that collided once from colliding again.
             ///
@@ -450,12 +454,12 @@ macro_rules! option_methods {
                 self
             }
 
-            /// Whether the lock is let go of when it is released, in place of being handed over to the first in line. Off by
+            /// Whether the lock is let go of when it is released, in place of being handed over to the first in the queue. Off by
             /// default.
             ///
-            /// Handed over, a lock is never free as long as somebody waits in line, and programs that poll for it, as those do
+            /// Handed over, a lock is never free as long as somebody waits in the queue, and programs that poll for it, as those do
             /// that use other libraries, may never get it. Where such programs share a busy lock with these, all of these
-            /// should set this: the first in line is told that the lock is free, and whoever asks first gets it.
+            /// should set this: the first in the queue is told that the lock is free, and whoever asks first gets it.
             #[must_use]
             pub fn barging(mut self, barging: bool) -> Self {
                 self $(.$options)* .succession = match barging {

@@ -11,7 +11,7 @@ use crate::events::{self, RequestKind};
 use crate::fan_out::{FanOut, NodeRequest, Nodes, Returned};
 use crate::guard::Guard;
 use crate::identity::this_process;
-use crate::inspection::{Inspection, HealthWarning, NodeReport};
+use crate::inspection::{HealthWarning, Inspection, NodeReport};
 use crate::lease::Lease;
 use crate::leases::Core;
 use crate::mutex::Mutex;
@@ -157,13 +157,13 @@ impl Redsync {
             let node = node.to_string();
             match answer {
                 Ok((looked, uptime)) => {
-                    let Look { holder, line, waiting, fence } = looked;
-                    NodeReport { node, answer: Ok(holder), line, waiting, fence, uptime }
+                    let Look { holder, queue, waiting, fence } = looked;
+                    NodeReport { node, answer: Ok(holder), queue, waiting, fence, uptime }
                 }
                 Err(error) => NodeReport {
                     node,
                     answer: Err(error),
-                    line: Vec::new(),
+                    queue: Vec::new(),
                     waiting: 0,
                     fence: None,
                     uptime: Uptime::Unknown,
@@ -200,7 +200,8 @@ impl Redsync {
             } else {
                 let now = clock.now();
                 let moment = now.saturating_since(began).saturating_mul(Self::IDENTIFY_GRACE_FACTOR);
-                let end = *end.get_or_insert(now + moment.clamp(Self::IDENTIFY_GRACE_LEAST, Self::IDENTIFY_GRACE_MOST));
+                let end = *end
+                    .get_or_insert(now + moment.clamp(Self::IDENTIFY_GRACE_LEAST, Self::IDENTIFY_GRACE_MOST));
                 tokio::select! {
                     biased;
                     answer = fan_out.next() => answer,

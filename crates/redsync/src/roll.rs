@@ -8,12 +8,12 @@ use std::future::ready;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::events;
 use crate::node::{
     Acquired, Answer, Claim, ClientId, Entered, Extended, FaultKind, IfFree, Listener, Look, Node, NodeFault,
     Page, Place, Released, Search, Succession, Uptime,
 };
 use crate::protocol::{LockName, Token};
-use crate::events;
 
 /// What is known of who the nodes are.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Waiting in line for one lock, from taking a place to holding.
+//! Waiting in the queue for one lock, from taking a place to holding.
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
@@ -17,8 +17,8 @@ use crate::service::{WaitStatus, Waiter};
 
 /// Takes the lock in its turn, for one who came at `began`, which is now; until `end`, if there is one.
 ///
-/// Cancel safe: dropped at any point, the place in line is left, and what may have been granted is passed on.
-pub(crate) async fn wait_in_line(
+/// Cancel safe: dropped at any point, the place in the queue is left, and what may have been granted is passed on.
+pub(crate) async fn wait_in_queue(
     core: &Arc<Core>,
     settings: &Settings,
     began: Instant,
@@ -68,7 +68,7 @@ impl Wait<'_> {
         if core.keeper.is_shut() {
             return Err(Error::ShutDown);
         }
-        // The first time, it is its place in line. Later on, nodes may have forgotten what they had counted.
+        // The first time, it is its place in the queue. Later on, nodes may have forgotten what they had counted.
         let (ticket, is_first) = (self.ticket, *self.tries == 1);
         if !is_first {
             core.enter()?;
@@ -113,10 +113,10 @@ impl Wait<'_> {
             }
         }
         // Boxed, since a lock that is free is taken without it.
-        Box::pin(self.in_line(guard, &leases, refusal)).await
+        Box::pin(self.in_queue(guard, &leases, refusal)).await
     }
 
-    async fn in_line(
+    async fn in_queue(
         &mut self,
         guard: Guard,
         leases: &Arc<LeaseSet>,

@@ -126,7 +126,7 @@ async fn a_wait_dropped_at_any_instant_leaves_the_holder_alone() {
         }
     }
     // Where a busy machine was too late to hear an answer, the place is looked for again and again, less and less often.
-    wait_until("no place in line is left", DEADLINE, || {
+    wait_until("no place in the queue is left", DEADLINE, || {
         keys_on(&servers).iter().map(|(_, key)| key).all(|key| key == "name")
     });
     for server in &servers {
@@ -137,7 +137,7 @@ async fn a_wait_dropped_at_any_instant_leaves_the_holder_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_wait_dropped_at_any_instant_leaves_no_place_in_line() {
+async fn a_first_wait_dropped_at_any_instant_leaves_no_place_in_queue() {
     let servers = servers(3);
     let held = connect(&servers).await.mutex("name").fail_fast(false).lock().await.unwrap();
     for time in instants() {
@@ -147,7 +147,7 @@ async fn a_first_wait_dropped_at_any_instant_leaves_no_place_in_line() {
     }
 
     // Where a busy machine was too late to hear an answer, the place is looked for again and again, less and less often.
-    wait_until("no place in line is left", DEADLINE, || {
+    wait_until("no place in the queue is left", DEADLINE, || {
         keys_on(&servers).iter().map(|(_, key)| key).all(|key| key == "name")
     });
 
@@ -255,7 +255,7 @@ async fn assert_late_places_are_undone(servers: &[RedisServer], hung: &[RedisSer
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_place_in_line_of_a_wait_that_ended_is_undone() {
+async fn a_late_place_in_queue_of_a_wait_that_ended_is_undone() {
     let servers = servers(3);
     let redsync = connect(&servers).await;
     servers[..2].iter().for_each(RedisServer::pause);
@@ -267,7 +267,7 @@ async fn a_late_place_in_line_of_a_wait_that_ended_is_undone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_place_in_line_of_a_wait_that_was_dropped_is_undone() {
+async fn a_late_place_in_queue_of_a_wait_that_was_dropped_is_undone() {
     // While the lease is asked for; the first place; and the place once more.
     for time in [1_000, 3_000, 5_500].map(Duration::from_millis) {
         let servers = servers(3);
@@ -281,7 +281,7 @@ async fn a_late_place_in_line_of_a_wait_that_was_dropped_is_undone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_place_in_line_of_a_lock_that_was_unlocked_meanwhile_is_undone() {
+async fn a_late_place_in_queue_of_a_lock_that_was_unlocked_meanwhile_is_undone() {
     for pause in [Duration::from_millis(50), Duration::from_millis(300), Duration::from_millis(1500)] {
         let servers = servers(3);
         let (holder, redsync) = (connect(&servers).await, connect(&servers).await);

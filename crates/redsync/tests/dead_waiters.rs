@@ -24,8 +24,10 @@ fn worker() {
     workers::work_if_asked();
 }
 
-fn wait_for_line(servers: &[RedisServer], name: &str, waiters: usize) {
-    wait_until("all are in line", DEADLINE, || servers.iter().all(|server| server.waiting(name) == waiters));
+fn wait_for_queue(servers: &[RedisServer], name: &str, waiters: usize) {
+    wait_until("all are in the queue", DEADLINE, || {
+        servers.iter().all(|server| server.waiting(name) == waiters)
+    });
 }
 
 /// How many commands clients have sent that ask for something of a lock. Those inside of scripts are counted too: it is
@@ -47,12 +49,12 @@ async fn a_killed_holder_costs_one_expiry_and_few_commands() {
         let hold = if number == 0 { Duration::from_millis(300) } else { Duration::ZERO };
         workers.enter(number % 4, Entry::new(number, "name").expiry(EXPIRY).holding_for(hold));
     }
-    wait_for_line(&fleet, "name", WAITERS);
+    wait_for_queue(&fleet, "name", WAITERS);
     let before = commands(server);
     workers.kill(4);
     let took = workers.held(0, EXPIRY + DEADLINE).saturating_since(held_since);
     let sent = commands(server) - before;
-    println!("the first in line had it {took:?} after the killed holder, for {sent} commands");
+    println!("the first in the queue had it {took:?} after the killed holder, for {sent} commands");
     workers.all_freed(WAITERS, DEADLINE);
     assert_eq!(workers.order(What::Held)[1..], (0..WAITERS).collect::<Vec<_>>());
     assert!(took <= EXPIRY + MARGIN, "it took {took:?}");
@@ -75,7 +77,7 @@ async fn killed_waiters_are_passed_over_at_once() {
                 // Nodes order by tickets to which their clocks agree, within milliseconds.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            wait_for_line(&servers, name, 4);
+            wait_for_queue(&servers, name, 4);
             (0..3).for_each(|worker| workers.kill(worker));
             let released = SystemClock.now();
             holder.unlock().await.unwrap();
@@ -98,7 +100,7 @@ async fn a_stopped_waiter_costs_one_expiry_and_gets_its_turn_when_it_goes_on() {
         // Nodes order by tickets to which their clocks agree, within milliseconds.
         tokio::time::sleep(Duration::from_millis(50)).await;
         workers.enter(1, Entry::new(1, "name").expiry(EXPIRY).holding_for(Duration::from_millis(600)));
-        wait_for_line(&servers, "name", 2);
+        wait_for_queue(&servers, "name", 2);
         workers.stop(0);
         let released = SystemClock.now();
         holder.unlock().await.unwrap();
@@ -128,9 +130,9 @@ impl ByHand {
         self.0.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
-    /// Polls until it is in line on all of `servers`, as the last of so many.
-    fn until_in_line(&mut self, servers: &[RedisServer], name: &str, waiters: usize) {
-        wait_until("it is in line", DEADLINE, || {
+    /// Polls until it is in the queue on all of `servers`, as the last of so many.
+    fn until_in_queue(&mut self, servers: &[RedisServer], name: &str, waiters: usize) {
+        wait_until("it is in the queue", DEADLINE, || {
             assert!(!self.poll_once(), "another has the lock");
             servers.iter().all(|server| server.waiting(name) == waiters)
         });
@@ -138,13 +140,13 @@ impl ByHand {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_wait_leaves_the_line() {
+async fn a_dropped_wait_leaves_the_queue() {
     for nodes in [1, 3] {
         let servers = servers(nodes);
         let redsync = connect(&servers).await;
         let holder = redsync.mutex("name").expiry(EXPIRY).fail_fast(false).lock().await.unwrap();
         let mut wait = ByHand::new(redsync.mutex("name").expiry(EXPIRY));
-        wait.until_in_line(&servers, "name", 1);
+        wait.until_in_queue(&servers, "name", 1);
         drop(wait);
         wait_until("the line is empty", Duration::from_millis(500), || {
             servers.iter().all(|server| server.waiting("name") == 0)
@@ -161,12 +163,12 @@ async fn after_one_who_was_granted(nodes: usize, abandon: impl FnOnce(ByHand) ->
     let holder = other.mutex("name").expiry(EXPIRY).fail_fast(false).lock().await.unwrap();
     let token = holder.token().as_str().to_owned();
     let mut first = ByHand::new(redsync.mutex("name").expiry(EXPIRY));
-    first.until_in_line(&servers, "name", 1);
+    first.until_in_queue(&servers, "name", 1);
     // Nodes order by tickets to which their clocks agree, within milliseconds.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let mutex = other.mutex("name").expiry(EXPIRY);
     let second = tokio::spawn(async move { mutex.lock().await });
-    wait_for_line(&servers, "name", 2);
+    wait_for_queue(&servers, "name", 2);
     holder.unlock().await.unwrap();
     wait_until("the first was granted the lock", DEADLINE, || {
         servers.iter().all(|server| server.get("name").is_some_and(|held| held != token))

@@ -113,8 +113,8 @@ async fn whatever_is_dropped_a_rival_gets_in() {
                 one_round(&redsync, &name, &mut chance, &mut dropped).await.unwrap();
                 let begun = Instant::now();
                 let rival = rivals.mutex(&name).expiry(EXPIRY).wait_up_to(EXPIRY + TOLERANCE);
-                let [in_line, polling] = both_ways(&rival, Duration::from_millis(2));
-                let rival = if chance.random() { in_line } else { polling };
+                let [in_queue, polling] = both_ways(&rival, Duration::from_millis(2));
+                let rival = if chance.random() { in_queue } else { polling };
                 let got_in: Result<Guard, Error> = rival.lock().await;
                 got_in.unwrap().unlock().await.unwrap();
                 longest = longest.max(begun.elapsed());

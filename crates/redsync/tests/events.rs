@@ -311,7 +311,10 @@ fn an_attempt_that_fails_is_not_told_as_a_release() {
     });
 
     grant_listener.one("lock not acquired");
-    assert!(grant_listener.heard("lock released").is_empty() && grant_listener.heard("lock not released").is_empty());
+    assert!(
+        grant_listener.heard("lock released").is_empty()
+            && grant_listener.heard("lock not released").is_empty()
+    );
 }
 
 #[test]

@@ -74,12 +74,12 @@ async fn a_waiter_gets_the_lock_in_its_turn() {
         let mutex = mutex(&waiter);
         async move { mutex.lock().await.map(|guard| (guard, Instant::now())) }
     });
-    wait_until("it is in line", DEADLINE, || pair.first.waiting("name") == 1);
+    wait_until("it is in the queue", DEADLINE, || pair.first.waiting("name") == 1);
     let behind = tokio::spawn({
         let mutex = mutex(&later);
         async move { mutex.lock().await.map(|guard| (guard, Instant::now())) }
     });
-    wait_until("the other is in line", DEADLINE, || pair.first.waiting("name") == 2);
+    wait_until("the other is in the queue", DEADLINE, || pair.first.waiting("name") == 2);
     pair.fail_over();
     // Until all have noticed: each renews its lease or place every third of the expiry.
     wait_until("all are on the new primary", DEADLINE, || {
@@ -106,14 +106,14 @@ async fn a_waiter_on_the_demoted_server_is_not_told_of_a_grant_that_another_got(
         let mutex = waiter.mutex("name").expiry(Duration::from_secs(60));
         async move { mutex.lock().await }
     });
-    wait_until("it is in line", DEADLINE, || pair.first.waiting("name") == 1);
+    wait_until("it is in the queue", DEADLINE, || pair.first.waiting("name") == 1);
     pair.fail_over();
     let newcomer = connect(&pair).await;
     let behind = tokio::spawn({
         let mutex = newcomer.mutex("name").expiry(Duration::from_secs(60));
         async move { mutex.lock().await }
     });
-    wait_until("the newcomer is in line", DEADLINE, || pair.second.waiting("name") == 2);
+    wait_until("the newcomer is in the queue", DEADLINE, || pair.second.waiting("name") == 2);
     guard.unlock().await.unwrap();
     let leases = behind.await.unwrap().unwrap();
     // The waiter asks again when the lease of the holder that it knows of runs out.

@@ -243,7 +243,7 @@ async fn who_knows_of_no_fences_keeps_nobody_waiting_who_wants_one() {
             let holder = plain.mutex("name").fail_fast(false).lock().await.unwrap();
             let mutex = other.mutex("name").fenced();
             let waiting = tokio::spawn(async move { mutex.lock().await.unwrap() });
-            redsync_testkit::wait_until("it is in line", DEADLINE, || {
+            redsync_testkit::wait_until("it is in the queue", DEADLINE, || {
                 servers.iter().all(|server| server.waiting("name") == 1)
             });
             holder.unlock().await.unwrap();

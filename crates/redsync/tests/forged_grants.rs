@@ -15,7 +15,7 @@ fn server() -> RedisServer {
     RedisServer::builder().user("reader", "secret", "~* &* -@all +zrange +publish").start()
 }
 
-/// What the server publishes when it hands the lock to the first in line, by somebody else, with this fence.
+/// What the server publishes when it hands the lock to the first in the queue, by somebody else, with this fence.
 fn forge(server: &RedisServer, fence: u64) {
     let read = server.command_as("reader", "secret", &["ZRANGE", "{name}:redsync:line", "0", "1"]);
     let members: Vec<String> = read.array().iter().map(|member| member.text().to_owned()).collect();
@@ -28,10 +28,10 @@ fn forge(server: &RedisServer, fence: u64) {
     assert_eq!(heard.int(), 1, "the waiter listens");
 }
 
-fn in_line(redsync: &Redsync, servers: &[RedisServer], confirms: bool) -> JoinHandle<FencedGuard> {
+fn in_queue(redsync: &Redsync, servers: &[RedisServer], confirms: bool) -> JoinHandle<FencedGuard> {
     let mutex = redsync.mutex("name").confirm_grants(confirms).fenced();
     let waiter = tokio::spawn(async move { mutex.lock().await.unwrap() });
-    wait_until("it is in line", DEADLINE, || servers.iter().all(|server| server.waiting("name") == 1));
+    wait_until("it is in the queue", DEADLINE, || servers.iter().all(|server| server.waiting("name") == 1));
     waiter
 }
 
@@ -41,7 +41,7 @@ async fn is_believed(nodes: usize, ahead: u64, confirms: bool) -> bool {
     let urls = || servers.iter().map(RedisServer::url);
     let (first, second) = (over(urls()), over(urls()));
     let holder = first.mutex("name").fenced().fail_fast(false).lock().await.unwrap();
-    let waiter = in_line(&second, &servers, confirms);
+    let waiter = in_queue(&second, &servers, confirms);
     let asked = |server: &RedisServer| server.command_counts(["eval", "evalsha"]).iter().sum::<u64>();
     let before: Vec<u64> = servers.iter().map(asked).collect();
     let fence = SystemClock.wall_micros() + ahead;
@@ -89,9 +89,9 @@ async fn a_grant_to_a_request_that_was_never_made_does_not_keep_the_waiter_from_
     let servers = [server()];
     let (first, second) = (over([servers[0].url()]), over([servers[0].url()]));
     let holder = first.mutex("name").fenced().lock().await.unwrap();
-    let waiter = in_line(&second, &servers, false);
+    let waiter = in_queue(&second, &servers, false);
     let line = servers[0].command(&["ZRANGE", "{name}:redsync:line", "0", "1"]);
-    let members: Vec<String> = line.array().iter().map(|member| member.text().to_owned()).collect();
+    let members: Vec<String> = queue.array().iter().map(|member| member.text().to_owned()).collect();
     let contact = members[1].rsplit_once(":P").expect("it is told on any channel").1;
     let message = format!("4000000000:1:{}:{}name", members[0].len(), members[0]);
     servers[0].command(&["PUBLISH", contact, &message]);
@@ -114,7 +114,7 @@ async fn grants_that_are_confirmed_cost_one_request_more_and_are_had_at_once() {
             let holder = first.mutex("name").fenced().fail_fast(false).lock().await.unwrap();
             let mutex = second.mutex("name").fenced();
             let waiter = tokio::spawn(async move { (mutex.lock().await.unwrap(), SystemClock.now()) });
-            wait_until("it is in line", DEADLINE, || {
+            wait_until("it is in the queue", DEADLINE, || {
                 servers.iter().all(|server| server.waiting("name") == 1)
             });
             let released = SystemClock.now();

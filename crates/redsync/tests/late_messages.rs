@@ -57,7 +57,7 @@ async fn a_grant_that_was_held_up_is_not_given_back_while_the_lock_is_held() {
     let (late, waiter, others) = one_node();
     let held = others.mutex("name").lock().await.unwrap();
     let wait = wait_for(waiter.mutex("name").expiry(EXPIRY));
-    until("it is in line", async || late.waiting("name").await == 1).await;
+    until("it is in the queue", async || late.waiting("name").await == 1).await;
     late.hold_pushes();
     held.unlock().await.unwrap();
     // By the answer to renewing its place, which is of a later round.
@@ -77,7 +77,7 @@ async fn a_grant_that_was_held_up_is_not_given_back_while_another_goes_on_with_t
     let (late, waiter, others) = one_node();
     let held = others.mutex("name").lock().await.unwrap();
     let wait = wait_for(waiter.mutex("name").expiry(EXPIRY));
-    until("it is in line", async || late.waiting("name").await == 1).await;
+    until("it is in the queue", async || late.waiting("name").await == 1).await;
     late.hold_pushes();
     held.unlock().await.unwrap();
     let lease = guard_of(wait).await.into_lease();
@@ -97,7 +97,7 @@ async fn who_adopts_a_token_whose_place_was_being_renewed_is_not_valid_for_longe
     let (late, waiter, others) = one_node();
     let held = others.mutex("name").lock().await.unwrap();
     let wait = wait_for(waiter.mutex("name").expiry(Duration::from_secs(1)));
-    until("it is in line", async || late.waiting("name").await == 1).await;
+    until("it is in the queue", async || late.waiting("name").await == 1).await;
     late.enters(Way::Slow);
     until("its place is being renewed", async || late.held_back() == 1).await;
     held.unlock().await.unwrap();
@@ -163,7 +163,7 @@ async fn who_has_too_few_leases_yields_them_long_before_its_place_is_renewed() {
     // Places are renewed every twenty seconds.
     let _wait = wait_for(waiter.mutex("name").expiry(Duration::from_secs(60)));
     for node in &nodes {
-        until("it is in line", async || node.waiting("name").await == 1).await;
+        until("it is in the queue", async || node.waiting("name").await == 1).await;
     }
     settle().await;
 
@@ -214,7 +214,7 @@ async fn a_yield_whose_runtime_stands_still_keeps_nobody_waiting_for_an_expiry()
         let runtime = Builder::new_current_thread().enable_all().build().expect("there are threads");
         runtime.block_on(async move {
             let first = wait_for(mutex);
-            until("the first is in line", async || node.waiting("name").await == 1).await;
+            until("the first is in the queue", async || node.waiting("name").await == 1).await;
             first.abort();
             here.notify_one();
             let _ = stands_still.await;
@@ -225,7 +225,7 @@ async fn a_yield_whose_runtime_stands_still_keeps_nobody_waiting_for_an_expiry()
     nodes[0].yields(Way::Slow);
     until("the first has left", async || nodes[0].waiting("name").await == 0).await;
     let wait = wait_for(waiter.mutex("name").expiry(expiry));
-    until("it is in line", async || nodes[0].waiting("name").await == 1).await;
+    until("it is in the queue", async || nodes[0].waiting("name").await == 1).await;
     nodes[0].punctual().release(held.name(), held.token(), Succession::HandOver).await.unwrap();
     until("it yields", async || !nodes[0].yielded().is_empty()).await;
 
@@ -248,7 +248,7 @@ async fn what_a_renewal_brings_that_its_release_overtook_is_released_soon() {
         let (late, waiter, others) = one_node();
         let mut held = Some(others.mutex("name").lock().await.unwrap());
         let wait = wait_for(waiter.mutex("name").expiry(Duration::from_secs(60)));
-        until("it is in line", async || late.waiting("name").await == 1).await;
+        until("it is in the queue", async || late.waiting("name").await == 1).await;
         settle().await;
         late.enters(Way::Slow);
         late.interrupt();
@@ -305,7 +305,7 @@ async fn lease_that_comes_while_it_is_being_given_back() -> ([Redsync; 2], Arc<L
     // Its leases outlast the test.
     let wait = wait_for(waiter.mutex("name").expiry(DEADLINE * 2));
     for node in &nodes {
-        until("it is in line", async || node.waiting("name").await == 1).await;
+        until("it is in the queue", async || node.waiting("name").await == 1).await;
     }
     let [.., last] = nodes;
     last.hold_pushes();
@@ -328,10 +328,10 @@ async fn a_request_that_was_unanswered_when_its_runtime_ended_keeps_nobody_waiti
     let mutex = waiter.mutex("name").expiry(EXPIRY);
     let first = mutex.clone();
     runtime.spawn(async move { first.lock().await });
-    until("the first is in line", async || late.waiting("name").await == 1).await;
+    until("the first is in the queue", async || late.waiting("name").await == 1).await;
     let first = late.entered()[0].claim.token.clone();
     let wait = wait_for(mutex);
-    until("the second is in line", async || late.waiting("name").await == 2).await;
+    until("the second is in the queue", async || late.waiting("name").await == 2).await;
     late.enters(Way::Slow);
     until("places are being renewed", async || late.held_back() > 0).await;
 
@@ -360,7 +360,7 @@ async fn who_waits_has_its_turn_when_the_runtime_ends_that_the_connection_lives_
     let connecting = waiter.clone();
     runtime.spawn(async move { connecting.check_nodes().await }).await.unwrap().unwrap();
     let wait = wait_for(waiter.mutex("name").expiry(Duration::from_secs(9)));
-    wait_until("it is in line", DEADLINE, || server.waiting("name") == 1);
+    wait_until("it is in the queue", DEADLINE, || server.waiting("name") == 1);
 
     end(runtime).await;
 
@@ -375,12 +375,14 @@ async fn who_waits_has_its_turn_when_the_runtime_ends_that_the_connection_lives_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_in_line_looks_often_whether_a_strangers_key_is_gone() {
+async fn the_first_in_queue_looks_often_whether_a_strangers_key_is_gone() {
     for nodes in [1, 3] {
         let servers = servers(nodes);
         servers.iter().for_each(|server| server.set("name", "a stranger", Some(60_000)));
         let wait = wait_for(connect(&servers).await.mutex("name"));
-        wait_until("it is in line", DEADLINE, || servers.iter().all(|server| server.waiting("name") == 1));
+        wait_until("it is in the queue", DEADLINE, || {
+            servers.iter().all(|server| server.waiting("name") == 1)
+        });
         // Past whatever follows from the first answers.
         tokio::time::sleep(Duration::from_millis(300)).await;
 

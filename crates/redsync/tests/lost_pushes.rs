@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const EXPIRY: Duration = Duration::from_millis(1_500);
-/// How often a place in line is renewed.
+/// How often a place in the queue is renewed.
 const REFRESH: Duration = Duration::from_millis(500);
 /// What a busy machine may add.
 const MARGIN: Duration = Duration::from_millis(250);
@@ -41,16 +41,16 @@ impl Routes {
         self.holder.mutex(name).expiry(EXPIRY).fail_fast(false).lock().await.unwrap()
     }
 
-    /// Begins to wait, and returns when it is in line on all nodes.
+    /// Begins to wait, and returns when it is in the queue on all nodes.
     fn wait(&self, name: &str) -> JoinHandle<Result<Guard, Error>> {
         let mutex = self.waiter.mutex(name).expiry(EXPIRY);
         let wait = tokio::spawn(async move { mutex.lock().await });
-        self.until_in_line(name, 1);
+        self.until_in_queue(name, 1);
         wait
     }
 
-    fn until_in_line(&self, name: &str, waiters: usize) {
-        wait_until("all are in line", DEADLINE, || {
+    fn until_in_queue(&self, name: &str, waiters: usize) {
+        wait_until("all are in the queue", DEADLINE, || {
             self.servers.iter().all(|server| server.waiting(name) == waiters)
         });
     }
@@ -142,7 +142,7 @@ async fn all_get_their_turn_though_every_node_was_restarted_while_they_waited() 
                 guard.unlock().await
             }));
         }
-        wait_until("all are in line", DEADLINE, || {
+        wait_until("all are in the queue", DEADLINE, || {
             servers.iter().all(|server| server.waiting("name") == CALLERS)
         });
         // Not the order in which they are listed.
@@ -203,7 +203,7 @@ async fn one_whose_way_is_a_black_hole_does_not_keep_the_lock_from_others_for_lo
         tokio::time::sleep(Duration::from_millis(50)).await;
         let mutex = routes.holder.mutex("name").expiry(EXPIRY);
         let other = tokio::spawn(async move { mutex.lock().await });
-        routes.until_in_line("name", 2);
+        routes.until_in_queue("name", 2);
         routes.proxies.iter().for_each(Proxy::black_hole);
         let released = std::time::Instant::now();
         guard.unlock().await.unwrap();
@@ -289,7 +289,7 @@ async fn users_who_may_not_be_told_get_the_lock_in_their_turn_by_asking() {
                 order.lock().unwrap().push(number);
                 guard.unlock().await.unwrap();
             }));
-            wait_until("it is in line", DEADLINE, || server.waiting(&name) == number + 1);
+            wait_until("it is in the queue", DEADLINE, || server.waiting(&name) == number + 1);
         }
         let released = std::time::Instant::now();
         guard.unlock().await.unwrap();

@@ -33,10 +33,10 @@ fn fill(server: &RedisServer) {
     }
 }
 
-fn in_line(redsync: &Redsync, server: &RedisServer, waiting: usize) -> JoinHandle<redsync::Guard> {
+fn in_queue(redsync: &Redsync, server: &RedisServer, waiting: usize) -> JoinHandle<redsync::Guard> {
     let mutex = redsync.mutex("name");
     let waiter = tokio::spawn(async move { mutex.lock().await.unwrap() });
-    wait_until("it is in line", DEADLINE, || server.waiting("name") == waiting);
+    wait_until("it is in the queue", DEADLINE, || server.waiting("name") == waiting);
     waiter
 }
 
@@ -57,7 +57,7 @@ async fn a_release_passes_over_thousands_of_dead_waiters_in_short_calls() {
         let server = RedisServer::builder().config("slowlog-log-slower-than", "1000").start();
         let (first, second, third) = (over([server.url()]), over([server.url()]), over([server.url()]));
         let holder = first.mutex("name").barging(barging).lock().await.unwrap();
-        let waiters = [in_line(&second, &server, 1), in_line(&third, &server, 2)];
+        let waiters = [in_queue(&second, &server, 1), in_queue(&third, &server, 2)];
         fill(&server);
         server.command(&["SLOWLOG", "RESET"]);
         let (before, began) = (calls(&server), Instant::now());
@@ -100,7 +100,7 @@ async fn who_enters_a_free_lock_behind_thousands_of_dead_waiters_has_it_at_once(
     fill(&server);
     let entered = node.yield_lease(&client, &place("first", late)).await.unwrap();
     assert!(matches!(entered.places[..], [Placed::Granted(None)]), "{entered:?}");
-    // And one who leaves the line of a free lock says so.
+    // And one who leaves the queue of a free lock says so.
     fill(&server);
     node.enter(&client, &[place("second", late)]).await.unwrap();
     server.command(&["DEL", "name"]);
@@ -115,7 +115,7 @@ async fn a_release_that_is_given_up_among_thousands_of_dead_waiters_keeps_nobody
     let server = RedisServer::start();
     let (first, second) = (over([server.url()]), over([server.url()]));
     let holder = first.mutex("name").lock().await.unwrap();
-    let waiter = in_line(&second, &server, 1);
+    let waiter = in_queue(&second, &server, 1);
     fill(&server);
     let before = calls(&server);
     {

@@ -35,19 +35,19 @@ async fn a_lock_over_ones_own_client_excludes_one_over_the_built_in_client() {
 }
 
 #[tokio::test]
-async fn two_who_wait_in_line_over_their_own_clients_both_get_the_lock() {
+async fn two_who_wait_in_queue_over_their_own_clients_both_get_the_lock() {
     let server = RedisServer::start();
     let (first, second) = (redsync_over(&server).await, redsync_over(&server).await);
     let guard = first.mutex("queue").lock().await.unwrap();
     let waiting = [first.mutex("queue"), second.mutex("queue")]
         .map(|mutex| tokio::spawn(async move { mutex.lock().await?.unlock().await }));
-    let in_line = timeout(DEADLINE, async {
+    let in_queue = timeout(DEADLINE, async {
         // A line says of nobody that it came; it has to be asked.
         while first.inspect("queue").await.unwrap().waiting() < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
-    in_line.await.expect("both are in line");
+    in_queue.await.expect("both are in the queue");
 
     guard.unlock().await.unwrap();
 

@@ -153,7 +153,7 @@ async fn few_permissions_are_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn few_permissions_are_enough_to_wait_in_line() {
+async fn few_permissions_are_enough_to_wait_in_queue() {
     for telling in ["", "&redsync:grants:* +subscribe +publish"] {
         let rules = format!("{FEW_PERMISSIONS} {telling}");
         let server = RedisServer::builder().user("ann", "secret", &rules).start();
@@ -161,7 +161,7 @@ async fn few_permissions_are_enough_to_wait_in_line() {
         let guard = redsync.mutex("orders:42").lock().await.unwrap();
         let next = redsync.mutex("orders:42");
         let waiting = tokio::spawn(async move { next.lock().await });
-        wait_until("it is in line", DEADLINE, || server.keys().len() > 1);
+        wait_until("it is in the queue", DEADLINE, || server.keys().len() > 1);
 
         guard.unlock().await.unwrap();
 
@@ -391,7 +391,7 @@ async fn handed_over_where(
     let holder = redsync.mutex("name").lock().await.unwrap();
     let next = redsync.mutex("name").fenced();
     let waiting = tokio::spawn(async move { next.lock().await });
-    wait_until("it is in line everywhere", DEADLINE, || {
+    wait_until("it is in the queue everywhere", DEADLINE, || {
         servers.iter().all(|server| server.waiting("name") == 1)
     });
     spoilt.iter().for_each(|server| spoil(server, command));

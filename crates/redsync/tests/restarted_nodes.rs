@@ -137,7 +137,7 @@ async fn waiting_outlasts_the_quarantine_of_fresh_servers_whatever_the_tries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_in_line_outlasts_the_quarantine_of_fresh_servers() {
+async fn waiting_in_queue_outlasts_the_quarantine_of_fresh_servers() {
     let servers = servers(3);
     let redsync = Redsync::connect(servers.iter().map(RedisServer::url)).await.unwrap();
 

@@ -1,4 +1,4 @@
-//! The embedded store: many processes on one file, who wait for one another in line; kill -9 at any moment, and files that
+//! The embedded store: many processes on one file, who wait for one another in the queue; kill -9 at any moment, and files that
 //! are not what they should be.
 
 mod support;
@@ -29,23 +29,23 @@ async fn connect(path: &Path) -> Redsync {
     Redsync::connect([format!("sqlite://{}", path.display())]).await.expect("the file can be made")
 }
 
-/// How many wait in line, by the file itself.
+/// How many wait in the queue, by the file itself.
 fn waiting(path: &Path) -> i64 {
     let file = Connection::open(path).unwrap();
     file.query_row("SELECT count(*) FROM redsync_line", [], |row| row.get(0)).unwrap()
 }
 
-fn wait_until_in_line(path: &Path, many: i64) {
-    wait_until(&format!("{many} are in line"), DEADLINE, || waiting(path) == many);
+fn wait_until_in_queue(path: &Path, many: i64) {
+    wait_until(&format!("{many} are in the queue"), DEADLINE, || waiting(path) == many);
 }
 
-/// One more who waits for `name`; in line when this returns.
-fn line_up(redsync: &Redsync, path: &Path) -> JoinHandle<Result<Guard, Error>> {
+/// One more who waits for `name`; in the queue when this returns.
+fn queue_up(redsync: &Redsync, path: &Path) -> JoinHandle<Result<Guard, Error>> {
     let before = waiting(path);
     // Nothing but a grant that is told ends the wait within the test's time.
     let mutex = redsync.mutex("name").expiry(LONG);
     let waiter = tokio::spawn(async move { mutex.lock().await });
-    wait_until_in_line(path, before + 1);
+    wait_until_in_queue(path, before + 1);
     waiter
 }
 
@@ -99,7 +99,7 @@ async fn those_who_wait_are_served_in_the_order_in_which_they_came() {
     let fleet = [connect(&path).await, connect(&path).await, connect(&path).await];
     let holder = fleet[0].mutex("name").lock().await.unwrap();
 
-    let waiters: Vec<_> = (0..9).map(|number| line_up(&fleet[number % 3], &path)).collect();
+    let waiters: Vec<_> = (0..9).map(|number| queue_up(&fleet[number % 3], &path)).collect();
     holder.unlock().await.unwrap();
 
     for (number, waiter) in waiters.into_iter().enumerate() {
@@ -116,10 +116,10 @@ async fn nothing_is_left_in_the_file_once_all_have_left() {
     let path = directory.path().join("locks.db");
     let (ours, theirs) = (connect(&path).await, connect(&path).await);
     let holder = ours.mutex("name").lock().await.unwrap();
-    let (served_one, gives_up) = (line_up(&ours, &path), line_up(&theirs, &path));
+    let (served_one, gives_up) = (queue_up(&ours, &path), queue_up(&theirs, &path));
 
     gives_up.abort();
-    wait_until_in_line(&path, 1);
+    wait_until_in_queue(&path, 1);
     holder.unlock().await.unwrap();
     served(served_one).await.unlock().await.unwrap();
 
@@ -139,7 +139,7 @@ async fn a_lock_is_handed_over_to_another_process_within_milliseconds() {
     let mut took = Vec::new();
     for _ in 0..20 {
         let holder = ours.mutex("name").lock().await.unwrap();
-        let waiter = line_up(&theirs, &path);
+        let waiter = queue_up(&theirs, &path);
         // So long that the waiter looks as seldom as it does while a lock is held.
         tokio::time::sleep(Duration::from_millis(40)).await;
         let (taken, guard) = timed(async {
@@ -155,12 +155,12 @@ async fn a_lock_is_handed_over_to_another_process_within_milliseconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_that_is_let_go_of_is_open_to_whoever_asks_first_and_the_line_is_told() {
+async fn a_lock_that_is_let_go_of_is_open_to_whoever_asks_first_and_the_queue_is_told() {
     let directory = directory();
     let path = directory.path().join("locks.db");
     let (ours, theirs) = (connect(&path).await, connect(&path).await);
     let holder = ours.mutex("name").barging(true).lock().await.unwrap();
-    let waiter = line_up(&theirs, &path);
+    let waiter = queue_up(&theirs, &path);
 
     holder.unlock().await.unwrap();
 
@@ -173,7 +173,7 @@ async fn those_who_wait_line_up_anew_when_the_file_was_deleted() {
     let path = directory.path().join("locks.db");
     let (ours, theirs) = (connect(&path).await, connect(&path).await);
     let holder = ours.mutex("name").expiry(LONG).lock().await.unwrap();
-    let waiter = line_up(&theirs, &path);
+    let waiter = queue_up(&theirs, &path);
 
     for file in std::fs::read_dir(directory.path()).unwrap() {
         std::fs::remove_file(file.unwrap().path()).unwrap();
@@ -184,7 +184,7 @@ async fn those_who_wait_line_up_anew_when_the_file_was_deleted() {
     drop(holder);
 }
 
-/// What a process does that this test kills: it waits in line.
+/// What a process does that this test kills: it waits in the queue.
 const WAITER: &str = "REDSYNC_TEST_SQLITE_WAITER";
 
 #[test]
@@ -206,11 +206,11 @@ fn a_waiter_whose_process_was_killed_is_skipped_at_once() {
             .stderr(Stdio::null())
             .spawn()
             .expect("this test starts itself");
-        wait_until_in_line(&path, 1);
-        let waiter = line_up(&theirs, &path);
+        wait_until_in_queue(&path, 1);
+        let waiter = queue_up(&theirs, &path);
         killed.kill().unwrap();
         killed.wait().unwrap();
-        assert_eq!(waiting(&path), 2, "the dead are still in line");
+        assert_eq!(waiting(&path), 2, "the dead are still in the queue");
 
         holder.unlock().await.unwrap();
 
@@ -251,8 +251,8 @@ async fn a_file_of_the_former_format_is_upgraded_with_its_leases() {
     let inspection = ours.inspect("name").await.unwrap();
     let holder = inspection.nodes()[0].answer.clone().unwrap().expect("it is held");
     assert_eq!(holder.owner(), Some("former"));
-    // When it has run out, the line goes on.
-    let (first, second) = (line_up(&ours, &path), line_up(&theirs, &path));
+    // When it has run out, the queue goes on.
+    let (first, second) = (queue_up(&ours, &path), queue_up(&theirs, &path));
     served(first).await.unlock().await.unwrap();
     served(second).await.unlock().await.unwrap();
 }

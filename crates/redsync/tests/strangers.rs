@@ -183,13 +183,13 @@ async fn a_wrong_password_ends_a_wait_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_who_waits_in_line_is_told_when_the_last_server_it_needs_refuses_it() {
+async fn one_who_waits_in_queue_is_told_when_the_last_server_it_needs_refuses_it() {
     let server = RedisServer::start();
     let redsync = over([server.url()]);
     let holder = redsync.mutex("name").expiry(Duration::from_secs(3)).lock().await.unwrap();
     let mutex = redsync.mutex("name").expiry(Duration::from_secs(60));
     let waiting = tokio::spawn(async move { mutex.lock().await });
-    wait_until("it is in line", DEADLINE, || server.waiting("name") == 1);
+    wait_until("it is in the queue", DEADLINE, || server.waiting("name") == 1);
 
     server.command(&["CONFIG", "SET", "requirepass", "new"]);
     let mut kit = redsync_testkit::Client::connect(server.address()).unwrap();

@@ -35,7 +35,9 @@ async fn a_wait_that_ends_while_healthy_nodes_agree_on_a_fence_ends_in_taken() {
         let mutex = far.mutex(&name).fenced().wait_up_to(most);
         let began = SystemClock.now();
         let waiter = tokio::spawn(async move { mutex.lock().await });
-        wait_until("it is in line", DEADLINE, || servers.iter().all(|server| server.waiting(&name) == 1));
+        wait_until("it is in the queue", DEADLINE, || {
+            servers.iter().all(|server| server.waiting(&name) == 1)
+        });
         // Released at that moment, the lock is granted before the limit, and there is no time left for a round trip.
         let left = Duration::from_millis(round.into());
         SystemClock.sleep_until(began + most - left).await;

@@ -119,10 +119,10 @@ pub(crate) async fn of_many_who_enter_at_once_one_is_granted_and_the_others_wait
         return Err(Breach::new("exactly one is granted", format!("{} are", granted.len())));
     };
     let is_holder = |waiter: &Waiter| waiter.owner().token() == holder.owner().token();
-    let line: Vec<&Waiter> = waiters.iter().filter(|waiter| !is_holder(waiter)).collect();
-    lock.is_waited_for_by(&line).await?;
+    let queue: Vec<&Waiter> = waiters.iter().filter(|waiter| !is_holder(waiter)).collect();
+    lock.is_waited_for_by(&queue).await?;
     let mut holder = holder;
-    for next in line {
+    for next in queue {
         let asked = Instant::now();
         holder.owner().releases().await?;
         next.was_handed_it(LONG, asked).await?;
@@ -132,14 +132,14 @@ pub(crate) async fn of_many_who_enter_at_once_one_is_granted_and_the_others_wait
     lock.is_deserted().await
 }
 
-pub(crate) async fn no_stranger_comes_between_those_in_line(trial: &Trial) -> Verdict {
+pub(crate) async fn no_stranger_comes_between_those_in_queue(trial: &Trial) -> Verdict {
     const WAITERS: u64 = 40;
     const STRANGERS: usize = 3;
     let (lock, client) = (trial.lock(), trial.client());
     let holder = lock.owner("holder");
     let lease = holder.is_granted(LONG).await?;
-    let line: Vec<Waiter> = (1..=WAITERS).map(|ticket| client.waiter(&lock, "waiter", ticket)).collect();
-    for (waiter, position) in line.iter().zip(1..) {
+    let queue: Vec<Waiter> = (1..=WAITERS).map(|ticket| client.waiter(&lock, "waiter", ticket)).collect();
+    for (waiter, position) in queue.iter().zip(1..) {
         waiter.is_queued(LONG, position, &lease).await?;
     }
     let is_over = Arc::new(AtomicBool::new(false));
@@ -157,7 +157,7 @@ pub(crate) async fn no_stranger_comes_between_those_in_line(trial: &Trial) -> Ve
         });
     }
     let mut holder = &holder;
-    for next in &line {
+    for next in &queue {
         holder.release().await?;
         yield_now().await;
         holder = next.owner();

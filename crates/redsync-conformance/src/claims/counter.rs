@@ -143,7 +143,7 @@ pub(crate) async fn a_counter_at_its_end_lets_no_fenced_lease_be_acquired(trial:
     lock.owner("plain").is_granted(LONG).await?.is_running().await
 }
 
-pub(crate) async fn a_counter_at_its_end_lets_the_line_go_on_without_fences(trial: &Trial) -> Verdict {
+pub(crate) async fn a_counter_at_its_end_lets_the_queue_go_on_without_fences(trial: &Trial) -> Verdict {
     let lock = at_its_end(trial).await?;
     let client = trial.client();
     let holder = lock.owner("holder");

@@ -68,7 +68,7 @@ pub(crate) async fn no_counter_begins_far_behind_the_nodes_clock(trial: &Trial) 
     let acquiring = trial.lock().owner("holder").proposing(1).is_fenced().await?;
     let client = trial.client();
     let entering = client.waiter(&trial.lock(), "waiter", 10).proposing(1).is_fenced().await?;
-    let (lease, [first]) = trial.held_with_line().await?;
+    let (lease, [first]) = trial.held_with_queue().await?;
     let first = first.proposing(1);
     first.is_queued(LONG, 1, &lease).await?;
     lease.owner().releases().await?;
@@ -117,7 +117,7 @@ pub(crate) async fn who_does_not_get_the_lease_leaves_the_counter(trial: &Trial)
     waiter.owner().is_refused(LONG, &lease).await?;
     other.cannot_release(&lease).await?;
     lock.is_counted_to(Some(fence)).await?;
-    waiter.owner().leaves_the_line().await?;
+    waiter.owner().leaves_the_queue().await?;
     lock.is_counted_to(Some(fence)).await?;
     exactly(fence, holder.is_fenced().await?)
 }
@@ -210,7 +210,7 @@ pub(crate) async fn a_retake_raises_the_counter_and_never_lowers_it(trial: &Tria
 }
 
 pub(crate) async fn a_hand_over_counts_by_the_proposal_of_who_is_granted(trial: &Trial) -> Verdict {
-    let Line { holder, waiters: [first, second, third], numbers, .. } = Line::of(trial).await?;
+    let Queue { holder, waiters: [first, second, third], numbers, .. } = Queue::of(trial).await?;
     holder.releases().await?;
     exactly(numbers[0], first.is_handed_a_fence().await?)?;
     first.owner().releases().await?;
@@ -225,12 +225,12 @@ pub(crate) async fn a_hand_over_raises_the_counter_by_one_at_least(trial: &Trial
     let (lock, client) = (trial.lock(), trial.client());
     let holder = lock.owner("holder").proposing(HIGHEST);
     let mut last = holder.is_fenced().await?;
-    let line = [10, 20, 30].map(|ticket| client.waiter(&lock, "waiter", ticket).proposing(1));
-    for waiter in &line {
+    let queue = [10, 20, 30].map(|ticket| client.waiter(&lock, "waiter", ticket).proposing(1));
+    for waiter in &queue {
         waiter.enter(LONG).await?;
     }
     let mut holder = &holder;
-    for waiter in &line {
+    for waiter in &queue {
         holder.releases().await?;
         last = beyond(last, waiter.is_handed_a_fence().await?)?;
         holder = waiter.owner();
@@ -239,12 +239,12 @@ pub(crate) async fn a_hand_over_raises_the_counter_by_one_at_least(trial: &Trial
 }
 
 pub(crate) async fn a_yield_counts_by_the_proposal_of_who_is_granted(trial: &Trial) -> Verdict {
-    let Line { holder, waiters: [first, second, ..], numbers, .. } = Line::of(trial).await?;
+    let Queue { holder, waiters: [first, second, ..], numbers, .. } = Queue::of(trial).await?;
     let yielding = first.client().waiter_as(holder.proposing(HIGHEST), Ticket::from_micros(15));
     yielding.yields_to(&first, LONG, LONG, 1).await?;
     exactly(numbers[0], first.is_handed_a_fence().await?)?;
     // Granted anew to the one who yields, it is another grant.
-    yielding.owner().leaves_the_line().await?;
+    yielding.owner().leaves_the_queue().await?;
     let before = first.at(5).proposing(numbers[1] - 1_000);
     before.yields_in_vain(LONG).await?;
     exactly(numbers[1] - 1_000, before.is_fenced().await?)?;
@@ -253,14 +253,14 @@ pub(crate) async fn a_yield_counts_by_the_proposal_of_who_is_granted(trial: &Tri
 }
 
 pub(crate) async fn entering_a_free_name_counts_by_the_proposal_of_who_is_granted(trial: &Trial) -> Verdict {
-    let Line { holder, waiters: [first, second, third], numbers, .. } = Line::of(trial).await?;
+    let Queue { holder, waiters: [first, second, third], numbers, .. } = Queue::of(trial).await?;
     holder.lets_go().await?;
-    // At the head of the line is another than the one who asks.
+    // At the head of the queue is another than the one who asks.
     let last = trial.client().waiter(first.lock(), "last", 99).proposing(HIGHEST);
     last.enter(LONG).await?;
     exactly(numbers[0], first.is_handed_a_fence().await?)?;
     first.owner().lets_go().await?;
-    // At the head of the line is one of those who ask.
+    // At the head of the queue is one of those who ask.
     let entered = second.client().enter(&[(&third, LONG), (&second, LONG)]).await?;
     match entered.places[..] {
         [Placed::Queued(1), Placed::Granted(Some(fence))] => exactly(numbers[1], fence.as_u64())?,
@@ -273,7 +273,7 @@ pub(crate) async fn entering_a_free_name_counts_by_the_proposal_of_who_is_grante
 }
 
 pub(crate) async fn a_place_is_granted_by_the_proposal_that_was_made_last(trial: &Trial) -> Verdict {
-    let Line { holder, waiters: [first, second, third], numbers, fence } = Line::of(trial).await?;
+    let Queue { holder, waiters: [first, second, third], numbers, fence } = Queue::of(trial).await?;
     // Those who came with a wrong clock correct it, one way or the other.
     let (first, second) = (first.proposing(fence + 500), second.proposing(numbers[2] - 500));
     first.client().enter(&[(&first, LONG), (&second, LONG)]).await?;
@@ -290,7 +290,7 @@ pub(crate) async fn a_place_is_granted_by_the_proposal_that_was_made_last(trial:
 }
 
 pub(crate) async fn barging_leaves_the_counter(trial: &Trial) -> Verdict {
-    let Line { holder, waiters: [first, ..], numbers, fence } = Line::of(trial).await?;
+    let Queue { holder, waiters: [first, ..], numbers, fence } = Queue::of(trial).await?;
     holder.lets_go().await?;
     first.lock().is_counted_to(Some(fence)).await?;
     holder.is_answered(Succession::Barging, Released::NotHeld).await?;
@@ -299,7 +299,7 @@ pub(crate) async fn barging_leaves_the_counter(trial: &Trial) -> Verdict {
 }
 
 pub(crate) async fn those_who_are_skipped_leave_the_counter(trial: &Trial) -> Verdict {
-    let Line { holder, waiters: [next, dead, late], fence, .. } = Line::of(trial).await?;
+    let Queue { holder, waiters: [next, dead, late], fence, .. } = Queue::of(trial).await?;
     let (dead, late) = (dead.at(5), late.at(6));
     let asked = Instant::now();
     dead.enter(SHORT).await?;
@@ -315,7 +315,7 @@ pub(crate) async fn those_who_are_skipped_leave_the_counter(trial: &Trial) -> Ve
 
 /// A lock that is held, and three who wait for it at the tickets 10, 20 and 30, each with a proposal of its own that the clock
 /// allows, the later the higher.
-struct Line {
+struct Queue {
     holder: Owner,
     waiters: [Waiter; 3],
     numbers: [u64; 3],
@@ -323,7 +323,7 @@ struct Line {
     fence: u64,
 }
 
-impl Line {
+impl Queue {
     async fn of(trial: &Trial) -> Result<Self, Breach> {
         let (lock, client) = (trial.lock(), trial.client());
         let holder = lock.owner("holder").proposing(1);

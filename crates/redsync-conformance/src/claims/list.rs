@@ -56,7 +56,7 @@ pub(crate) async fn only_names_that_match_are_listed(trial: &Trial) -> Verdict {
 }
 
 pub(crate) async fn what_is_listed_says_how_many_wait_and_where_the_counter_stands(trial: &Trial) -> Verdict {
-    let (lease, _line) = trial.held_with_line::<2>().await?;
+    let (lease, _line) = trial.held_with_queue::<2>().await?;
     let lock = lease.owner().lock();
     let listed = trial.listed(lock.name().as_str()).await?;
     if listed.iter().map(|found| found.waiting).ne([2]) {

@@ -138,16 +138,16 @@ pub(crate) async fn tokens_that_look_alike_have_different_places(trial: &Trial) 
         let lock = trial.lock();
         let holder = lock.owner("holder");
         let lease = holder.is_granted(LONGER).await?;
-        let line: Vec<Waiter> = (10..)
+        let queue: Vec<Waiter> = (10..)
             .zip(*alike)
             .map(|(ticket, text)| client.waiter_as(lock.owner_with(token(text)), Ticket::from_micros(ticket)))
             .collect();
-        for (waiter, position) in line.iter().zip(1..) {
+        for (waiter, position) in queue.iter().zip(1..) {
             waiter.is_queued(LONG, position, &lease).await?;
         }
-        lock.is_waited_for_by(&line.iter().collect::<Vec<_>>()).await?;
+        lock.is_waited_for_by(&queue.iter().collect::<Vec<_>>()).await?;
         let mut holder = &holder;
-        for next in &line {
+        for next in &queue {
             let asked = Instant::now();
             holder.releases().await?;
             next.was_handed_it(LONG, asked).await?;
@@ -210,40 +210,40 @@ async fn waits_its_turn(waiter: &Waiter) -> Verdict {
     waiter.owner().releases().await?;
     let lease = holder.is_granted(LONGER).await?;
     waiter.is_queued(LONG, 1, &lease).await?;
-    waiter.owner().leaves_the_line().await?;
+    waiter.owner().leaves_the_queue().await?;
     waiter.is_queued(LONG, 1, &lease).await?;
     holder.lets_go().await?;
     waiter.client().is_told(&Heard::Freed(lock.name().clone())).await?;
-    waiter.owner().leaves_the_line().await?;
+    waiter.owner().leaves_the_queue().await?;
     lock.is_deserted().await
 }
 
-/// One waits for each, and is in that line alone.
+/// One waits for each, and is in that queue alone.
 async fn each_has_a_line_of_its_own(
     trial: &Trial,
     client: &Client,
     names: impl Iterator<Item = String>,
 ) -> Verdict {
-    let mut line = Vec::new();
+    let mut queue = Vec::new();
     for name in names {
         let lock = trial.lock_named(&name);
         lock.is_deserted().await?;
         let lease = lock.owner("holder").is_granted(LONGER).await?;
         let waiter = client.waiter(&lock, "waiter", 10);
         waiter.is_queued(LONG, 1, &lease).await?;
-        line.push((lease, waiter));
+        queue.push((lease, waiter));
     }
-    for (_, waiter) in &line {
+    for (_, waiter) in &queue {
         waiter.lock().is_waited_for_by(&[waiter]).await?;
     }
-    for (gone, (lease, waiter)) in line.iter().enumerate() {
+    for (gone, (lease, waiter)) in queue.iter().enumerate() {
         let asked = Instant::now();
         lease.owner().releases().await?;
         waiter.was_handed_it(LONG, asked).await?;
         waiter.comes_to_know(LONG).await?;
         waiter.owner().releases().await?;
         waiter.lock().is_deserted().await?;
-        for (lease, waiter) in &line[gone + 1..] {
+        for (lease, waiter) in &queue[gone + 1..] {
             lease.is_running().await?;
             waiter.lock().is_waited_for_by(&[waiter]).await?;
         }

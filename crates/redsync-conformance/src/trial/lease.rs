@@ -78,7 +78,7 @@ impl Lease {
         sleep((self.lasting + OVER).saturating_sub(self.answered.elapsed())).await;
     }
 
-    /// The same on a node that counts in whole seconds, where a place in line lasts as long as a lease would and its end does
+    /// The same on a node that counts in whole seconds, where a place in the queue lasts as long as a lease would and its end does
     /// not show.
     pub(crate) async fn would_be_over_by_any_count(&self) {
         let seconds = Duration::from_secs(self.lasting.as_millis().div_ceil(1_000) as u64);

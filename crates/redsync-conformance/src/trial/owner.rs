@@ -141,8 +141,8 @@ impl Owner {
         self.is_answered(Succession::Barging, Released::Released).await
     }
 
-    /// Expects that there is a place in line to leave, and nothing else to release.
-    pub(crate) async fn leaves_the_line(&self) -> Verdict {
+    /// Expects that there is a place in the queue to leave, and nothing else to release.
+    pub(crate) async fn leaves_the_queue(&self) -> Verdict {
         self.is_answered(Succession::HandOver, Released::Left).await
     }
 

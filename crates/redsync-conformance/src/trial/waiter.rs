@@ -1,4 +1,4 @@
-//! Somebody in line, and what they may expect of the node.
+//! Somebody in the queue, and what they may expect of the node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use redsync::{
-    Answer, Applied, Entered, Fence, Grant, InLine, NodeFault, Place, Placed, Proposal, Round, Ticket,
+    Answer, Applied, Entered, Fence, Grant, NodeFault, Place, Placed, Proposal, QueueEntry, Round, Ticket,
 };
 use tokio::time::sleep;
 
 use super::owner::abandon;
 use super::{Breach, Client, Heard, Lease, Lock, Owner, Verdict, answered};
 
-/// Somebody who may wait in line. Each of its requests has a round of its own.
+/// Somebody who may wait in the queue. Each of its requests has a round of its own.
 #[derive(Clone)]
 pub(crate) struct Waiter {
     owner: Owner,
@@ -60,8 +60,8 @@ impl Waiter {
     }
 
     /// What inspect says of it.
-    pub(crate) fn in_line(&self) -> InLine {
-        InLine::new(self.owner.token().as_str(), self.ticket)
+    pub(crate) fn in_queue(&self) -> QueueEntry {
+        QueueEntry::new(self.owner.token().as_str(), self.ticket)
     }
 
     /// What it is told when the lease is handed over to it.
@@ -87,7 +87,7 @@ impl Waiter {
         self.client.enter(&[(self, lasting)]).await
     }
 
-    /// Whether the node takes it into line; a fault that says so is no breach.
+    /// Whether the node takes it into queue; a fault that says so is no breach.
     pub(crate) async fn may_be_queued(&self, lasting: Duration) -> Result<bool, Breach> {
         let places = [self.place(lasting)];
         let enter = self.owner.node().enter(self.client.id(), &places);
@@ -115,7 +115,7 @@ impl Waiter {
 
 /// What the contract promises.
 impl Waiter {
-    /// Expects that it is in line, in this position, behind `lease`.
+    /// Expects that it is in the queue, in this position, behind `lease`.
     pub(crate) async fn is_queued(&self, lasting: Duration, position: u64, lease: &Lease) -> Verdict {
         let asked = Instant::now();
         let entered = self.enter(lasting).await?;
@@ -129,7 +129,7 @@ impl Waiter {
         self.has("enter", &entered, lasting, asked)
     }
 
-    /// Expects that the first in line has the lease when this one yields: `next`, who asked for it for `lasting_next`.
+    /// Expects that the first in the queue has the lease when this one yields: `next`, who asked for it for `lasting_next`.
     pub(crate) async fn yields_to(
         &self,
         next: &Self,
@@ -144,7 +144,7 @@ impl Waiter {
         Ok(lease)
     }
 
-    /// Expects that it is in line, in this position, behind `lease`, though it would have yielded.
+    /// Expects that it is in the queue, in this position, behind `lease`, though it would have yielded.
     pub(crate) async fn has_nothing_to_yield(
         &self,
         lasting: Duration,

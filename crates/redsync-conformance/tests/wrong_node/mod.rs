@@ -2,8 +2,8 @@
 
 mod defect;
 mod fencing;
-mod line;
 mod list;
+mod queue;
 mod telling;
 
 use std::collections::{HashMap, HashSet};
@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 pub(crate) use self::defect::Defect;
 use self::fencing::{Fences, Request};
-use self::line::Lines;
+use self::queue::Lines;
 use self::telling::Tellers;
 
 /// A [`MemoryNode`] with a defect.
@@ -42,7 +42,7 @@ struct Notes {
     by_name_and_token: Mutex<HashMap<String, (LockName, Token)>>,
     by_token: Mutex<HashMap<Token, LockName>>,
     fences: Fences,
-    lines: Lines,
+    queues: Lines,
     tellers: Tellers,
 }
 
@@ -135,8 +135,8 @@ impl WrongNode {
             _ => {}
         }
         let extended = self.extend_counting(claim.clone(), if_free).await?;
-        if self.defect == Defect::ExtendClearsTheLine {
-            self.clear_line(&claim.name).await?;
+        if self.defect == Defect::ExtendClearsTheQueue {
+            self.clear_queue(&claim.name).await?;
         }
         if extended == Extended::Retaken {
             self.note_grant(&claim).await?;
@@ -161,7 +161,7 @@ impl WrongNode {
             (Defect::ReleaseAlwaysSaysReleased, None) => return Ok(Released::Released),
             _ => {}
         }
-        match self.release_in_line(&name, &token, succession).await? {
+        match self.release_in_queue(&name, &token, succession).await? {
             Released::HeldByAnother(_) if self.defect == Defect::ReleaseDoesNotSeeAnother => {
                 Ok(Released::NotHeld)
             }

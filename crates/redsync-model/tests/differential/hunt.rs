@@ -17,7 +17,7 @@ pub(crate) struct Found {
     /// After how many requests.
     pub(crate) asked: u64,
     /// What was done, and what was said, in words.
-    pub(crate) lines: Vec<String>,
+    pub(crate) queues: Vec<String>,
     pub(crate) operations: Vec<Operation>,
 }
 
@@ -33,8 +33,8 @@ pub(crate) fn hunt(world: &mut World, requests: u64, seed: u64) -> Result<u64, F
         let mut tree = sequences.new_tree(&mut runner).expect("there is no filter that could fail");
         if let Err(disagreement) = runtime.block_on(world.run(&tree.current())) {
             let asked = world.asked;
-            let (operations, Disagreement(lines)) = shortest(world, &runtime, &mut tree, disagreement);
-            return Err(Found { seed, asked, lines, operations });
+            let (operations, Disagreement(queues)) = shortest(world, &runtime, &mut tree, disagreement);
+            return Err(Found { seed, asked, queues, operations });
         }
     }
     Ok(world.asked)
@@ -83,10 +83,10 @@ fn shortest(
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, asked, lines, operations } = self;
+        let Self { seed, asked, queues, operations } = self;
         writeln!(f, "kinds of nodes disagree, after {asked} requests, with REDSYNC_SEED={seed}.")?;
         writeln!(f, "milliseconds; what was asked → what all answered | what is then seen of the name:")?;
-        lines.iter().try_for_each(|line| writeln!(f, "{line}"))?;
+        queues.iter().try_for_each(|queue| writeln!(f, "{line}"))?;
         write!(f, "{operations:?}")
     }
 }

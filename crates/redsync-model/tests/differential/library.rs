@@ -185,7 +185,11 @@ impl Library {
         let look = looks.swap_remove(0);
         Look {
             holder: look.holder.as_ref().map(holder),
-            line: look.line.iter().map(|place| (number(place.token()), place.ticket().as_micros())).collect(),
+            queue: look
+                .queue
+                .iter()
+                .map(|place| (number(place.token()), place.ticket().as_micros()))
+                .collect(),
             waiting: look.waiting,
             fence: look.fence.map(Fence::as_u64),
         }

@@ -117,8 +117,8 @@ impl Modelled {
         let look = self.nodes[name].inspect(self.now);
         Look {
             holder: look.holder.map(|(token, end)| held(token, end - self.now)),
-            waiting: look.line.len() as u64,
-            line: look.line.into_iter().map(|(token, ticket)| (token.0.into(), ticket)).collect(),
+            waiting: look.queue.len() as u64,
+            queue: look.queue.into_iter().map(|(token, ticket)| (token.0.into(), ticket)).collect(),
             fence: look.fence.map(|fence| fence.as_u64()),
         }
     }

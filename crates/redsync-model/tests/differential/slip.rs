@@ -85,7 +85,8 @@ impl Node for Slipping {
             if self.slip == Slip::PlacesKeepTheirFirstTicket {
                 let look = self.node.inspect(&places[0].claim.name).await?;
                 for place in &mut places {
-                    let former = look.line.iter().find(|former| former.token() == place.claim.token.as_str());
+                    let former =
+                        look.queue.iter().find(|former| former.token() == place.claim.token.as_str());
                     place.ticket = former.map_or(place.ticket, |former| former.ticket());
                 }
             }

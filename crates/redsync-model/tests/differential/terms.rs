@@ -81,7 +81,7 @@ pub(crate) enum Told {
 pub(crate) struct Look {
     pub(crate) holder: Option<Holder>,
     /// Tokens and tickets.
-    pub(crate) line: Vec<(usize, u64)>,
+    pub(crate) queue: Vec<(usize, u64)>,
     pub(crate) waiting: u64,
     pub(crate) fence: Option<u64>,
 }
@@ -118,8 +118,8 @@ impl Outcome {
             sights.extend(places.iter().map(|place| match place {
                 Placed::Granted(None) => "place granted",
                 Placed::Granted(Some(_)) => "place granted with a fence",
-                Placed::Queued(1) => "first in line",
-                Placed::Queued(_) | Placed::Misplaced(_) => "further behind in line",
+                Placed::Queued(1) => "first in the queue",
+                Placed::Queued(_) | Placed::Misplaced(_) => "further behind in the queue",
             }));
         }
         sights.extend(self.told.iter().map(|told| match told {
@@ -217,9 +217,9 @@ impl Words {
 
     fn look(self, look: &Look) -> String {
         let holder = look.holder.as_ref().map_or_else(|| "free".into(), holder_of);
-        let line: Vec<String> =
-            look.line.iter().map(|(token, ticket)| format!("t{token}@{}", self.number(*ticket))).collect();
-        format!("{holder}, {} in line: [{}]{}", look.waiting, line.join(" "), self.fence(look.fence))
+        let queue: Vec<String> =
+            look.queue.iter().map(|(token, ticket)| format!("t{token}@{}", self.number(*ticket))).collect();
+        format!("{holder}, {} in the queue: [{}]{}", look.waiting, queue.join(" "), self.fence(look.fence))
     }
 
     fn fence(self, fence: Option<u64>) -> String {

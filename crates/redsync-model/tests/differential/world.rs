@@ -181,7 +181,7 @@ impl World {
     }
 
     async fn die(&mut self, client: usize) {
-        // A file's node, which alone learns of a death without asking anybody, releases what the dead had in line at once. Where
+        // A file's node, which alone learns of a death without asking anybody, releases what the dead had in the queue at once. Where
         // nobody else has the lease, that is a step of its own, which the others do not take.
         let waited_for = self.sequence.places.keys().filter(|(_, token)| client_of(*token) == client);
         for &(name, _) in waited_for {
@@ -267,12 +267,12 @@ impl World {
     /// Takes away what kinds may differ in.
     fn normalise(&self, name: usize, request: &Request, had_lapsed: bool, outcome: &mut Outcome) {
         let Outcome { reply, look, .. } = outcome;
-        // Places that are over: who is skipped is dropped from the line at some time until then. Redis forgets a line when the
+        // Places that are over: who is skipped is dropped from the queue at some time until then. Redis forgets a line when the
         // last in it is over, a file's node those whose client is gone, the others when they come upon them.
-        let whole = look.line.clone();
-        look.line.retain(|(token, _)| self.is_alive(name, *token));
+        let whole = look.queue.clone();
+        look.queue.retain(|(token, _)| self.is_alive(name, *token));
         if look.waiting == whole.len() as u64 {
-            look.waiting = look.line.len() as u64;
+            look.waiting = look.queue.len() as u64;
         }
         let asked: &[Place] = match request {
             Request::Enter { places, .. } => places,
@@ -280,15 +280,15 @@ impl World {
             _ => &[],
         };
         if let Reply::Entered { places, .. } = reply {
-            // Positions count them too. They are where the node's own line has them, and where they are among the living.
+            // Positions count them too. They are where the node's own queue has them, and where they are among the living.
             for (place, placed) in asked.iter().zip(places) {
                 let Placed::Queued(position) = *placed else { continue };
-                let is_this = |line: &[(usize, u64)], at: u64| {
+                let is_this = |queue: &[(usize, u64)], at: u64| {
                     usize::try_from(at).is_ok_and(|at| {
-                        at > 0 && line.get(at - 1).is_some_and(|(token, _)| *token == place.claim.token)
+                        at > 0 && queue.get(at - 1).is_some_and(|(token, _)| *token == place.claim.token)
                     })
                 };
-                let living = (1..=look.line.len() as u64).find(|at| is_this(&look.line, *at));
+                let living = (1..=look.queue.len() as u64).find(|at| is_this(&look.queue, *at));
                 *placed = match living.filter(|_| is_this(&whole, position)) {
                     Some(living) => Placed::Queued(living),
                     None => Placed::Misplaced(position),

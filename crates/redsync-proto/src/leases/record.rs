@@ -40,7 +40,7 @@ pub(super) struct LeaseRecord {
     /// Whether the node is being asked to release right now. One at a time asks and hears what comes of it; two would
     /// each hear "not held" of what the other had released.
     pub(super) is_releasing: bool,
-    /// How many requests were unanswered then that may bring a lease, or a place in line: in which order the node came to
+    /// How many requests were unanswered then that may bring a lease, or a place in the queue: in which order the node came to
     /// them and to the release, is not known, whatever has been heard since.
     pub(super) pending_at_release: u32,
 }
@@ -95,7 +95,7 @@ impl LeaseRecord {
         self.yielding > 0 || self.yielded.is_some_and(is_older)
     }
 
-    /// How many requests are unanswered that may bring a lease, or a place in line.
+    /// How many requests are unanswered that may bring a lease, or a place in the queue.
     pub(super) const fn pending(&self) -> u32 {
         self.unanswered.saturating_sub(self.extending)
     }
@@ -105,7 +105,7 @@ impl LeaseRecord {
         matches!(self.state, NodeState::Asked | NodeState::Granted) || self.retaking > 0
     }
 
-    /// Whether there may be something to release: a lease, or a place in line.
+    /// Whether there may be something to release: a lease, or a place in the queue.
     pub(super) const fn is_open(&self) -> bool {
         self.may_hold() || matches!(self.state, NodeState::Queued)
     }
@@ -118,7 +118,7 @@ pub enum NodeState {
     None,
     /// It was asked for, and the answer is not known: it may be there, or come to be.
     Asked,
-    /// It has a place in line there, and no lease yet.
+    /// It has a place in the queue there, and no lease yet.
     Queued,
     /// It was granted.
     Granted,

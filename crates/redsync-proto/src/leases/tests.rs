@@ -313,5 +313,5 @@ fn a_place_that_comes_of_a_yield_is_known_though_the_lease_was_told_of_meanwhile
     ledger.granted(0, renewed, None, at(21));
     ledger.yielded(0, yielded);
     ledger.queued(0, yielded, at(22));
-    assert!(!ledger.is_granted_on(0), "it is in line there");
+    assert!(!ledger.is_granted_on(0), "it is in the queue there");
 }

@@ -19,6 +19,7 @@ pub(crate) use self::keep::{Due, Renewal, Untold};
 pub(crate) use self::waiting::Told;
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::events;
 use crate::fan_out::Nodes;
 use crate::lost::Signals;
 use crate::options::AttemptConfig;
@@ -27,7 +28,6 @@ pub(crate) use crate::protocol::leases::RequestNumber;
 use crate::protocol::{Expiry, Fence, Instant, LockName, Quorum};
 use crate::roll::Roll;
 use crate::service::{Keeper, TaskTracker, Waiters};
-use crate::events;
 
 /// What all locks of one [`Redsync`](crate::Redsync) share.
 #[derive(Debug)]

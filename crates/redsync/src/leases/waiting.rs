@@ -1,4 +1,4 @@
-//! What is asked of nodes for a token that waits in line, and what they answer.
+//! What is asked of nodes for a token that waits in the queue, and what they answer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,7 +27,7 @@ pub(crate) enum Told {
 }
 
 impl LeaseSet {
-    /// Records that a place in line is about to be asked for, or renewed, on `nodes`.
+    /// Records that a place in the queue is about to be asked for, or renewed, on `nodes`.
     pub(crate) fn ask_to_enter(&self, nodes: &[usize]) -> (RequestNumber, Instant) {
         let trusted = self.config.trusted();
         let (number, sent, ()) = self.ask(&self.config, |ledger| {
@@ -36,7 +36,7 @@ impl LeaseSet {
         (number, sent)
     }
 
-    /// Records that the leases are about to be given back that are too few, and places in line asked for instead. None
+    /// Records that the leases are about to be given back that are too few, and places in the queue asked for instead. None
     /// where there is nothing to give back.
     ///
     /// SAFETY RULE (design §8): looked at in the step that asks; leases that make a majority are not given away.
@@ -53,7 +53,7 @@ impl LeaseSet {
         Some((number, minority))
     }
 
-    /// Records that node `index` has a place in line for the token.
+    /// Records that node `index` has a place in the queue for the token.
     pub(crate) fn queued(&self, index: usize, number: RequestNumber) {
         self.ledger().queued(index, number, self.core.clock.now());
     }
@@ -141,7 +141,7 @@ impl LeaseSet {
         }
     }
 
-    /// How often a place in line is renewed.
+    /// How often a place in the queue is renewed.
     pub(crate) fn refresh(&self) -> Duration {
         self.config.claim.expiry.as_duration() / 3
     }

@@ -151,7 +151,7 @@ impl NodeFault {
     }
 }
 
-/// One line for a person, without the source's text.
+/// One queue for a person, without the source's text.
 impl fmt::Display for NodeFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

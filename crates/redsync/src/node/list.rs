@@ -31,7 +31,7 @@ impl Search {
     /// The same, and on servers every key that a lock of another library would look like: a text of up to 512 bytes that
     /// expires. Where others use the server, too, that is not only locks.
     ///
-    /// Without this, those are listed whose token this library made, and those beside which there are a line or a counter of
+    /// Without this, those are listed whose token this library made, and those beside which there are a queue or a counter of
     /// fences.
     #[must_use]
     pub fn and_others(self) -> Self {
@@ -70,7 +70,7 @@ pub struct Listed {
     pub name: LockName,
     /// Who has the lease.
     pub holder: Holder,
-    /// How many wait in line.
+    /// How many wait in the queue.
     pub waiting: u64,
     /// Where the lock's counter of fences stands, if it has one.
     pub fence: Option<Fence>,

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::place::{at_its_end, no_places};
 use super::{
-    Acquired, Answer, Claim, ClientId, Entered, Extended, Grant, Holder, IfFree, InLine, Listed, Listener,
-    Look, Node, NodeFault, Page, Place, Placed, Released, Search, Succession, TimeLeft, Uptime,
+    Acquired, Answer, Claim, ClientId, Entered, Extended, Grant, Holder, IfFree, Listed, Listener, Look,
+    Node, NodeFault, Page, Place, Placed, QueueEntry, Released, Search, Succession, TimeLeft, Uptime,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::protocol::{Fence, Instant, LockName, NodeQueue, Proposal, QueuedWaiter, Token};
@@ -43,7 +43,7 @@ struct State {
 /// What is kept of one name: who has it, who waits, and what was counted.
 struct Lock {
     lease: Option<Lease>,
-    line: NodeQueue<ClientId>,
+    queue: NodeQueue<ClientId>,
     counter: Option<Counter>,
 }
 
@@ -92,7 +92,7 @@ impl MemoryNode {
         let mut entry = match locks.entry(name.clone()) {
             Entry::Occupied(entry) => entry,
             Entry::Vacant(entry) => {
-                entry.insert_entry(Lock { lease: None, line: NodeQueue::new(), counter: None })
+                entry.insert_entry(Lock { lease: None, queue: NodeQueue::new(), counter: None })
             }
         };
         let (lock, now) = (entry.get_mut(), self.store.clock.now());
@@ -146,12 +146,12 @@ impl Lock {
         let lease = self.lease.as_ref().filter(|lease| now < lease.end)?;
         let holder = Holder::new(lease.token.as_str(), TimeLeft::For(lease.end.saturating_since(now)));
         let counter = self.counter.as_ref().filter(|counter| !counter.is_spent && now < counter.kept_until);
-        let waiting = self.line.len() as u64;
+        let waiting = self.queue.len() as u64;
         Some(Listed::new(name.clone(), holder, waiting).fenced(counter.map(|counter| counter.fence)))
     }
 
     fn is_forgotten(&self) -> bool {
-        self.lease.is_none() && self.line.is_empty() && self.counter.is_none()
+        self.lease.is_none() && self.queue.is_empty() && self.counter.is_none()
     }
 }
 
@@ -224,13 +224,13 @@ impl Step<'_> {
             deadline: self.now + place.claim.expiry.as_duration(),
             contact: client.clone(),
         };
-        self.lock.line.enter(&place.claim.token, waiter);
+        self.lock.queue.enter(&place.claim.token, waiter);
     }
 
-    /// Gives the lease to the first in line, who is told unless it is the one who asks.
+    /// Gives the lease to the first in the queue, who is told unless it is the one who asks.
     fn hand_over(&mut self, asking: impl Fn(&Token) -> bool) {
         let mut listener = None;
-        let next = self.lock.line.next(self.now, |token, waiter| {
+        let next = self.lock.queue.next(self.now, |token, waiter| {
             listener = self.listeners.get(&waiter.contact).and_then(Weak::upgrade);
             listener.is_some() || asking(token)
         });
@@ -248,11 +248,11 @@ impl Step<'_> {
         self.lock.lease = Some(Lease { token, end: self.now + waiter.expiry.as_duration() });
     }
 
-    /// Tells the first in line, who keeps its place, that it may ask.
+    /// Tells the first in the queue, who keeps its place, that it may ask.
     fn wake_first(&mut self) {
         let listening =
             |waiter: &QueuedWaiter<ClientId>| self.listeners.get(&waiter.contact).and_then(Weak::upgrade);
-        let mut alive = self.lock.line.iter().filter(|(_, waiter)| self.now < waiter.deadline);
+        let mut alive = self.lock.queue.iter().filter(|(_, waiter)| self.now < waiter.deadline);
         let first = alive.find_map(|(_, waiter)| listening(waiter));
         self.told = first.map(|listener| (listener, Event::Freed(self.name.clone())));
     }
@@ -260,7 +260,7 @@ impl Step<'_> {
     /// The answer to those who entered.
     fn entered(&self, places: &[Place], micros: u64) -> Entered {
         let holds = |token: &Token| self.lock.lease.as_ref().is_some_and(|lease| lease.token == *token);
-        let placed = places.iter().map(|place| match self.lock.line.position(&place.claim.token) {
+        let placed = places.iter().map(|place| match self.lock.queue.position(&place.claim.token) {
             _ if holds(&place.claim.token) => Placed::Granted(place.claim.fence.and_then(|_| self.fence())),
             position => Placed::Queued(position.unwrap_or_default()),
         });
@@ -378,7 +378,7 @@ impl Node for MemoryNode {
     ) -> Answer<'a, Released> {
         at_once(move || {
             self.step(name, |step| {
-                let has_left = step.lock.line.leave(token);
+                let has_left = step.lock.queue.leave(token);
                 let other = step.other_than(token);
                 let had_it = other.is_none() && step.lock.lease.is_some();
                 if other.is_none() {
@@ -401,9 +401,9 @@ impl Node for MemoryNode {
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         at_once(move || {
             self.step(name, |step| {
-                let line = step.lock.line.iter().take(Look::SHOWN);
-                let line = line.map(|(token, waiter)| InLine::new(token.as_str(), waiter.ticket));
-                Look::new(step.holder(), line.collect(), step.lock.line.len() as u64).fenced(step.fence())
+                let queue = step.lock.queue.iter().take(Look::SHOWN);
+                let queue = queue.map(|(token, waiter)| QueueEntry::new(token.as_str(), waiter.ticket));
+                Look::new(step.holder(), queue.collect(), step.lock.queue.len() as u64).fenced(step.fence())
             })
         })
     }

@@ -25,7 +25,7 @@ pub use self::fault::{Applied, FaultKind, NodeFault, Remedy};
 pub use self::into::IntoNode;
 pub use self::list::{Listed, Page, Search};
 pub use self::memory::MemoryNode;
-pub use self::place::{ClientId, Entered, Grant, InLine, Listener, Look, Place, Placed, Succession};
+pub use self::place::{ClientId, Entered, Grant, Listener, Look, Place, Placed, QueueEntry, Succession};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisNode;
 #[cfg(feature = "sqlite")]
@@ -81,8 +81,8 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// afterwards; and nowhere else.
     fn extend<'a>(&'a self, claim: &'a Claim, if_free: IfFree) -> Answer<'a, Extended>;
 
-    /// Gives each of `places`, all of one name and all of `client`, its place in line, or renews it. Whoever has the lease
-    /// already keeps it, and its expiry starts anew. If the name is free, the first in line gets it, who may be among
+    /// Gives each of `places`, all of one name and all of `client`, its place in the queue, or renews it. Whoever has the lease
+    /// already keeps it, and its expiry starts anew. If the name is free, the first in the queue gets it, who may be among
     /// these or not.
     ///
     /// A place that is not renewed for the claim's expiry is taken for that of a dead waiter. There must be one place at
@@ -92,14 +92,14 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// that is. Where the counter cannot be raised, the lease is granted without a fence: a hand-over has nobody to tell.
     fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered>;
 
-    /// Takes the lease back from `place`'s token, if that has it, and gives it to the first in line: `place` among them, at
+    /// Takes the lease back from `place`'s token, if that has it, and gives it to the first in the queue: `place` among them, at
     /// its ticket. So it may be granted anew to the one who yielded it. If another has it, this is [`enter`](Node::enter).
     fn yield_lease<'a>(&'a self, client: &'a ClientId, place: &'a Place) -> Answer<'a, Entered>;
 
-    /// Ends the lease if this token has it, and hands it over to the first in line in the same step, as `succession` says.
-    /// Whoever is in line for this token leaves it. Another's lease is left as it is.
+    /// Ends the lease if this token has it, and hands it over to the first in the queue in the same step, as `succession` says.
+    /// Whoever is in the queue for this token leaves it. Another's lease is left as it is.
     ///
-    /// In line, whoever did not renew its place in time, and whoever cannot be told of its grant any more, is skipped in
+    /// In queue, whoever did not renew its place in time, and whoever cannot be told of its grant any more, is skipped in
     /// the same step.
     fn release<'a>(
         &'a self,
@@ -118,7 +118,7 @@ pub trait Node: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// what comes or goes meanwhile may be. Each page costs the node a bounded time, and may hold no lock at all.
     fn list<'a>(&'a self, search: &'a Search, from: &'a str) -> Answer<'a, Page>;
 
-    /// From here on, `listener` is told of what happens to those whom `client` has in line. Called once for each client,
+    /// From here on, `listener` is told of what happens to those whom `client` has in the queue. Called once for each client,
     /// before its first [`enter`](Node::enter). A listener that is gone is told nothing, and those who wait for it are
     /// dead, to a node that can know: a server knows of connections.
     fn listen(&self, client: &ClientId, listener: Weak<dyn Listener>);

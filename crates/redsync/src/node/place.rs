@@ -1,4 +1,4 @@
-//! Waiting on one node: places in line, what becomes of them, and who is told.
+//! Waiting on one node: places in the queue, what becomes of them, and who is told.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -10,13 +10,13 @@ use rand::Rng;
 use super::{Claim, Holder, NodeFault};
 use crate::protocol::{Fence, LockName, Round, Ticket, Token};
 
-/// A place in line that is asked for.
+/// A place in the queue that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Place {
     /// What is waited for; the lease is granted for the claim's expiry when its turn comes.
     pub claim: Claim,
-    /// Where in line.
+    /// Where in the queue.
     pub ticket: Ticket,
     /// The request's number, which a later grant carries.
     pub round: Round,
@@ -62,7 +62,7 @@ pub enum Placed {
     /// The token has the lease, for its expiry from now on; and where a fence was asked for, this is where the lock's counter
     /// stands.
     Granted(Option<Fence>),
-    /// The token is in line, in this position; 1 is next.
+    /// The token is in the queue, in this position; 1 is next.
     Queued(u64),
 }
 
@@ -108,10 +108,10 @@ pub trait Listener: fmt::Debug + Send + Sync + 'static {
 /// What [`Node::release`](super::Node::release) does with the lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Succession {
-    /// Hands it over to the first in line.
+    /// Hands it over to the first in the queue.
     #[default]
     HandOver,
-    /// Lets it go, and tells the first in line. Whoever asks first gets it: programs that do not wait in line, too.
+    /// Lets it go, and tells the first in the queue. Whoever asks first gets it: programs that do not wait in the queue, too.
     Barging,
 }
 
@@ -162,7 +162,7 @@ pub struct Look {
     /// Who has the lease, if anybody. The time left is never [`Unknown`](super::TimeLeft::Unknown) here.
     pub holder: Option<Holder>,
     /// Who waits, the next first; the first [`Look::SHOWN`] of them.
-    pub line: Vec<InLine>,
+    pub queue: Vec<QueueEntry>,
     /// How many wait in all.
     pub waiting: u64,
     /// Where the lock's counter stands, if it has one.
@@ -174,8 +174,8 @@ impl Look {
     pub const SHOWN: usize = 100;
 
     /// What a node says where `holder` has the lease, and `waiting` wait, of whom `line` are the first.
-    pub const fn new(holder: Option<Holder>, line: Vec<InLine>, waiting: u64) -> Self {
-        Self { holder, line, waiting, fence: None }
+    pub const fn new(holder: Option<Holder>, queue: Vec<QueueEntry>, waiting: u64) -> Self {
+        Self { holder, queue, waiting, fence: None }
     }
 
     /// The same, of a lock whose counter stands at `fence`.
@@ -185,14 +185,14 @@ impl Look {
     }
 }
 
-/// One who waits in line.
+/// One who waits in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InLine {
+pub struct QueueEntry {
     token: String,
     ticket: Ticket,
 }
 
-impl InLine {
+impl QueueEntry {
     /// Who waits with `token`, and came at `ticket`.
     pub fn new(token: impl Into<String>, ticket: Ticket) -> Self {
         Self { token: token.into(), ticket }
@@ -215,7 +215,7 @@ impl InLine {
 }
 
 /// The owner's label, or the token's beginning where it has none.
-impl fmt::Display for InLine {
+impl fmt::Display for QueueEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         super::show_owner(&self.token, f)
     }

@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use super::line::{Line, Waiter};
+use super::queue::{Queue, Waiter};
 use super::tickets::Tickets;
 use crate::leases::{Core, LeaseSet};
 use crate::node::{ClientId, Grant, Listener, Node, Succession};
 use crate::protocol::{Instant, LockName, Ticket, Token};
 
-/// All who wait in line through one [`Redsync`](crate::Redsync), by the name of what they wait for.
+/// All who wait in the queue through one [`Redsync`](crate::Redsync), by the name of what they wait for.
 pub(crate) struct Waiters {
     pub(super) client: ClientId,
-    lines: Mutex<HashMap<LockName, Arc<Line>>>,
+    queues: Mutex<HashMap<LockName, Arc<Queue>>>,
     /// Whether there may be any: most locks are free, and look no further.
-    has_lines: AtomicBool,
+    has_queues: AtomicBool,
     ears: OnceLock<Vec<Arc<GrantListener>>>,
     /// Who waited here and is somebody else's now: what comes late for them must not be given back.
     handed_on: Mutex<VecDeque<Token>>,
@@ -28,18 +28,19 @@ impl Waiters {
     pub(crate) fn new(nodes: usize) -> Self {
         Self {
             client: ClientId::random(),
-            lines: Mutex::default(),
-            has_lines: AtomicBool::new(false),
+            queues: Mutex::default(),
+            has_queues: AtomicBool::new(false),
             ears: OnceLock::new(),
             handed_on: Mutex::default(),
             tickets: Tickets::new(nodes),
         }
     }
 
-    /// Whether somebody of this process waits for `name`, or did a moment ago: then there is a line to be asked for a place
+    /// Whether somebody of this process waits for `name`, or did a moment ago: then there is a queue to be asked for a place
     /// in, and no lease.
     pub(crate) fn is_contended(&self, name: &LockName, now: impl FnOnce() -> Instant) -> bool {
-        self.has_lines.load(Ordering::Relaxed) && self.line(name).is_some_and(|line| line.is_contended(now()))
+        self.has_queues.load(Ordering::Relaxed)
+            && self.queue(name).is_some_and(|queue| queue.is_contended(now()))
     }
 
     /// Makes `leases` one of those who wait, with a ticket that was drawn at `drawn`.
@@ -56,31 +57,32 @@ impl Waiters {
             ears
         });
         let name = &leases.config.claim.name;
-        let mut lines = self.lines();
-        self.has_lines.store(true, Ordering::Relaxed);
-        let line =
-            lines.entry(name.clone()).or_insert_with(|| Arc::new(Line::new(name.clone(), core.nodes.len())));
-        // With the map's lock held: a line that nobody is in is taken from it.
-        Waiter::join(line, leases, ticket, drawn)
+        let mut queues = self.lines();
+        self.has_queues.store(true, Ordering::Relaxed);
+        let queue = queues
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(Queue::new(name.clone(), core.nodes.len())));
+        // With the map's lock held: a queue that nobody is in is taken from it.
+        Waiter::join(queue, leases, ticket, drawn)
     }
 
     /// Takes a line away that nobody is in.
-    pub(super) fn close(&self, line: &Arc<Line>) {
-        let mut lines = self.lines();
-        let is_ours = lines.get(&line.name).is_some_and(|present| Arc::ptr_eq(present, line));
-        if is_ours && line.is_deserted() {
-            lines.remove(&line.name);
-            self.has_lines.store(!lines.is_empty(), Ordering::Relaxed);
+    pub(super) fn close(&self, queue: &Arc<Queue>) {
+        let mut queues = self.lines();
+        let is_ours = queues.get(&queue.name).is_some_and(|present| Arc::ptr_eq(present, queue));
+        if is_ours && queue.is_deserted() {
+            queues.remove(&queue.name);
+            self.has_queues.store(!queues.is_empty(), Ordering::Relaxed);
         }
     }
 
     /// Nothing that is told is for `token` any more.
     pub(crate) fn forget(&self, name: &LockName, token: &Token) {
-        let line = self.line(name);
-        if let Some(line) = line {
-            line.forget(token);
-            if line.is_deserted() && !line.is_attended() {
-                self.close(&line);
+        let queue = self.queue(name);
+        if let Some(queue) = queue {
+            queue.forget(token);
+            if queue.is_deserted() && !queue.is_attended() {
+                self.close(&queue);
             }
         }
     }
@@ -103,16 +105,16 @@ impl Waiters {
 
     /// Has everybody look at how things stand.
     pub(crate) fn wake_all(&self) {
-        let lines: Vec<Arc<Line>> = self.lines().values().cloned().collect();
-        lines.iter().for_each(|line| line.wake_all());
+        let queues: Vec<Arc<Queue>> = self.lines().values().cloned().collect();
+        queues.iter().for_each(|queue| queue.wake_all());
     }
 
-    fn line(&self, name: &LockName) -> Option<Arc<Line>> {
+    fn queue(&self, name: &LockName) -> Option<Arc<Queue>> {
         self.lines().get(name).cloned()
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<LockName, Arc<Line>>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, HashMap<LockName, Arc<Queue>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -129,14 +131,14 @@ impl Listener for GrantListener {
             // It may be another's, told twice. Asking finds out who this node is, too.
             return self.interrupted();
         }
-        let is_wanted = match core.waiters.line(&grant.name) {
-            Some(line) => line.granted(&core, self.index, &grant),
+        let is_wanted = match core.waiters.queue(&grant.name) {
+            Some(queue) => queue.granted(&core, self.index, &grant),
             None => false,
         };
         if is_wanted || core.waiters.is_handed_on(&grant.token) {
             return;
         }
-        // Nobody here wants it any more: on to the next in line.
+        // Nobody here wants it any more: on to the next in the queue.
         let node: Arc<dyn Node> = Arc::clone(&core.nodes[self.index]);
         let deadline = core.clock.sleep_until(core.clock.now() + GIVE_BACK);
         core.tasks.run(async move {
@@ -150,20 +152,20 @@ impl Listener for GrantListener {
 
     fn freed(&self, name: LockName) {
         let Some(core) = self.core.upgrade() else { return };
-        if let Some(line) = core.waiters.line(&name) {
-            line.freed(self.index, core.clock.now());
+        if let Some(queue) = core.waiters.queue(&name) {
+            queue.freed(self.index, core.clock.now());
         }
     }
 
     fn interrupted(&self) {
         let Some(core) = self.core.upgrade() else { return };
-        let lines: Vec<Arc<Line>> = core.waiters.lines().values().cloned().collect();
-        if lines.is_empty() {
+        let queues: Vec<Arc<Queue>> = core.waiters.lines().values().cloned().collect();
+        if queues.is_empty() {
             return;
         }
         let now = core.clock.now();
         let later = core.waiters.tickets.draw(&core.clock, now);
-        lines.iter().for_each(|line| line.interrupted(self.index, now, later));
+        queues.iter().for_each(|queue| queue.interrupted(self.index, now, later));
     }
 }
 

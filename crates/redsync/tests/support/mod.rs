@@ -53,7 +53,7 @@ pub(crate) fn wait_until_empty(servers: &[RedisServer], deadline: Duration) {
     wait_until("no key is left on any server", deadline, || keys_on(servers).is_empty());
 }
 
-/// The two ways in which `mutex` may wait: in line, and by trying again after each `pause`.
+/// The two ways in which `mutex` may wait: in the queue, and by trying again after each `pause`.
 pub(crate) fn both_ways(mutex: &Mutex, pause: Duration) -> [Mutex; 2] {
     [mutex.clone(), mutex.clone().retry_delay(pause)]
 }

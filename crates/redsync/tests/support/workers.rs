@@ -63,7 +63,7 @@ impl<'a> Entry<'a> {
 pub(crate) enum What {
     /// The worker is connected.
     Ready,
-    /// It is in line, as far as that was done without an await: its ticket is drawn.
+    /// It is in the queue, as far as that was done without an await: its ticket is drawn.
     Entered,
     /// It holds the lock.
     Held,
@@ -121,7 +121,7 @@ impl Fleet {
     /// Has `worker` begin to wait.
     pub(crate) fn tell(&mut self, worker: usize, entry: Entry<'_>) {
         let Entry { number, name, hold, expiry, renew } = entry;
-        let line = format!("{number} {name} {} {} {renew}", hold.as_micros(), expiry.as_millis());
+        let queue = format!("{number} {name} {} {} {renew}", hold.as_micros(), expiry.as_millis());
         writeln!(self.workers[worker].orders, "{line}").expect("the worker listens");
     }
 
@@ -196,8 +196,8 @@ impl Fleet {
     pub(crate) fn resident(&self, worker: usize) -> usize {
         let path = format!("/proc/{}/status", self.workers[worker].child.id());
         let status = std::fs::read_to_string(path).expect("the worker lives");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
-        let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("it is a number");
+        let queue = status.lines().find_map(|queue| queue.strip_prefix("VmRSS:")).expect("it has memory");
+        let kilobytes: usize = queue.trim().trim_end_matches(" kB").parse().expect("it is a number");
         kilobytes * 1024
     }
 }
@@ -241,7 +241,7 @@ impl Worker {
         let orders = child.stdin.take().expect("it was asked for");
         let answers = BufReader::new(child.stdout.take().expect("it was asked for"));
         thread::spawn(move || {
-            for event in answers.lines().map_while(Result::ok).filter_map(|line| parsed(&line)) {
+            for event in answers.lines().map_while(Result::ok).filter_map(|queue| parsed(&queue)) {
                 if told.send(event).is_err() {
                     return;
                 }
@@ -263,8 +263,8 @@ impl Drop for Worker {
     }
 }
 
-fn parsed(line: &str) -> Option<Event> {
-    let mut words = line.strip_prefix('@')?.splitn(4, ' ');
+fn parsed(queue: &str) -> Option<Event> {
+    let mut words = queue.strip_prefix('@')?.splitn(4, ' ');
     let what = match words.next()? {
         "ready" => What::Ready,
         "entered" => What::Entered,
@@ -283,8 +283,8 @@ pub(crate) fn work_if_asked() {
     let Ok(urls) = env::var(WORKER) else { return };
     let (orders, ordered) = mpsc::unbounded_channel();
     thread::spawn(move || {
-        for line in std::io::stdin().lines().map_while(Result::ok) {
-            let _ = orders.send(line);
+        for queue in std::io::stdin().lines().map_while(Result::ok) {
+            let _ = orders.send(queue);
         }
         // Whoever started it is gone.
         std::process::exit(0);
@@ -300,14 +300,14 @@ async fn work(urls: &str, mut ordered: mpsc::UnboundedReceiver<String>) {
     let book = Client::connect(first.expect("a plain URL")).expect("the kit's servers answer");
     let book = Arc::new(Mutex::new(book));
     say("ready", 0, SystemClock.now(), "");
-    while let Some(line) = ordered.recv().await {
-        begin(&redsync, &book, &line);
+    while let Some(queue) = ordered.recv().await {
+        begin(&redsync, &book, &queue);
     }
 }
 
 /// Begins to wait. The ticket is drawn when this returns: those of one worker are in the order of its orders.
-fn begin(redsync: &Redsync, book: &Arc<Mutex<Client>>, line: &str) {
-    let words: Vec<&str> = line.split(' ').collect();
+fn begin(redsync: &Redsync, book: &Arc<Mutex<Client>>, queue: &str) {
+    let words: Vec<&str> = queue.split(' ').collect();
     let [number, name, hold, expiry, renew] = words[..] else { panic!("no order: {line:?}") };
     let number: usize = number.parse().unwrap();
     let (hold, name) = (Duration::from_micros(hold.parse().unwrap()), name.to_owned());

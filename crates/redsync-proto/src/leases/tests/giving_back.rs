@@ -64,7 +64,7 @@ fn a_node_is_asked_to_release_by_one_at_a_time() {
 }
 
 #[test]
-fn a_place_in_line_is_released_but_not_extended() {
+fn a_place_in_queue_is_released_but_not_extended() {
     let mut ledger = over(3);
     let number = enter(&mut ledger, 0, 0, 8000);
     ledger.queued(0, number, at(1));

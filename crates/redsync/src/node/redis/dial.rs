@@ -150,7 +150,8 @@ impl Shared {
         let (spare_requests, silent_requests, channels) =
             (Mutex::default(), AtomicU32::new(0), Channels::default());
         let since = Instant::now();
-        let live = Live { connection, spare_requests, silent_requests, channels, since, excess, _driver: driver };
+        let live =
+            Live { connection, spare_requests, silent_requests, channels, since, excess, _driver: driver };
         let live = Arc::new(live);
         Ok(Dialled { live, is_gone, facts })
     }

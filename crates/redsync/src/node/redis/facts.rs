@@ -284,8 +284,9 @@ mod tests {
 
     #[test]
     fn a_limit_of_memory_is_a_health_warning_only_where_keys_are_dropped_for_it() {
-        let memory =
-            |limit, policy| health_warnings("", &format!("maxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n"));
+        let memory = |limit, policy| {
+            health_warnings("", &format!("maxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n"))
+        };
         assert_eq!(memory("0", "allkeys-lru").len(), 0);
         assert_eq!(memory("1000", "noeviction").len(), 0);
         assert_eq!(

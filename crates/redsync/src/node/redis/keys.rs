@@ -27,7 +27,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A sorted set, ticket → token, and what is known of the waiter.
-    pub(super) const fn line(self) -> Key<'a> {
+    pub(super) const fn queue(self) -> Key<'a> {
         self.beside("}:redsync:line", ":redsync:tagged:line")
     }
 
@@ -42,7 +42,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Names that have a hash tag of their own keep it; all others become one. The two kinds end differently, or a lock
-    /// named `{a}` would share its line with one named `a`.
+    /// named `{a}` would share its queue with one named `a`.
     ///
     /// A name with a `}` and without a tag, such as `a}b`, cannot be made one; see [`is_split`].
     const fn beside(self, after_name: &'static str, after_tagged: &'static str) -> Key<'a> {
@@ -96,8 +96,8 @@ mod tests {
 
     use super::*;
 
-    fn line(name: &str) -> String {
-        Keys::of(&LockName::new(name).unwrap()).line().concat()
+    fn queue(name: &str) -> String {
+        Keys::of(&LockName::new(name).unwrap()).queue().concat()
     }
 
     /// What a cluster hashes of a key.
@@ -112,7 +112,7 @@ mod tests {
             let named = LockName::new(name).unwrap();
             let keys = Keys::of(&named);
             assert_eq!(keys.lease().concat(), name);
-            for key in [keys.line(), keys.fence(), keys.none()] {
+            for key in [keys.queue(), keys.fence(), keys.none()] {
                 assert_eq!(hashed(&key.concat()), hashed(name), "{name}");
             }
             let channel = channel_in_slot(&ClientId::random(), &named);
@@ -126,13 +126,13 @@ mod tests {
         {
             let name = LockName::new(name).unwrap();
             assert_eq!(is_split(&name), split, "{name:?}");
-            assert_eq!(hashed(&line(name.as_str())) != hashed(name.as_str()), split, "{name:?}");
+            assert_eq!(hashed(&queue(name.as_str())) != hashed(name.as_str()), split, "{name:?}");
         }
     }
 
     #[test]
     fn no_two_locks_share_a_line() {
-        assert_ne!(line("a"), line("{a}"));
+        assert_ne!(queue("a"), queue("{a}"));
     }
 
     /// Names made of the parts of keys.
@@ -159,7 +159,7 @@ mod tests {
     fn beside(name: &LockName) -> [String; 3] {
         let keys = Keys::of(name);
         let channel = channel_in_slot(&ClientId::random(), name);
-        [keys.line().concat(), keys.fence().concat(), channel]
+        [keys.queue().concat(), keys.fence().concat(), channel]
     }
 
     proptest! {

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::account::Account;
 use super::address::Address;
 use super::client::{Command, Reply};
-use super::dial::{CONNECT_TIMEOUT, DIAL_AGAIN, Dialled, ConnectionDriver};
+use super::dial::{CONNECT_TIMEOUT, ConnectionDriver, DIAL_AGAIN, Dialled};
 use super::facts::{Facts, Seen};
 use super::pushes::{Channels, Pushes};
 use super::replies::{disconnect_fault, reply_from};

@@ -19,7 +19,7 @@ impl RedisNode {
             let keys: Vec<Key<'_>> = names
                 .iter()
                 .map(Keys::of)
-                .flat_map(|keys| [keys.lease(), keys.line(), keys.fence()])
+                .flat_map(|keys| [keys.lease(), keys.queue(), keys.fence()])
                 .collect();
             let reply = self.evaluate(&scripts::LIST, &keys, |command: Command| {
                 command.number(Token::MAX_BYTES as u64).number(search.others.into())

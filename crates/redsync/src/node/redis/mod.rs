@@ -36,8 +36,8 @@ use self::pushes::{Channels, Pushes};
 use self::scripts::Script;
 use super::place::no_places;
 use super::{
-    Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InLine,
-    InvalidUrl, Listener, Look, Node, NodeFault, Page, Place, Placed, Released, Remedy, Search, Succession,
+    Acquired, Answer, Applied, Claim, ClientId, Entered, Extended, FaultKind, Holder, IfFree, InvalidUrl,
+    Listener, Look, Node, NodeFault, Page, Place, Placed, QueueEntry, Released, Remedy, Search, Succession,
     TimeLeft, Uptime,
 };
 use crate::protocol::{Fence, LockName, Proposal, Ticket, Token};
@@ -158,8 +158,8 @@ impl RedisNode {
         with_arguments: impl Fn(Command) -> Command,
     ) -> Result<Reply, NodeFault> {
         match (self.evaluate(script, keys, with_arguments).await, keys) {
-            (Err(fault), [lease, line, ..]) if fault.code() == Some("WRONGTYPE") => {
-                Err(self.of_another_type(fault, *lease, *line).await)
+            (Err(fault), [lease, queue, ..]) if fault.code() == Some("WRONGTYPE") => {
+                Err(self.of_another_type(fault, *lease, *queue).await)
             }
             (Err(fault), _) if fault.remedy().is_some() => Err(Box::pin(self.explained(name, fault)).await),
             (reply, _) => reply,
@@ -168,12 +168,12 @@ impl RedisNode {
 
     /// Says which of a lock's keys has another type, for a script that names more than one. The lease is read once more: the
     /// server's own words name no key.
-    async fn of_another_type(&self, fault: NodeFault, lease: Key<'_>, line: Key<'_>) -> NodeFault {
+    async fn of_another_type(&self, fault: NodeFault, lease: Key<'_>, queue: Key<'_>) -> NodeFault {
         match self.execute(Command::new("GET").joined(&lease)).await {
             Ok(Reply::Text(_) | Reply::Nil) => {
                 let message = format!(
                     "the key {:?} holds something else than the queue of this lock; delete it (WRONGTYPE)",
-                    line.concat()
+                    queue.concat()
                 );
                 let of_line = NodeFault::refused("WRONGTYPE", message);
                 if fault.applied() == Applied::Unknown { of_line.perhaps_applied() } else { of_line }
@@ -264,7 +264,7 @@ impl RedisNode {
         }
     }
 
-    async fn enter_line(
+    async fn enter_queue(
         &self,
         client: &ClientId,
         places: &[Place],
@@ -282,7 +282,7 @@ impl RedisNode {
         }
         let contact = self.contact(client, name).await?;
         let keys = Keys::of(name);
-        let keys = [keys.lease(), keys.line(), keys.fence()];
+        let keys = [keys.lease(), keys.queue(), keys.fence()];
         if is_fenced {
             self.note_fences();
         }
@@ -485,11 +485,11 @@ impl Node for RedisNode {
     }
 
     fn enter<'a>(&'a self, client: &'a ClientId, places: &'a [Place]) -> Answer<'a, Entered> {
-        Box::pin(self.enter_line(client, places, false))
+        Box::pin(self.enter_queue(client, places, false))
     }
 
     fn yield_lease<'a>(&'a self, client: &'a ClientId, place: &'a Place) -> Answer<'a, Entered> {
-        Box::pin(self.enter_line(client, std::slice::from_ref(place), true))
+        Box::pin(self.enter_queue(client, std::slice::from_ref(place), true))
     }
 
     fn release<'a>(
@@ -500,7 +500,7 @@ impl Node for RedisNode {
     ) -> Answer<'a, Released> {
         Box::pin(async move {
             let keys = Keys::of(name);
-            let keys = [keys.lease(), keys.line(), keys.fence()];
+            let keys = [keys.lease(), keys.queue(), keys.fence()];
             let arguments = |command: Command| {
                 let command = command.arg(token.as_str());
                 match succession {
@@ -536,7 +536,7 @@ impl Node for RedisNode {
     fn inspect<'a>(&'a self, name: &'a LockName) -> Answer<'a, Look> {
         Box::pin(async move {
             let keys = Keys::of(name);
-            let keys = [keys.lease(), keys.line(), keys.fence()];
+            let keys = [keys.lease(), keys.queue(), keys.fence()];
             let reply =
                 self.run(name, &scripts::INSPECT, &keys, |command| command.number(Look::SHOWN as u64));
             let reply = reply.await?;
@@ -572,22 +572,22 @@ fn entered(reply: &Reply, expected: usize) -> Option<Entered> {
 /// `{holder or nil, milliseconds left, how many wait, where the counter stands, token, ticket, token, ticket, …}`.
 fn looked(reply: &Reply) -> Option<Look> {
     let Reply::Array(parts) = reply else { return None };
-    let [holder, left, Reply::Int(waiting), Reply::Int(counter), line @ ..] = parts.as_slice() else {
+    let [holder, left, Reply::Int(waiting), Reply::Int(counter), queue @ ..] = parts.as_slice() else {
         return None;
     };
     let holder = match holder {
         Reply::Nil => None,
         holder => Some(holder_with_time(&[holder.clone(), left.clone()]).ok()?),
     };
-    let in_line = |pair: &[Reply]| match pair {
+    let in_queue = |pair: &[Reply]| match pair {
         [Reply::Text(token), Reply::Text(ticket)] => {
             let ticket: f64 = String::from_utf8_lossy(ticket).parse().ok()?;
-            Some(InLine::new(String::from_utf8_lossy(token), Ticket::from_micros(ticket as u64)))
+            Some(QueueEntry::new(String::from_utf8_lossy(token), Ticket::from_micros(ticket as u64)))
         }
         _ => None,
     };
-    let line = line.chunks(2).map(in_line).collect::<Option<_>>()?;
-    Some(Look::new(holder, line, u64::try_from(*waiting).ok()?).fenced(fence_at(*counter)))
+    let queue = queue.chunks(2).map(in_queue).collect::<Option<_>>()?;
+    Some(Look::new(holder, queue, u64::try_from(*waiting).ok()?).fenced(fence_at(*counter)))
 }
 
 /// Where a counter stands; 0 stands for nowhere, and 2⁵³ for beyond its end.

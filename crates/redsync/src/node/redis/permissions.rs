@@ -95,7 +95,7 @@ impl RedisNode {
     async fn missing(&self, name: &LockName, is_fenced: bool) -> Result<Vec<String>, NodeFault> {
         let keys = Keys::of(name);
         let fence = if is_fenced { keys.fence() } else { ["", "", ""] };
-        let arguments = [keys.lease(), keys.line(), fence, keys.none()];
+        let arguments = [keys.lease(), keys.queue(), fence, keys.none()];
         let with_arguments =
             |command: Command| arguments.iter().fold(command, |command, key| command.joined(key));
         let reply = self.evaluate(&scripts::PERMITTED, &[], with_arguments).await;
@@ -114,8 +114,8 @@ impl RedisNode {
     /// Names the rules to add.
     fn lacks(&self, name: &LockName, missing: &[String]) -> NodeFault {
         let keys = Keys::of(name);
-        let line = format!("~{}", keys.line().concat());
-        let beside = line.strip_suffix("line").unwrap_or(&line);
+        let queue = format!("~{}", keys.queue().concat());
+        let beside = queue.strip_suffix("line").unwrap_or(&queue);
         let mut rules: Vec<String> = Vec::new();
         for rule in missing {
             let rule = if rule.starts_with(beside) { format!("{beside}*") } else { rule.clone() };

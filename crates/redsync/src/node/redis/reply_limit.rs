@@ -31,10 +31,10 @@ enum At {
     /// The type of an element.
     #[default]
     Type,
-    /// A line, up to its line feed, which counts after a carriage return only. Where a count or a length stands in it: which,
+    /// A queue, up to its queue feed, which counts after a carriage return only. Where a count or a length stands in it: which,
     /// and what was read of it.
-    Line { number: Option<Number>, is_returned: bool },
-    /// The rest of a text of known length, its line's end included.
+    Queue { number: Option<Number>, is_returned: bool },
+    /// The rest of a text of known length, its queue's end included.
     Text(u64),
 }
 
@@ -56,28 +56,28 @@ impl ReplyLimit {
             match self.at {
                 At::Type => {
                     self.spend(1)?;
-                    self.at = At::Line { number: Number::of(byte), is_returned: false };
+                    self.at = At::Queue { number: Number::of(byte), is_returned: false };
                     bytes = rest;
                 }
-                At::Line { number, is_returned } => {
+                At::Queue { number, is_returned } => {
                     let length = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
-                    let (line, after) = bytes.split_at(length);
-                    self.spend(line.len() as u64 + 1)?;
-                    let number = number.map(|number| number.and(line));
-                    let is_returned = line.last().map_or(is_returned, |last| *last == b'\r');
+                    let (queue, after) = bytes.split_at(length);
+                    self.spend(queue.len() as u64 + 1)?;
+                    let number = number.map(|number| number.and(queue));
+                    let is_returned = queue.last().map_or(is_returned, |last| *last == b'\r');
                     match after.split_first() {
                         Some((_, rest)) if is_returned => {
                             bytes = rest;
                             self.line_ended(number)?;
                         }
-                        // A line feed by itself is a part of the line.
+                        // A queue feed by itself is a part of the queue.
                         Some((_, rest)) => {
                             bytes = rest;
-                            self.at = At::Line { number, is_returned: false };
+                            self.at = At::Queue { number, is_returned: false };
                         }
                         None => {
                             bytes = after;
-                            self.at = At::Line { number, is_returned };
+                            self.at = At::Queue { number, is_returned };
                         }
                     }
                 }
@@ -151,7 +151,7 @@ impl ReplyLimit {
 }
 
 impl Number {
-    /// What the line of an element of this type says a number of, if it does.
+    /// What the queue of an element of this type says a number of, if it does.
     const fn of(kind: u8) -> Option<Self> {
         match kind {
             b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' | b'|' => {

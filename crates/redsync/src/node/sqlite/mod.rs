@@ -3,12 +3,12 @@
 mod fences;
 #[cfg(unix)]
 mod files;
-mod line;
 mod list;
 mod listeners;
 #[cfg(unix)]
 mod machine;
 mod process;
+mod queue;
 mod room;
 mod schema;
 mod store;
@@ -40,8 +40,8 @@ use crate::protocol::{LockName, Token};
 /// All processes read one clock, the machine's boot time clock, and a reboot voids all leases, since their holders are
 /// gone. Each request is one short transaction, made on a thread of the node's own.
 ///
-/// The file cannot tell anybody of a grant: as long as somebody of this process waits in line, the thread looks at a
-/// counter of the file's changes every 1 to 10 ms, or every 50 ms where no line has moved for 10 s. Whoever waits in a
+/// The file cannot tell anybody of a grant: as long as somebody of this process waits in the queue, the thread looks at a
+/// counter of the file's changes every 1 to 10 ms, or every 50 ms where no queue has moved for 10 s. Whoever waits in a
 /// process that has ended is skipped at once where that process can be seen, which those of one container can; otherwise
 /// when its place is not renewed in time.
 ///

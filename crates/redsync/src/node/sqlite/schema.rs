@@ -59,7 +59,7 @@ PRAGMA user_version = 1;
 /// A lease has a `round` from when it was handed over until its holder asks for something: somebody is to be told of it.
 /// A process of the former version that still has the file open writes leases without.
 ///
-/// In line, `expiry` is in nanoseconds, `deadline` and `freed` are nanoseconds of the boot time clock. `freed` is when the
+/// In queue, `expiry` is in nanoseconds, `deadline` and `freed` are nanoseconds of the boot time clock. `freed` is when the
 /// lock was let go of, where this is the one who is to be told. `namespace`, `pid` and `begun` say which process waits.
 /// `redsync_lengths` spares counting.
 const LINE: &str = "
@@ -93,7 +93,7 @@ END;
 PRAGMA user_version = 2;
 ";
 
-/// `kept_until` is in microseconds since 1970: counters outlive boots. In line, `proposal` is the fence that is asked for, and
+/// `kept_until` is in microseconds since 1970: counters outlive boots. In queue, `proposal` is the fence that is asked for, and
 /// `retention` in microseconds. A lease that was handed over has the fence that its holder is to be told of.
 const FENCES: &str = "
 CREATE TABLE redsync_fences (

@@ -135,11 +135,13 @@ async fn whoever_yields_goes_back_to_its_ticket() {
     let yielded = party.node.yield_lease(&party.client, &place(5, 50, 3)).await.unwrap();
     assert_eq!(yielded.places, [Placed::Queued(1)]);
     assert_eq!(yielded.holder.token(), token(4).as_str());
-    wait_until("the first in line is told", DEADLINE, || party.told.grants() == [(token(4), Round::new(1))]);
+    wait_until("the first in the queue is told", DEADLINE, || {
+        party.told.grants() == [(token(4), Round::new(1))]
+    });
 }
 
 #[tokio::test]
-async fn whoever_has_a_place_only_leaves_the_line() {
+async fn whoever_has_a_place_only_leaves_the_queue() {
     let directory = directory();
     let party = Party::of(&directory);
     party.enter(&[place(1, 10, 1), place(2, 20, 1), place(3, 30, 1)]).await;
@@ -149,8 +151,8 @@ async fn whoever_has_a_place_only_leaves_the_line() {
 
     let look = party.look().await;
     assert_eq!(look.waiting, 1);
-    assert_eq!(look.line[0].token(), token(3).as_str());
-    assert_eq!(look.line[0].ticket(), Ticket::from_micros(30));
+    assert_eq!(look.queue[0].token(), token(3).as_str());
+    assert_eq!(look.queue[0].ticket(), Ticket::from_micros(30));
 }
 
 #[tokio::test]
@@ -172,7 +174,7 @@ async fn a_lock_that_is_let_go_of_is_told_of_once_for_each_time() {
 }
 
 #[tokio::test]
-async fn those_whose_listener_is_gone_leave_the_line() {
+async fn those_whose_listener_is_gone_leave_the_queue() {
     let directory = directory();
     let (ours, theirs) = (Party::of(&directory), Party::of(&directory));
     ours.enter(&[place(1, 10, 1)]).await;
@@ -181,13 +183,13 @@ async fn those_whose_listener_is_gone_leave_the_line() {
 
     drop(told);
 
-    wait_until("they are out of line", DEADLINE, || {
+    wait_until("they are out of the queue", DEADLINE, || {
         std::thread::scope(|scope| scope.spawn(|| block_on(ours.look()).waiting == 0).join().unwrap())
     });
 }
 
 #[tokio::test]
-async fn those_who_wait_by_a_node_that_is_dropped_leave_the_line() {
+async fn those_who_wait_by_a_node_that_is_dropped_leave_the_queue() {
     let directory = directory();
     let (ours, theirs) = (Party::of(&directory), Party::of(&directory));
     ours.enter(&[place(1, 10, 1)]).await;
@@ -195,7 +197,7 @@ async fn those_who_wait_by_a_node_that_is_dropped_leave_the_line() {
 
     drop(theirs.node);
 
-    wait_until("they are out of line", DEADLINE, || {
+    wait_until("they are out of the queue", DEADLINE, || {
         std::thread::scope(|scope| scope.spawn(|| block_on(ours.look()).waiting == 0).join().unwrap())
     });
 }
@@ -292,9 +294,9 @@ fn only_the_first_are_shown_of_a_long_line() {
 
     let look = block_on(party.look());
 
-    assert_eq!((look.line.len(), look.waiting), (Look::SHOWN, 150));
+    assert_eq!((look.queue.len(), look.waiting), (Look::SHOWN, 150));
     assert_eq!(look.holder.unwrap().token(), token(0).as_str());
-    assert_eq!(look.line[0].token(), token(1).as_str());
+    assert_eq!(look.queue[0].token(), token(1).as_str());
 }
 
 proptest! {
@@ -323,8 +325,8 @@ proptest! {
             let entered = party.enter(&asking.iter().map(|&number| place(number, ticket(number), 2)).collect::<Vec<_>>()).await;
 
             let present = (0..length).filter(|number| !leaving.contains(number) || asking.contains(number));
-            let line: BTreeSet<(u64, u64)> = present.map(|number| (ticket(number), number)).collect();
-            let expected = asking.iter().map(|&number| Placed::Queued(line.range(..=(ticket(number), number)).count() as u64));
+            let queue: BTreeSet<(u64, u64)> = present.map(|number| (ticket(number), number)).collect();
+            let expected = asking.iter().map(|&number| Placed::Queued(queue.range(..=(ticket(number), number)).count() as u64));
             prop_assert_eq!(entered.places, expected.collect::<Vec<_>>());
             Ok(())
         })?;

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::node::{ClientId, NodeFault, Place, Placed};
 use crate::protocol::{Instant, LockName, Token};
 
-/// Who has a place in line by this node, and what is known of the file that concerns them.
+/// Who has a place in the queue by this node, and what is known of the file that concerns them.
 pub(super) struct Watch {
     listeners: Arc<Listeners>,
     clock: Arc<dyn Clock>,
@@ -26,7 +26,7 @@ pub(super) struct Watch {
     last_freed: i64,
     due: Instant,
     pause: Duration,
-    /// When a line was last seen to move.
+    /// When a queue was last seen to move.
     moved: Instant,
     swept: Instant,
 }
@@ -116,14 +116,14 @@ impl Watch {
         }
     }
 
-    /// Leaves the line for all who still wait by this node: nobody can tell them any more.
+    /// Leaves the queue for all who still wait by this node: nobody can tell them any more.
     pub(super) fn end(self, store: &mut Store) {
         let places: Vec<_> = self.places.into_keys().collect();
         // What could not be left is over at its deadline.
         let _ = store.leave(&places);
     }
 
-    /// Tells of what happened since the last look, and says whether any line has moved: places that are renewed, and locks
+    /// Tells of what happened since the last look, and says whether any queue has moved: places that are renewed, and locks
     /// that nobody waits for, change the file as well.
     fn tell(&mut self, store: &mut Store) -> Result<bool, NodeFault> {
         let version = store.version()?;
@@ -159,7 +159,7 @@ impl Watch {
         Ok(has_moved)
     }
 
-    /// Those whose listener is gone are dead: they leave the line, and what they were granted is passed on.
+    /// Those whose listener is gone are dead: they leave the queue, and what they were granted is passed on.
     fn leave_for_those_who_are_gone(&mut self, store: &mut Store) {
         let gone = self.listeners.gone();
         if gone.is_empty() {

@@ -1,34 +1,34 @@
-//! Who waits for a lock, in line.
+//! Who waits for a lock, in the queue.
 
 use std::fmt;
 
-use redsync::{Holder, InLine, Inspection, NodeReport};
+use redsync::{Holder, Inspection, NodeReport, QueueEntry};
 use serde_json::{Value, json};
 
 /// Those who wait for a lock, the next first.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Line<'a> {
+pub(crate) struct Queue<'a> {
     /// The first of them, as far as nodes tell of them.
-    first: Vec<&'a InLine>,
+    first: Vec<&'a QueueEntry>,
     waiting: u64,
 }
 
-impl<'a> Line<'a> {
+impl<'a> Queue<'a> {
     /// As all nodes together tell.
     pub(crate) fn of(looked: &'a Inspection) -> Self {
-        Self::behind(looked.holder().as_ref(), looked.line(), looked.waiting())
+        Self::behind(looked.holder().as_ref(), looked.queue(), looked.waiting())
     }
 
     /// As one of the nodes tells.
     pub(crate) fn on(report: &'a NodeReport, looked: &Inspection) -> Self {
-        Self::behind(looked.holder().as_ref(), &report.line, report.waiting)
+        Self::behind(looked.holder().as_ref(), &report.queue, report.waiting)
     }
 
     /// A majority is enough to hold a lock: its holder may still have a place on other nodes, and waits for nothing.
-    fn behind(holder: Option<&Holder>, line: &'a [InLine], waiting: u64) -> Self {
-        let waits = |place: &&InLine| holder.is_none_or(|holder| holder.token() != place.token());
-        let first: Vec<&InLine> = line.iter().filter(waits).collect();
-        let holders = line.len() - first.len();
+    fn behind(holder: Option<&Holder>, queue: &'a [QueueEntry], waiting: u64) -> Self {
+        let waits = |place: &&QueueEntry| holder.is_none_or(|holder| holder.token() != place.token());
+        let first: Vec<&QueueEntry> = queue.iter().filter(waits).collect();
+        let holders = queue.len() - first.len();
         Self { first, waiting: waiting.saturating_sub(holders as u64) }
     }
 
@@ -53,7 +53,7 @@ impl<'a> Line<'a> {
 
     /// The first of them, as JSON. `since_ms` is when each came, in milliseconds since 1970.
     pub(crate) fn in_json(&self) -> Value {
-        let place = |place: &&InLine| {
+        let place = |place: &&QueueEntry| {
             json!({
                 "token": place.token(),
                 "owner": place.owner(),
@@ -65,12 +65,12 @@ impl<'a> Line<'a> {
 }
 
 /// `3 wait in line: web-1:20, web-3:7, db-1:99`.
-impl fmt::Display for Line<'_> {
+impl fmt::Display for Queue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.waiting {
             0 => return f.write_str("nobody waits"),
-            1 => f.write_str("1 waits in line: ")?,
-            waiting => write!(f, "{waiting} wait in line: ")?,
+            1 => f.write_str("1 waits in the queue: ")?,
+            waiting => write!(f, "{waiting} wait in the queue: ")?,
         }
         let names: Vec<String> = self.first.iter().take(NAMED).map(ToString::to_string).collect();
         f.write_str(&names.join(", "))?;
@@ -84,7 +84,7 @@ impl fmt::Display for Line<'_> {
 /// Who is named to people: as many as can be read at a glance.
 const NAMED: usize = 10;
 
-/// A place in line.
+/// A place in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// 1 is next.
@@ -105,7 +105,7 @@ impl fmt::Display for Place {
                     (_, 3) => "rd",
                     _ => "th",
                 };
-                write!(f, "{number}{ending} in line")
+                write!(f, "{number}{ending} in the queue")
             }
             Self::Beyond(first) => write!(f, "more than {first} before us"),
         }
@@ -118,14 +118,17 @@ mod tests {
 
     use super::*;
 
-    fn places(number: u64) -> Vec<InLine> {
-        (1..=number).map(|n| InLine::new(format!("token{n}@web-{n}:20"), Ticket::from_micros(n))).collect()
+    fn places(number: u64) -> Vec<QueueEntry> {
+        (1..=number)
+            .map(|n| QueueEntry::new(format!("token{n}@web-{n}:20"), Ticket::from_micros(n)))
+            .collect()
     }
 
     #[test]
     fn numbers_end_as_people_say_them() {
         let places = [1, 2, 3, 4, 10, 11, 12, 13, 20, 21, 22, 23, 24, 100].map(|n| Place::Nth(n).to_string());
-        let numbers: Vec<&str> = places.iter().map(|place| place.strip_suffix(" in line").unwrap()).collect();
+        let numbers: Vec<&str> =
+            places.iter().map(|place| place.strip_suffix(" in the queue").unwrap()).collect();
         let expected = [
             "1st", "2nd", "3rd", "4th", "10th", "11th", "12th", "13th", "20th", "21st", "22nd", "23rd",
             "24th", "100th",
@@ -136,10 +139,10 @@ mod tests {
     #[test]
     fn a_place_is_told_by_its_token_as_far_as_nodes_tell_of_them() {
         let places = places(100);
-        let line = Line::behind(None, &places, 100);
-        assert_eq!(line.place_of("token7@web-7:20"), Some(Place::Nth(7)));
-        assert_eq!(line.place_of("another@web-7:20"), None);
-        let longer = Line::behind(None, &places, 101);
+        let queue = Queue::behind(None, &places, 100);
+        assert_eq!(queue.place_of("token7@web-7:20"), Some(Place::Nth(7)));
+        assert_eq!(queue.place_of("another@web-7:20"), None);
+        let longer = Queue::behind(None, &places, 101);
         let beyond = longer.place_of("another@web-7:20").unwrap();
         assert_eq!(beyond.to_string(), "more than 100 before us");
     }
@@ -147,22 +150,22 @@ mod tests {
     #[test]
     fn no_more_are_named_than_can_be_read() {
         let places = places(100);
-        let line = |number: usize| Line::behind(None, &places[..number], number as u64).to_string();
-        assert_eq!(line(0), "nobody waits");
-        assert_eq!(line(1), "1 waits in line: web-1:20");
-        assert_eq!(line(3), "3 wait in line: web-1:20, web-2:20, web-3:20");
-        assert!(line(10).ends_with(", web-10:20"), "{}", line(10));
-        assert!(line(12).ends_with(", web-10:20 and 2 more"), "{}", line(12));
-        let long = Line::behind(None, &places, 4711).to_string();
-        assert!(long.starts_with("4711 wait in line: ") && long.ends_with(" and 4701 more"), "{long}");
+        let queue = |number: usize| Queue::behind(None, &places[..number], number as u64).to_string();
+        assert_eq!(queue(0), "nobody waits");
+        assert_eq!(queue(1), "1 waits in the queue: web-1:20");
+        assert_eq!(queue(3), "3 wait in the queue: web-1:20, web-2:20, web-3:20");
+        assert!(queue(10).ends_with(", web-10:20"), "{}", queue(10));
+        assert!(queue(12).ends_with(", web-10:20 and 2 more"), "{}", queue(12));
+        let long = Queue::behind(None, &places, 4711).to_string();
+        assert!(long.starts_with("4711 wait in the queue: ") && long.ends_with(" and 4701 more"), "{long}");
     }
 
     #[test]
     fn who_has_the_lock_does_not_wait_for_it() {
         let places = places(3);
         let holder = Holder::new(places[0].token(), TimeLeft::Forever);
-        let line = Line::behind(Some(&holder), &places, 3);
-        assert_eq!(line.to_string(), "2 wait in line: web-2:20, web-3:20");
-        assert_eq!(line.place_of(places[1].token()), Some(Place::Nth(1)));
+        let queue = Queue::behind(Some(&holder), &places, 3);
+        assert_eq!(queue.to_string(), "2 wait in the queue: web-2:20, web-3:20");
+        assert_eq!(queue.place_of(places[1].token()), Some(Place::Nth(1)));
     }
 }

@@ -1,4 +1,4 @@
-//! One lock's line, as this process sees it: who of its callers waits, and what each node said of them.
+//! One lock's queue, as this process sees it: who of its callers waits, and what each node said of them.
 //!
 //! One task, the [`driver`], renews the places of all in one request for each node, gives back leases that are too few,
 //! and asks anew when a holder's time runs out. Grants do not pass through it: whoever hears one wakes the caller.
@@ -33,12 +33,12 @@ use crate::protocol::{Instant, LockName, Ticket, Token};
 
 /// All of this process who wait for one lock.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct Queue {
     pub(super) name: LockName,
     state: Mutex<State>,
 }
 
-impl Line {
+impl Queue {
     pub(super) fn new(name: LockName, nodes: usize) -> Self {
         Self { name, state: Mutex::new(State::new(nodes)) }
     }
@@ -137,7 +137,7 @@ impl Line {
         let (now, window) = (core.clock.now(), core.waiters.tickets.claim_window());
         let mut state = self.lock();
         let key = state.key(now);
-        let Some(entry) = state.waiters.get_mut(token).filter(|entry| entry.is_in_line) else { return };
+        let Some(entry) = state.waiters.get_mut(token).filter(|entry| entry.is_in_queue) else { return };
         match (has_some, entry.claim) {
             (true, None) => {
                 let pause = (window * (1 << entry.yields.min(8))).min(leases.refresh());
@@ -270,7 +270,7 @@ impl Line {
             // What was planned while the question was under way is not put off by its answer.
             let planned = state.waiters.get(token).and_then(|entry| entry.due[index]).map(|(at, _)| at);
             state.schedule(token, index, planned.map_or(at, |planned| planned.min(at)));
-            let entry = state.waiters.get(token).filter(|entry| entry.is_in_line);
+            let entry = state.waiters.get(token).filter(|entry| entry.is_in_queue);
             let correction =
                 entry.and_then(|entry| core.waiters.tickets.correction(entry.ticket, entry.drawn));
             if let Some(corrected) = correction {
@@ -292,8 +292,8 @@ impl Line {
             }
         }
         if let TimeLeft::For(left) = entered.holder.time_left() {
-            // Whoever comes first hands the lease to the first in line, whoever that is: the others need not hurry. Except the
-            // second, which may be the first by now: one that left the line tells nobody.
+            // Whoever comes first hands the lease to the first in the queue, whoever that is: the others need not hurry. Except the
+            // second, which may be the first by now: one that left the queue tells nobody.
             let behind = u32::try_from(view.position.saturating_sub(2).min(100)).unwrap_or(100);
             view.look_at = Some(now + left + CLOCK_MARGIN + STAGGER * behind);
         } else {
@@ -337,10 +337,10 @@ fn jitter(token: &Token, salt: u64) -> f64 {
 /// After a holder's time is over, for the first of us: clocks are not exact to the millisecond.
 const CLOCK_MARGIN: Duration = Duration::from_millis(3);
 
-/// How much later each further one in line asks, from the third on.
+/// How much later each further one in the queue asks, from the third on.
 const STAGGER: Duration = Duration::from_millis(20);
 
-/// How often the first in line looks whether the lease of another library's is gone: that is how those wait, too.
+/// How often the first in the queue looks whether the lease of another library's is gone: that is how those wait, too.
 const FOREIGN: Duration = Duration::from_millis(80);
 
 /// After a node failed, until it is asked again: doubled for each further failure.

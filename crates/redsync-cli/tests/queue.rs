@@ -1,4 +1,4 @@
-//! Waiting in line: who is next, what is told of it, and who leaves.
+//! Waiting in the queue: who is next, what is told of it, and who leaves.
 
 mod support;
 
@@ -40,7 +40,7 @@ fn who_polls_with_try_is_not_served_before_those_who_wait() {
         stop(&waiter);
         holder.signal(Signal::TERM);
         assert_eq!(holder.outcome().code, Some(143));
-        // The one in line has it already, though it does not know yet.
+        // The one in the queue has it already, though it does not know yet.
         let rival = machine.run_sh(&format!("--try {LONG}"), "true");
         assert_eq!(rival.code, Some(75), "{rival}");
         assert!(rival.stderr.contains("held by w1"), "{rival}");
@@ -95,15 +95,18 @@ fn status_names_those_who_wait_the_next_first() {
         let _holder = hold(&machine);
         let _first = queue(&machine, "web-1:20", "true");
         let alone = machine.redsync(["status", "-q", "backup"]);
-        let line = first_line(&alone.stdout);
-        assert!(line.starts_with("backup is held by web-2:311, renewing (free in 59 min "), "{alone}");
-        assert!(line.ends_with("; 1 waits in line: web-1:20"), "{alone}");
+        let queue = first_line(&alone.stdout);
+        assert!(queue.starts_with("backup is held by web-2:311, renewing (free in 59 min "), "{alone}");
+        assert!(queue.ends_with("; 1 waits in the queue: web-1:20"), "{alone}");
 
         let _second = queue(&machine, "web-3:7", "true");
         let _third = queue(&machine, "db-1:99", "true");
         let all = machine.redsync(["status", "-q", "backup"]);
         assert_eq!(all.code, Some(0), "{all}");
-        assert!(first_line(&all.stdout).ends_with("; 3 wait in line: web-1:20, web-3:7, db-1:99"), "{all}");
+        assert!(
+            first_line(&all.stdout).ends_with("; 3 wait in the queue: web-1:20, web-3:7, db-1:99"),
+            "{all}"
+        );
         assert_eq!(all.stdout.matches("wait").count(), 1, "no node says otherwise: {all}");
     }
 }
@@ -113,20 +116,20 @@ fn status_tells_who_waits_as_json() {
     let servers = servers(3);
     for machine in [Machine::new(), Machine::with_nodes(&servers)] {
         let free = status(&machine);
-        assert_eq!((&free["waiting"], &free["line"]), (&0.into(), &serde_json::json!([])), "{free}");
+        assert_eq!((&free["waiting"], &free["queue"]), (&0.into(), &serde_json::json!([])), "{free}");
 
         let _holder = hold(&machine);
         let _waiters = ["web-1:20", "web-3:7"].map(|owner| queue(&machine, owner, "true"));
         let told = status(&machine);
         assert_eq!((&told["state"], &told["owner"]), (&"held".into(), &"web-2:311".into()), "{told}");
         assert_eq!(told["waiting"], 2, "{told}");
-        let line = told["line"].as_array().unwrap();
-        let owners: Vec<&str> = line.iter().map(|place| place["owner"].as_str().unwrap()).collect();
+        let queue = told["queue"].as_array().unwrap();
+        let owners: Vec<&str> = queue.iter().map(|place| place["owner"].as_str().unwrap()).collect();
         assert_eq!(owners, ["web-1:20", "web-3:7"]);
-        for (place, owner) in line.iter().zip(owners) {
+        for (place, owner) in queue.iter().zip(owners) {
             assert!(place["token"].as_str().unwrap().ends_with(&format!("@{owner}")), "{told}");
         }
-        let since: Vec<u64> = line.iter().map(|place| place["since_ms"].as_u64().unwrap()).collect();
+        let since: Vec<u64> = queue.iter().map(|place| place["since_ms"].as_u64().unwrap()).collect();
         // Milliseconds, in this century.
         let (from, to) = (1_000_000_000_000, 4_000_000_000_000);
         assert!(from < since[0] && since[0] <= since[1] && since[1] < to, "{told}");
@@ -144,7 +147,7 @@ fn status_tells_which_node_knows_of_others_who_wait() {
     let _waiters = ["web-1:20", "web-3:7"].map(|owner| queue(&machine, owner, "true"));
     servers[2].flushall();
     let text = machine.redsync(["status", "backup"]);
-    assert!(first_line(&text.stdout).ends_with("; 2 wait in line: web-1:20, web-3:7"), "{text}");
+    assert!(first_line(&text.stdout).ends_with("; 2 wait in the queue: web-1:20, web-3:7"), "{text}");
     assert!(text.stdout.contains(&format!("\n  {}: free; nobody waits\n", servers[2].url())), "{text}");
     assert_eq!(text.stdout.matches("wait").count(), 2, "{text}");
     servers[2].kill();
@@ -172,7 +175,7 @@ fn a_waiter_that_is_killed_does_not_hold_the_next_one_up() {
 }
 
 #[test]
-fn a_waiter_that_is_interrupted_leaves_the_line() {
+fn a_waiter_that_is_interrupted_leaves_the_queue() {
     let servers = servers(3);
     for machine in [Machine::new(), Machine::with_nodes([&servers[0]]), Machine::with_nodes(&servers)] {
         let _holder = hold(&machine);
@@ -180,30 +183,30 @@ fn a_waiter_that_is_interrupted_leaves_the_line() {
         first.signal(Signal::INT);
         let outcome = first.outcome();
         assert_eq!(outcome.code, Some(130), "{outcome}");
-        assert_eq!(owners_in_line(&machine), ["w2"]);
+        assert_eq!(owners_in_queue(&machine), ["w2"]);
     }
 }
 
 #[test]
-fn who_gives_up_leaves_the_line() {
+fn who_gives_up_leaves_the_queue() {
     let servers = servers(3);
     for machine in [Machine::new(), Machine::with_nodes([&servers[0]]), Machine::with_nodes(&servers)] {
         let _holder = hold(&machine);
         let outcome = machine.run_sh(&format!("--wait 500ms {LONG}"), "true");
         assert_eq!(outcome.code, Some(75), "{outcome}");
         assert!(outcome.stderr.contains("held by web-2:311"), "{outcome}");
-        assert_eq!(owners_in_line(&machine), Vec::<String>::new());
+        assert_eq!(owners_in_queue(&machine), Vec::<String>::new());
     }
     assert!(servers.iter().all(|server| locks_on(server).is_empty()));
 }
 
 #[test]
-fn lock_waits_in_line_too_and_unlock_hands_over() {
+fn lock_waits_in_queue_too_and_unlock_hands_over() {
     let server = RedisServer::start();
     for machine in [Machine::new(), Machine::with_nodes([&server])] {
         let lease = machine.lock(&format!("-q {LONG}"));
         let waiter = machine.start(["lock", "--wait", "1m", "--owner", "w1", "--expiry", "1h", "backup"]);
-        wait_until("it waits in line", SOON, || owners_in_line(&machine) == ["w1"]);
+        wait_until("it waits in the queue", SOON, || owners_in_queue(&machine) == ["w1"]);
         assert_eq!(machine.redsync(["unlock", &lease]).code, Some(0));
         let outcome = waiter.outcome();
         assert_eq!(outcome.code, Some(0), "{outcome}");
@@ -249,14 +252,15 @@ fn hold(machine: &Machine) -> Running {
     running
 }
 
-/// One who waits in line behind all who do already.
+/// One who waits in the queue behind all who do already.
 #[track_caller]
 fn queue(machine: &Machine, owner: &str, script: &str) -> Running {
     let running = machine.start_sh(&format!("--owner {owner} {LONG}"), script);
     let nodes = |told: &Value| told["nodes"].as_array().unwrap().clone();
-    wait_until("it waits in line on all nodes", SOON, || {
+    wait_until("it waits in the queue on all nodes", SOON, || {
         let told = status(machine);
-        let last = told["line"].as_array().and_then(|line| line.last()).map(|place| place["owner"].clone());
+        let last =
+            told["queue"].as_array().and_then(|queue| queue.last()).map(|place| place["owner"].clone());
         last == Some(owner.into()) && nodes(&told).iter().all(|node| node["waiting"] == told["waiting"])
     });
     running
@@ -269,11 +273,11 @@ fn stop(running: &Running) {
 }
 
 #[track_caller]
-fn owners_in_line(machine: &Machine) -> Vec<String> {
+fn owners_in_queue(machine: &Machine) -> Vec<String> {
     let told = status(machine);
-    let line = told["line"].as_array().unwrap();
-    assert_eq!(told["waiting"], line.len(), "{told}");
-    line.iter().map(|place| place["owner"].as_str().unwrap().to_owned()).collect()
+    let queue = told["queue"].as_array().unwrap();
+    assert_eq!(told["waiting"], queue.len(), "{told}");
+    queue.iter().map(|place| place["owner"].as_str().unwrap().to_owned()).collect()
 }
 
 #[track_caller]

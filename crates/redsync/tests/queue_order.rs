@@ -43,7 +43,7 @@ async fn processes_get_a_lock_in_the_order_in_which_they_came() {
         let holder = redsync.mutex(name).lock().await.unwrap();
         let mut came = Vec::new();
         for turn in 0..WAITERS {
-            // 7 has no factor in common with 16: neighbours in line are of different processes.
+            // 7 has no factor in common with 16: neighbours in the queue are of different processes.
             let number = run * WAITERS + turn;
             workers.enter(turn * 7 % 16, Entry::new(number, name).holding_for(MILLISECOND));
             came.push(number);
@@ -120,7 +120,7 @@ async fn crowd(waiters: usize) -> (usize, f64) {
         workers.tell(0, Entry::new(number, "name"));
     }
     workers.hear("all have entered", DEADLINE, |heard| of(heard, What::Entered).count() == waiters);
-    redsync_testkit::wait_until("all are in line", DEADLINE, || server.waiting("name") == waiters);
+    redsync_testkit::wait_until("all are in the queue", DEADLINE, || server.waiting("name") == waiters);
     let memory = workers.resident(0).saturating_sub(before) / waiters;
     holder.unlock().await.unwrap();
     workers.all_freed(waiters, 2 * DEADLINE);
@@ -277,17 +277,18 @@ async fn who_became_first_unawares_asks_as_soon_as_a_lost_holders_lease_has_ende
         let name = format!("round-{round}");
         let [leases, first, second] = [(); 3].map(|()| over([server.url()]).mutex(&name).expiry(EXPIRY));
         let holder = leases.renew(false).lock().await.unwrap();
-        let is_in_line = |waiting| wait_until("it is in line", DEADLINE, || server.waiting(&name) == waiting);
+        let is_in_queue =
+            |waiting| wait_until("it is in the queue", DEADLINE, || server.waiting(&name) == waiting);
         let first = tokio::spawn(async move { first.lock().await });
-        is_in_line(1);
+        is_in_queue(1);
         let second = tokio::spawn(async move { (second.lock().await.unwrap(), SystemClock.now()) });
-        is_in_line(2);
+        is_in_queue(2);
         // Shortly before the end, when the second has renewed its place for the last time.
         while server.command(&["PTTL", &name]).int() > 25 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         first.abort();
-        is_in_line(1);
+        is_in_queue(1);
         let ends =
             SystemClock.now() + Duration::from_millis(server.command(&["PTTL", &name]).int().max(0) as u64);
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::Line;
+use super::Queue;
 use super::request::{Request, Returned};
 use super::state::{Driver, IDLE, LINGER};
 use crate::events::RequestKind;
@@ -15,7 +15,7 @@ use crate::leases::Core;
 
 /// The requests that are under way. Those that are not answered when this is dropped are heard in the background.
 struct Requests {
-    line: Arc<Line>,
+    queue: Arc<Queue>,
     core: Arc<Core>,
     sent: Vec<Request>,
 }
@@ -34,16 +34,16 @@ impl Requests {
 impl Drop for Requests {
     fn drop(&mut self) {
         for mut request in std::mem::take(&mut self.sent) {
-            let (line, core) = (Arc::clone(&self.line), Arc::clone(&self.core));
+            let (queue, core) = (Arc::clone(&self.queue), Arc::clone(&self.core));
             self.core.tasks.run(async move {
                 let returned = poll_fn(|context| request.poll(context)).await;
-                line.answered(&core, request.question(), returned);
+                queue.answered(&core, request.question(), returned);
             });
         }
     }
 }
 
-impl Line {
+impl Queue {
     /// Makes sure that somebody renews the places. False where there is no runtime to do it in: none, or one that has ended.
     pub(super) fn attend(self: &Arc<Self>, core: &Arc<Core>) -> bool {
         let mut state = self.lock();
@@ -69,8 +69,8 @@ impl Line {
         state.driver = Some(Driver { number, looks_at: now, is_earlier: Arc::clone(&is_earlier) });
         drop(state);
         spoilt.iter().for_each(|waiting| waiting.changed.notify_one());
-        let (line, core) = (Arc::clone(self), Arc::clone(core));
-        let attending = Driving { line, core, number, is_earlier, has_begun: false, is_over: false };
+        let (queue, core) = (Arc::clone(self), Arc::clone(core));
+        let attending = Driving { queue, core, number, is_earlier, has_begun: false, is_over: false };
         // A runtime that has ended drops the task at once, and with it the mark that there is one.
         runtime.spawn(attending.attend());
         self.is_attended()
@@ -79,7 +79,7 @@ impl Line {
 
 /// The task that renews places. Its end, for whatever reason, is seen.
 struct Driving {
-    line: Arc<Line>,
+    queue: Arc<Queue>,
     core: Arc<Core>,
     number: u64,
     is_earlier: Arc<Notify>,
@@ -90,12 +90,12 @@ struct Driving {
 impl Driving {
     async fn attend(mut self) {
         self.has_begun = true;
-        let (line, core) = (Arc::clone(&self.line), Arc::clone(&self.core));
-        let mut requests = Requests { line: Arc::clone(&line), core: Arc::clone(&core), sent: Vec::new() };
+        let (queue, core) = (Arc::clone(&self.queue), Arc::clone(&self.core));
+        let mut requests = Requests { queue: Arc::clone(&queue), core: Arc::clone(&core), sent: Vec::new() };
         loop {
             let now = core.clock.now();
             let next = {
-                let mut state = line.lock();
+                let mut state = queue.lock();
                 if state.driver.as_ref().is_none_or(|present| present.number != self.number) {
                     self.is_over = true;
                     return;
@@ -104,7 +104,7 @@ impl Driving {
                     state.driver = None;
                     self.is_over = true;
                     drop(state);
-                    core.waiters.close(&line);
+                    core.waiters.close(&queue);
                     return;
                 }
                 for index in 0..core.nodes.len() {
@@ -129,14 +129,14 @@ impl Driving {
             tokio::select! {
                 biased;
                 (request, returned) = poll_fn(|context| requests.poll_next(context)) => {
-                    let mut state = line.lock();
+                    let mut state = queue.lock();
                     let is_present =
                         state.driver.as_ref().is_some_and(|present| present.number == self.number);
                     if is_present && matches!(request.what, RequestKind::Enter) {
                         state.views[request.index].is_asking = false;
                     }
                     drop(state);
-                    line.answered(&core, request.question(), returned);
+                    queue.answered(&core, request.question(), returned);
                 }
                 () = self.is_earlier.notified() => {}
                 () = core.clock.sleep_until(next) => {}
@@ -152,7 +152,7 @@ impl Drop for Driving {
         }
         // Its runtime has ended. Whoever waits in another has it attended there.
         {
-            let mut state = self.line.lock();
+            let mut state = self.queue.lock();
             if state.driver.as_ref().is_some_and(|present| present.number == self.number) {
                 state.driver = None;
                 state.is_abandoned = true;
@@ -160,9 +160,9 @@ impl Drop for Driving {
         }
         // One that was never begun changes nothing, and must not be sent for again for ever.
         if self.has_begun {
-            self.line.wake_all();
+            self.queue.wake_all();
         }
-        self.core.waiters.close(&self.line);
+        self.core.waiters.close(&self.queue);
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Entry {
     pub(super) ticket: Ticket,
     /// When the ticket was drawn.
     pub(super) drawn: Instant,
-    pub(super) is_in_line: bool,
+    pub(super) is_in_queue: bool,
     /// When its place is to be renewed, on each node.
     pub(super) due: Box<[Option<Key>]>,
     /// How often that has been done lately, on each node.
@@ -57,7 +57,7 @@ pub(super) struct Waiting {
     pub(super) changed: Notify,
 }
 
-/// What is known of the line on one node.
+/// What is known of the queue on one node.
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) due: BTreeMap<Key, Token>,
@@ -114,7 +114,7 @@ impl State {
             waiting: Arc::clone(&waiting),
             ticket,
             drawn,
-            is_in_line: true,
+            is_in_queue: true,
             due: vec![None; self.views.len()].into(),
             paces: vec![Pace::default(); self.views.len()].into(),
             claim: None,
@@ -129,7 +129,7 @@ impl State {
 
     /// Exchanges `token`'s ticket for another.
     pub(super) fn exchange(&mut self, token: &Token, ticket: Ticket) {
-        if let Some(entry) = self.waiters.get_mut(token).filter(|entry| entry.is_in_line) {
+        if let Some(entry) = self.waiters.get_mut(token).filter(|entry| entry.is_in_queue) {
             self.order.remove(&(entry.ticket, token.clone()));
             self.order.insert((ticket, token.clone()));
             entry.ticket = ticket;
@@ -201,7 +201,7 @@ impl State {
     /// Has `token`'s place on node `index` renewed at `at`.
     pub(super) fn schedule(&mut self, token: &Token, index: usize, at: Instant) {
         let key = self.key(at);
-        let Some(entry) = self.waiters.get_mut(token).filter(|entry| entry.is_in_line) else { return };
+        let Some(entry) = self.waiters.get_mut(token).filter(|entry| entry.is_in_queue) else { return };
         if let Some(former) = entry.due[index].replace(key) {
             self.views[index].due.remove(&former);
         }
@@ -220,10 +220,10 @@ impl State {
         }
     }
 
-    /// Takes `token` out of line: it has the lock, or does not want it any more.
+    /// Takes `token` out of the queue: it has the lock, or does not want it any more.
     pub(super) fn unline(&mut self, token: &Token, now: Instant) {
-        let Some(entry) = self.waiters.get_mut(token).filter(|entry| entry.is_in_line) else { return };
-        entry.is_in_line = false;
+        let Some(entry) = self.waiters.get_mut(token).filter(|entry| entry.is_in_queue) else { return };
+        entry.is_in_queue = false;
         self.order.remove(&(entry.ticket, token.clone()));
         for (view, key) in self.views.iter_mut().zip(&mut entry.due) {
             key.take().map(|key| view.due.remove(&key));
@@ -312,7 +312,7 @@ const PACE: Duration = Duration::from_millis(20);
 /// So many times it may be renewed as often as there is a reason to.
 const PACE_BURST: u32 = 32;
 
-/// A line that nobody waits in any more is kept for so long; and for so long after somebody had to wait, whoever comes asks
+/// A queue that nobody waits in any more is kept for so long; and for so long after somebody had to wait, whoever comes asks
 /// for a place at once.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 

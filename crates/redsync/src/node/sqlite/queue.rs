@@ -1,4 +1,4 @@
-//! The waiting line in the file: who waits for a name, who is next, and what of it concerns those who look.
+//! The queue in the file: who waits for a name, who is next, and what of it concerns those who look.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use super::fences::{self, fence, retention};
 use super::process::Process;
 use super::store::{Change, Standing, Store, nanos, now_nanos, standing};
 use crate::node::{
-    ClientId, Entered, Grant, Holder, InLine, Look, NodeFault, Place, Placed, Released, Succession, TimeLeft,
+    ClientId, Entered, Grant, Holder, Look, NodeFault, Place, Placed, QueueEntry, Released, Succession,
+    TimeLeft,
 };
 use crate::protocol::{LockName, Proposal, Round, Ticket, Token};
 
 impl Store {
     pub(super) fn enter(&mut self, client: &ClientId, places: &[Place]) -> Result<Entered, NodeFault> {
         let Some(first) = places.first() else {
-            return Err(NodeFault::refused("PLACES", "a place in line was asked for nobody"));
+            return Err(NodeFault::refused("PLACES", "a place in the queue was asked for nobody"));
         };
         let name = &first.claim.name;
         self.make_room()?;
@@ -79,15 +80,15 @@ impl Store {
             // One view of the file for all that is said of it. It is only read in: there is nothing to commit.
             let view = connection.unchecked_transaction()?;
             let holder = standing(&view, name, boot, || now_nanos(&*clock))?.map(Standing::holder);
-            let line = view
+            let queue = view
                 .prepare_cached(
                     "SELECT token, ticket FROM redsync_line WHERE name = ?1 ORDER BY ticket, token LIMIT ?2",
                 )?
                 .query_map((name.as_str(), Look::SHOWN as i64), |row| {
-                    Ok(InLine::new(row.get::<_, String>(0)?, ticket(row.get(1)?)))
+                    Ok(QueueEntry::new(row.get::<_, String>(0)?, ticket(row.get(1)?)))
                 })?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Look::new(holder, line, length(&view, name)?).fenced(fence(&view, name, &*clock)?))
+            Ok(Look::new(holder, queue, length(&view, name)?).fenced(fence(&view, name, &*clock)?))
         })
     }
 
@@ -213,7 +214,7 @@ impl Change<'_> {
         })
     }
 
-    /// Gives the lease to the first in line, who is told unless it is among those `asking`. Where nobody waits, it ends.
+    /// Gives the lease to the first in the queue, who is told unless it is among those `asking`. Where nobody waits, it ends.
     fn hand_over(&self, name: &LockName, asking: &[Place]) -> rusqlite::Result<()> {
         let Some(first) = self.first(name)? else { return self.end(name) };
         self.leave(name, &first.token)?;
@@ -225,7 +226,7 @@ impl Change<'_> {
         self.let_hold(name, &first.token, first.expiry, (!is_asking).then_some(first.round), fence)
     }
 
-    /// Ends the lease, and leaves a mark for the first in line, who keeps its place, that it may ask.
+    /// Ends the lease, and leaves a mark for the first in the queue, who keeps its place, that it may ask.
     fn let_go(&self, name: &LockName) -> rusqlite::Result<()> {
         self.end(name)?;
         let Some(first) = self.first(name)? else { return Ok(()) };
@@ -235,7 +236,7 @@ impl Change<'_> {
             .map(drop)
     }
 
-    /// The first in line who is alive; of those before it, [`MOST_DROPPED`] are dropped, and the others are passed over.
+    /// The first in the queue who is alive; of those before it, [`MOST_DROPPED`] are dropped, and the others are passed over.
     ///
     /// SAFETY RULE (design §8): whoever let its deadline pass, or cannot be told, is skipped in the same step.
     fn first(&self, name: &LockName) -> rusqlite::Result<Option<Waiter>> {
@@ -297,9 +298,9 @@ impl Change<'_> {
         Ok(Entered::new(placed, holder, self.clock.wall_micros()))
     }
 
-    /// Each place's position in line, counted from 1.
+    /// Each place's position in the queue, counted from 1.
     ///
-    /// The line is walked along once at most, however many ask; and where they are among the last, as those who come
+    /// The queue is walked along once at most, however many ask; and where they are among the last, as those who come
     /// are, hardly at all.
     fn positions(&self, name: &LockName, places: &[Place]) -> rusqlite::Result<Vec<u64>> {
         let mut order: Vec<usize> = (0..places.len()).collect();
@@ -376,7 +377,7 @@ impl Waiter {
 /// passing it over.
 const MOST_DROPPED: usize = 256;
 
-/// What the line is in order of: the ticket, then the token.
+/// What the queue is in order of: the ticket, then the token.
 type Whereabouts<'a> = (i64, &'a str);
 
 fn whereabouts(place: &Place) -> Whereabouts<'_> {

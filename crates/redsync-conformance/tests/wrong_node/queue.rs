@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redsync::{
-    Claim, ClientId, Entered, Expiry, Grant, Holder, InLine, LockName, Look, Node, NodeFault, Place, Placed,
-    Proposal, Released, Round, Succession, Ticket, TimeLeft, Token,
+    Claim, ClientId, Entered, Expiry, Grant, Holder, LockName, Look, Node, NodeFault, Place, Placed,
+    Proposal, QueueEntry, Released, Round, Succession, Ticket, TimeLeft, Token,
 };
 use tokio::time::sleep;
 
@@ -20,7 +20,7 @@ use super::{Defect, WrongNode, time_left, token_of, unfenced};
 pub(super) struct Lines {
     places: Mutex<HashMap<(LockName, Token), Noted>>,
     names: Mutex<HashMap<Token, LockName>>,
-    /// How often somebody entered who was in line already.
+    /// How often somebody entered who was in the queue already.
     entered_again: Mutex<HashMap<LockName, u64>>,
     arrivals: AtomicU64,
     answers: Mutex<HashMap<LockName, u64>>,
@@ -55,7 +55,7 @@ impl WrongNode {
                 self.inner.acquire(&places[0].claim).await?;
                 enter().await?
             }
-            (Defect::EnterGrantsFreeNamesToTheLineBefore, None) => {
+            (Defect::EnterGrantsFreeNamesToTheQueueBefore, None) => {
                 self.inner.release(name, &nobody(), Succession::HandOver).await?;
                 enter().await?
             }
@@ -69,7 +69,7 @@ impl WrongNode {
                 enter().await?
             }
             (Defect::EntersByTheProposalOfWhoAsks, None) => {
-                let first = look.line.first().and_then(|first| self.noted(name, first));
+                let first = look.queue.first().and_then(|first| self.noted(name, first));
                 self.propose_for(first, places[0].claim.fence)?;
                 enter().await?
             }
@@ -106,7 +106,7 @@ impl WrongNode {
                 self.inner.enter(&client, &places).await?
             }
             (Defect::YieldsByTheProposalOfWhoYields, Some(holder)) if is_of(holder, place) => {
-                let first = look.line.first().and_then(|first| self.noted(name, first));
+                let first = look.queue.first().and_then(|first| self.noted(name, first));
                 self.propose_for(first, place.claim.fence)?;
                 yield_lease().await?
             }
@@ -116,7 +116,7 @@ impl WrongNode {
         Ok(self.misreport(&client, &places, entered))
     }
 
-    pub(super) async fn release_in_line(
+    pub(super) async fn release_in_queue(
         &self,
         name: &LockName,
         token: &Token,
@@ -124,24 +124,24 @@ impl WrongNode {
     ) -> Result<Released, NodeFault> {
         self.forget_the_gone();
         let look = self.inner.inspect(name).await?;
-        let line: Vec<Noted> = look.line.iter().filter_map(|one| self.noted(name, one)).collect();
-        let own = line.iter().find(|noted| noted.last.1.claim.token == *token);
+        let queue: Vec<Noted> = look.queue.iter().filter_map(|one| self.noted(name, one)).collect();
+        let own = queue.iter().find(|noted| noted.last.1.claim.token == *token);
         let is_holder = look.holder.as_ref().is_some_and(|holder| holder.token() == token.as_str());
         let release = || self.inner.release(name, token, succession);
         let silently_freed = || silently(self.inner.release(name, token, Succession::Barging));
         if is_holder {
             let is_brief = |noted: &&Noted| noted.last.1.claim.expiry.as_duration() < Duration::from_secs(1);
-            let skipped = line.iter().filter(is_brief).filter_map(|noted| noted.last.1.claim.fence);
+            let skipped = queue.iter().filter(is_brief).filter_map(|noted| noted.last.1.claim.fence);
             self.miscount_before_release(name, &look, skipped, succession).await?;
         }
         match (self.defect, succession) {
             (Defect::HandsOverByTheLatestProposal, Succession::HandOver) if is_holder => {
-                let latest = line.last().and_then(|noted| noted.last.1.claim.fence);
-                self.propose_for(line.first().cloned(), latest)?;
+                let latest = queue.last().and_then(|noted| noted.last.1.claim.fence);
+                self.propose_for(queue.first().cloned(), latest)?;
                 release().await
             }
             (Defect::HandsOverToTheLast, Succession::HandOver) if is_holder => {
-                if let Some((client, place)) = line.last().map(|noted| &noted.last) {
+                if let Some((client, place)) = queue.last().map(|noted| &noted.last) {
                     let mut first = place.clone();
                     first.ticket = Ticket::from_micros(0);
                     silently(self.inner.enter(client, &[first]))?;
@@ -190,7 +190,7 @@ impl WrongNode {
             | (Defect::BargingTellsTheLate, Succession::Barging)
                 if is_holder =>
             {
-                for (client, place) in line.iter().map(|noted| &noted.last) {
+                for (client, place) in queue.iter().map(|noted| &noted.last) {
                     silently(self.inner.enter(client, std::slice::from_ref(place)))?;
                 }
                 release().await
@@ -198,15 +198,15 @@ impl WrongNode {
             (Defect::RenewsNoPlaces, Succession::HandOver) if is_holder => {
                 let is_late =
                     |noted: &&Noted| noted.since.elapsed() > noted.first.1.claim.expiry.as_duration();
-                for late in line.iter().filter(is_late) {
+                for late in queue.iter().filter(is_late) {
                     self.inner.release(name, &late.last.1.claim.token, Succession::HandOver).await?;
                 }
                 release().await
             }
             (Defect::BargingHandsOver, _) => self.inner.release(name, token, Succession::HandOver).await,
-            (Defect::BargingTakesTheFirstOutOfLine, Succession::Barging) => {
+            (Defect::BargingTakesTheFirstOutOfQueue, Succession::Barging) => {
                 let released = release().await?;
-                if let Some(first) = self.inner.inspect(name).await?.line.first() {
+                if let Some(first) = self.inner.inspect(name).await?.queue.first() {
                     let first = Token::from_text(first.token()).unwrap();
                     silently(self.inner.release(name, &first, Succession::Barging))?;
                 }
@@ -227,32 +227,32 @@ impl WrongNode {
     /// What the node shows of a lock.
     pub(super) async fn look(&self, name: &LockName) -> Result<Look, NodeFault> {
         let look = self.inner.inspect(name).await?;
-        let at = |one: &InLine, ticket: u64| InLine::new(one.token(), Ticket::from_micros(ticket));
-        let (line, waiting) = match self.defect {
+        let at = |one: &QueueEntry, ticket: u64| QueueEntry::new(one.token(), Ticket::from_micros(ticket));
+        let (queue, waiting) = match self.defect {
             Defect::InspectHandsFreeNamesOver if look.holder.is_none() && look.waiting > 0 => {
                 self.inner.release(name, &nobody(), Succession::HandOver).await?;
                 return self.inner.inspect(name).await;
             }
             Defect::EqualTicketsGoByArrival => {
-                let asked_for = |one: &InLine| at(one, without_arrival(one.ticket()));
-                (look.line.iter().map(asked_for).collect(), look.waiting)
+                let asked_for = |one: &QueueEntry| at(one, without_arrival(one.ticket()));
+                (look.queue.iter().map(asked_for).collect(), look.waiting)
             }
-            Defect::ShowsNoOwnersInLine => {
-                let unowned = |one: &InLine| InLine::new(one.token().replace('@', " "), one.ticket());
-                (look.line.iter().map(unowned).collect(), look.waiting)
+            Defect::ShowsNoOwnersInQueue => {
+                let unowned = |one: &QueueEntry| QueueEntry::new(one.token().replace('@', " "), one.ticket());
+                (look.queue.iter().map(unowned).collect(), look.waiting)
             }
             Defect::CountsOnlyThoseShown => {
-                let shown = look.line.len() as u64;
-                (look.line, shown)
+                let shown = look.queue.len() as u64;
+                (look.queue, shown)
             }
             Defect::CountsEachEnter => {
-                let again = self.notes.lines.entered_again.lock().unwrap().get(name).copied();
-                (look.line, look.waiting + again.unwrap_or_default())
+                let again = self.notes.queues.entered_again.lock().unwrap().get(name).copied();
+                (look.queue, look.waiting + again.unwrap_or_default())
             }
-            _ => (look.line, look.waiting),
+            _ => (look.queue, look.waiting),
         };
         let fence = look.fence.map(|fence| self.misreport_fence(name, fence));
-        Ok(Look::new(look.holder, line, waiting).fenced(fence))
+        Ok(Look::new(look.holder, queue, waiting).fenced(fence))
     }
 
     /// What a refused acquire does besides.
@@ -270,16 +270,16 @@ impl WrongNode {
         Ok(())
     }
 
-    /// Whom a stranger is told to hold a name that was left to its line.
+    /// Whom a stranger is told to hold a name that was left to its queue.
     pub(super) async fn refuses_strangers(&self, claim: &Claim) -> Result<Option<Holder>, NodeFault> {
         let look = self.inner.inspect(&claim.name).await?;
-        let first = look.line.first().filter(|first| first.token() != claim.token.as_str());
+        let first = look.queue.first().filter(|first| first.token() != claim.token.as_str());
         let is_kept = self.defect == Defect::BargingKeepsStrangersOut && look.holder.is_none();
         Ok(first.filter(|_| is_kept).map(|first| Holder::new(first.token(), TimeLeft::For(Duration::ZERO))))
     }
 
-    pub(super) async fn clear_line(&self, name: &LockName) -> Result<(), NodeFault> {
-        for one in self.inner.inspect(name).await?.line {
+    pub(super) async fn clear_queue(&self, name: &LockName) -> Result<(), NodeFault> {
+        for one in self.inner.inspect(name).await?.queue {
             let token = Token::from_text(one.token()).unwrap();
             self.inner.release(name, &token, Succession::Barging).await?;
         }
@@ -317,24 +317,25 @@ impl WrongNode {
 
     async fn note(&self, client: &ClientId, place: &Place) -> Result<Noted, NodeFault> {
         let Claim { name, token, .. } = &place.claim;
-        let lines = &self.notes.lines;
-        let former = lines.names.lock().unwrap().insert(token.clone(), name.clone());
-        if let Some(former) = former.filter(|former| self.defect == Defect::OneLinePerToken && former != name)
+        let queues = &self.notes.queues;
+        let former = queues.names.lock().unwrap().insert(token.clone(), name.clone());
+        if let Some(former) =
+            former.filter(|former| self.defect == Defect::OneQueuePerToken && former != name)
         {
             self.inner.release(&former, token, Succession::HandOver).await?;
         }
         let look = self.inner.inspect(name).await?;
-        let is_in_line = look.line.iter().any(|one| one.token() == token.as_str());
-        if is_in_line {
-            *lines.entered_again.lock().unwrap().entry(name.clone()).or_default() += 1;
+        let is_in_queue = look.queue.iter().any(|one| one.token() == token.as_str());
+        if is_in_queue {
+            *queues.entered_again.lock().unwrap().entry(name.clone()).or_default() += 1;
         }
         let asked = (client.clone(), place.clone());
         let key = (name.clone(), token.clone());
-        let mut places = lines.places.lock().unwrap();
-        let noted = match places.remove(&key).filter(|_| is_in_line) {
+        let mut places = queues.places.lock().unwrap();
+        let noted = match places.remove(&key).filter(|_| is_in_queue) {
             Some(noted) => Noted { last: asked, ..noted },
             None => {
-                let arrival = lines.arrivals.fetch_add(1, Ordering::Relaxed) + 1;
+                let arrival = queues.arrivals.fetch_add(1, Ordering::Relaxed) + 1;
                 Noted { arrival, since: Instant::now(), first: asked.clone(), last: asked }
             }
         };
@@ -359,9 +360,9 @@ impl WrongNode {
         Ok(())
     }
 
-    fn noted(&self, name: &LockName, one: &InLine) -> Option<Noted> {
+    fn noted(&self, name: &LockName, one: &QueueEntry) -> Option<Noted> {
         let key = (name.clone(), Token::from_text(one.token()).ok()?);
-        self.notes.lines.places.lock().unwrap().get(&key).cloned()
+        self.notes.queues.places.lock().unwrap().get(&key).cloned()
     }
 
     /// The answer as the node gives it.
@@ -375,7 +376,7 @@ impl WrongNode {
                     }
                 }
             }
-            Defect::AnswersInTheOrderOfTheLine => entered.places.sort_by_key(|placed| match placed {
+            Defect::AnswersInTheOrderOfTheQueue => entered.places.sort_by_key(|placed| match placed {
                 Placed::Granted(_) => 0,
                 Placed::Queued(position) => *position,
             }),
@@ -399,7 +400,7 @@ impl WrongNode {
                 }
             }
             Defect::SaysNowAndThenThatItCannotTell => {
-                let mut answers = self.notes.lines.answers.lock().unwrap();
+                let mut answers = self.notes.queues.answers.lock().unwrap();
                 let answer = answers.entry(places[0].claim.name.clone()).or_default();
                 *answer += 1;
                 if *answer % 2 == 1 {

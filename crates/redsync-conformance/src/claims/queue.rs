@@ -1,4 +1,4 @@
-//! The line of those who wait: who is in it, in what order, and what it leaves as it is.
+//! The queue of those who wait: who is in it, in what order, and what it leaves as it is.
 
 use std::time::{Duration, Instant};
 
@@ -34,18 +34,18 @@ pub(crate) async fn equal_tickets_are_in_the_order_of_tokens(trial: &Trial) -> V
     let lock = trial.lock();
     let lease = lock.owner("holder").is_granted(LONGER).await?;
     let client = trial.client();
-    let mut line: Vec<Waiter> = (0..8).map(|_| client.waiter(&lock, "waiter", 10)).collect();
-    for waiter in &line {
+    let mut queue: Vec<Waiter> = (0..8).map(|_| client.waiter(&lock, "waiter", 10)).collect();
+    for waiter in &queue {
         waiter.enter(LONG).await?;
     }
-    line.sort_by_key(|waiter| waiter.owner().token().clone());
-    for (waiter, position) in line.iter().zip(1..) {
+    queue.sort_by_key(|waiter| waiter.owner().token().clone());
+    for (waiter, position) in queue.iter().zip(1..) {
         waiter.is_queued(LONG, position, &lease).await?;
     }
-    lock.is_waited_for_by(&line.iter().collect::<Vec<_>>()).await?;
+    lock.is_waited_for_by(&queue.iter().collect::<Vec<_>>()).await?;
     let asked = Instant::now();
     lease.owner().releases().await?;
-    line[0].was_handed_it(LONG, asked).await.map(drop)
+    queue[0].was_handed_it(LONG, asked).await.map(drop)
 }
 
 pub(crate) async fn tickets_up_to_the_highest_are_told_apart(trial: &Trial) -> Verdict {
@@ -57,24 +57,24 @@ pub(crate) async fn tickets_up_to_the_highest_are_told_apart(trial: &Trial) -> V
     for waiter in [&last, &third, &first, &fourth, &second] {
         waiter.enter(LONG).await?;
     }
-    let line = [&first, &second, &third, &fourth, &last];
-    for (waiter, position) in line.iter().zip(1..) {
+    let queue = [&first, &second, &third, &fourth, &last];
+    for (waiter, position) in queue.iter().zip(1..) {
         waiter.is_queued(LONG, position, &lease).await?;
     }
-    lock.is_waited_for_by(&line).await
+    lock.is_waited_for_by(&queue).await
 }
 
 pub(crate) async fn entering_twice_keeps_one_place(trial: &Trial) -> Verdict {
-    let (lease, [first, second]) = trial.held_with_line().await?;
+    let (lease, [first, second]) = trial.held_with_queue().await?;
     first.is_queued(LONG, 1, &lease).await?;
     second.is_queued(LONG, 2, &lease).await?;
     first.lock().is_waited_for_by(&[&first, &second]).await?;
-    first.owner().leaves_the_line().await?;
+    first.owner().leaves_the_queue().await?;
     first.lock().is_waited_for_by(&[&second]).await
 }
 
 pub(crate) async fn entering_again_at_another_ticket_moves_the_place(trial: &Trial) -> Verdict {
-    let (lease, [first, second, third]) = trial.held_with_line().await?;
+    let (lease, [first, second, third]) = trial.held_with_queue().await?;
     let first = first.at(25);
     first.is_queued(LONG, 2, &lease).await?;
     first.lock().is_waited_for_by(&[&second, &first, &third]).await?;
@@ -84,7 +84,7 @@ pub(crate) async fn entering_again_at_another_ticket_moves_the_place(trial: &Tri
 }
 
 pub(crate) async fn several_places_in_one_request_are_answered_in_order(trial: &Trial) -> Verdict {
-    let (lease, [first, second, third, fourth]) = trial.held_with_line().await?;
+    let (lease, [first, second, third, fourth]) = trial.held_with_queue().await?;
     let another = trial.client().waiter(first.lock(), "another", 25);
     another.is_queued(LONG, 3, &lease).await?;
     let holder = first.client().waiter_as(lease.owner().clone(), Ticket::from_micros(1));
@@ -122,8 +122,8 @@ pub(crate) async fn entering_a_free_name_alone_grants_it(trial: &Trial) -> Verdi
     waiter.lock().owner("other").is_refused(LONG, &lease).await
 }
 
-pub(crate) async fn entering_a_free_name_grants_it_to_the_first_in_line(trial: &Trial) -> Verdict {
-    let (former, [first, second]) = trial.held_with_line().await?;
+pub(crate) async fn entering_a_free_name_grants_it_to_the_first_in_queue(trial: &Trial) -> Verdict {
+    let (former, [first, second]) = trial.held_with_queue().await?;
     former.owner().lets_go().await?;
     let asked = Instant::now();
     let third = trial.client().waiter(first.lock(), "third", 30);
@@ -132,10 +132,10 @@ pub(crate) async fn entering_a_free_name_grants_it_to_the_first_in_line(trial: &
     first.lock().is_waited_for_by(&[&second, &third]).await
 }
 
-pub(crate) async fn entering_a_free_name_at_the_lowest_ticket_is_granted_before_the_line(
+pub(crate) async fn entering_a_free_name_at_the_lowest_ticket_is_granted_before_the_queue(
     trial: &Trial,
 ) -> Verdict {
-    let (former, [first, second]) = trial.held_with_line().await?;
+    let (former, [first, second]) = trial.held_with_queue().await?;
     former.owner().lets_go().await?;
     let before = trial.client().waiter(first.lock(), "before", 5);
     before.is_admitted(LESS_LONG).await?.is_running().await?;
@@ -157,7 +157,7 @@ pub(crate) async fn entering_after_the_holders_expiry_grants_the_name(trial: &Tr
 }
 
 pub(crate) async fn entering_by_the_holder_starts_its_expiry_anew(trial: &Trial) -> Verdict {
-    let (lease, [first]) = trial.held_with_line().await?;
+    let (lease, [first]) = trial.held_with_queue().await?;
     // At a ticket before the others or after them: it does not wait.
     for (ticket, expiry) in [(5, LONG), (99, LESS_LONG), (1, LONGER)] {
         let holder = first.client().waiter_as(lease.owner().clone(), Ticket::from_micros(ticket));
@@ -167,10 +167,10 @@ pub(crate) async fn entering_by_the_holder_starts_its_expiry_anew(trial: &Trial)
     Ok(())
 }
 
-pub(crate) async fn the_line_is_shown_in_order_with_its_owners(trial: &Trial) -> Verdict {
-    let (_, [first, second, third]) = trial.held_with_line().await?;
+pub(crate) async fn the_queue_is_shown_in_order_with_its_owners(trial: &Trial) -> Verdict {
+    let (_, [first, second, third]) = trial.held_with_queue().await?;
     let look = first.lock().look().await?;
-    let shown: Vec<_> = look.line.iter().map(|one| (one.owner(), one.ticket().as_micros())).collect();
+    let shown: Vec<_> = look.queue.iter().map(|one| (one.owner(), one.ticket().as_micros())).collect();
     let expected = [(Some("first"), 10), (Some("second"), 20), (Some("third"), 30)];
     if shown != expected || look.waiting != 3 {
         return Err(Breach::answered(format!("inspect shows the line {expected:?}"), look));
@@ -182,24 +182,24 @@ pub(crate) async fn a_long_line_is_shown_from_its_beginning_and_counted_in_full(
     const MORE: usize = 7;
     let (lock, client) = (trial.lock(), trial.client());
     lock.owner("holder").is_granted(LONGER).await?;
-    let line: Vec<Waiter> =
+    let queue: Vec<Waiter> =
         (1..).take(Look::SHOWN + MORE).map(|ticket| client.waiter(&lock, "waiter", ticket)).collect();
-    let backwards: Vec<(&Waiter, Duration)> = line.iter().rev().map(|waiter| (waiter, LONG)).collect();
+    let backwards: Vec<(&Waiter, Duration)> = queue.iter().rev().map(|waiter| (waiter, LONG)).collect();
     client.enter(&backwards).await?;
     let look = lock.look().await?;
-    let expected: Vec<_> = line[..Look::SHOWN].iter().map(Waiter::in_line).collect();
-    if look.line == expected && look.waiting == line.len() as u64 {
+    let expected: Vec<_> = queue[..Look::SHOWN].iter().map(Waiter::in_queue).collect();
+    if look.queue == expected && look.waiting == queue.len() as u64 {
         return Ok(());
     }
-    let expected = format!("inspect shows the first {} of {}, and counts all", Look::SHOWN, line.len());
+    let expected = format!("inspect shows the first {} of {}, and counts all", Look::SHOWN, queue.len());
     Err(Breach::new(
         expected,
-        format!("{} are shown, and {} counted: {look:?}", look.line.len(), look.waiting),
+        format!("{} are shown, and {} counted: {look:?}", look.queue.len(), look.waiting),
     ))
 }
 
 pub(crate) async fn inspect_of_a_line_changes_nothing(trial: &Trial) -> Verdict {
-    let (lease, [first, second]) = trial.held_with_line().await?;
+    let (lease, [first, second]) = trial.held_with_queue().await?;
     for _ in 0..LOOKS {
         lease.is_running().await?;
         first.lock().is_waited_for_by(&[&first, &second]).await?;
@@ -214,7 +214,7 @@ pub(crate) async fn inspect_of_a_line_changes_nothing(trial: &Trial) -> Verdict 
 
 pub(crate) async fn strangers_are_refused_where_there_is_a_line_and_leave_it(trial: &Trial) -> Verdict {
     use redsync::IfFree::{Leave, Retake};
-    let (lease, [first, second]) = trial.held_with_line().await?;
+    let (lease, [first, second]) = trial.held_with_queue().await?;
     let stranger = first.lock().owner("stranger");
     stranger.is_refused(LESS_LONG, &lease).await?;
     stranger.cannot_extend(LESS_LONG, Leave, &lease).await?;
@@ -224,9 +224,9 @@ pub(crate) async fn strangers_are_refused_where_there_is_a_line_and_leave_it(tri
     first.lock().is_waited_for_by(&[&first, &second]).await
 }
 
-pub(crate) async fn those_in_line_are_refused_like_strangers(trial: &Trial) -> Verdict {
+pub(crate) async fn those_in_queue_are_refused_like_strangers(trial: &Trial) -> Verdict {
     use redsync::IfFree::{Leave, Retake};
-    let (lease, [first]) = trial.held_with_line().await?;
+    let (lease, [first]) = trial.held_with_queue().await?;
     first.owner().is_refused(LESS_LONG, &lease).await?;
     first.owner().cannot_extend(LESS_LONG, Leave, &lease).await?;
     first.owner().cannot_extend(LESS_LONG, Retake, &lease).await?;
@@ -236,7 +236,7 @@ pub(crate) async fn those_in_line_are_refused_like_strangers(trial: &Trial) -> V
 
 pub(crate) async fn the_holder_extends_where_there_is_a_line(trial: &Trial) -> Verdict {
     use redsync::IfFree::{Leave, Retake};
-    let (lease, [first]) = trial.held_with_line().await?;
+    let (lease, [first]) = trial.held_with_queue().await?;
     lease.owner().extends(LONG, Leave).await?.is_running().await?;
     lease.owner().extends(LESS_LONG, Retake).await?.is_running().await?;
     lease.owner().is_granted(LONGER).await?.is_running().await?;
@@ -244,14 +244,14 @@ pub(crate) async fn the_holder_extends_where_there_is_a_line(trial: &Trial) -> V
 }
 
 pub(crate) async fn one_token_waits_in_each_line_on_its_own(trial: &Trial) -> Verdict {
-    let (lease, [first]) = trial.held_with_line().await?;
+    let (lease, [first]) = trial.held_with_queue().await?;
     let lock = trial.lock();
     let other_lease = lock.owner("holder").is_granted(LESS_LONG).await?;
     let same = lock.owner_with(first.owner().token().clone());
     let same = first.client().waiter_as(same, Ticket::from_micros(99));
     same.is_queued(LONG, 1, &other_lease).await?;
     first.lock().is_waited_for_by(&[&first]).await?;
-    first.owner().leaves_the_line().await?;
+    first.owner().leaves_the_queue().await?;
     lock.is_waited_for_by(&[&same]).await?;
     let asked = Instant::now();
     other_lease.owner().releases().await?;

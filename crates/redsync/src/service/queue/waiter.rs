@@ -1,11 +1,11 @@
-//! One caller's part in a line.
+//! One caller's part in a queue.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 
 use super::request::{Asking, Request};
 use super::state::Waiting;
-use super::{Line, CLOCK_MARGIN};
+use super::{CLOCK_MARGIN, Queue};
 use crate::error::{Error, NodeError, Operation};
 use crate::events::RequestKind;
 use crate::fan_out::Count;
@@ -15,7 +15,7 @@ use crate::protocol::{Instant, Ticket, Token};
 
 /// One caller's membership of a line; it ends when this is dropped.
 pub(crate) struct Waiter {
-    line: Arc<Line>,
+    queue: Arc<Queue>,
     waiting: Arc<Waiting>,
     token: Token,
     /// It has the lock.
@@ -39,27 +39,27 @@ pub(crate) enum WaitStatus {
 impl Waiter {
     /// Joins `line` with a ticket that was drawn at `drawn`.
     pub(in crate::service) fn join(
-        line: &Arc<Line>,
+        queue: &Arc<Queue>,
         leases: &Arc<LeaseSet>,
         ticket: Ticket,
         drawn: Instant,
     ) -> Self {
         leases.expect_grants();
         let (token, now) = (leases.config.claim.token.clone(), leases.core.clock.now());
-        let waiting = line.lock().admit(leases, ticket, drawn, now);
-        Self { line: Arc::clone(line), waiting, token, goes_on_listening: false }
+        let waiting = queue.lock().admit(leases, ticket, drawn, now);
+        Self { queue: Arc::clone(queue), waiting, token, goes_on_listening: false }
     }
 
     /// Makes sure that somebody renews its place. False where there is no runtime to do it in.
     pub(crate) fn attend(&self) -> bool {
-        self.line.attend(&self.waiting.leases.core)
+        self.queue.attend(&self.waiting.leases.core)
     }
 
     /// Takes down what nodes said to a first question, asked at `began`, that was not about a place.
     pub(crate) fn heard(&self, error: &Error, began: Instant) {
         let core = &self.waiting.leases.core;
         let now = core.clock.now();
-        let mut state = self.line.lock();
+        let mut state = self.queue.lock();
         for error in error.nodes() {
             let Some(index) = core.nodes.iter().position(|node| node.to_string() == error.node()) else {
                 continue;
@@ -96,7 +96,7 @@ impl Waiter {
         }
         let (expiry, quorum) = (leases.config.claim.expiry.as_duration(), leases.core.quorum);
         let (remedy, lost_at) = {
-            let state = self.line.lock();
+            let state = self.queue.lock();
             let failing = state.views.iter().filter_map(|view| view.failing.as_ref());
             let remedies = failing.filter_map(|(error, _)| error.remedy());
             let remedy = Remedy::of_too_many(remedies, quorum.nodes());
@@ -126,7 +126,7 @@ impl Waiter {
         let mut count = Count::new(Operation::Lock, &core.nodes, core.quorum, &everyone);
         let mut nodes = Vec::new();
         let after = now.saturating_since(began);
-        let state = self.line.lock();
+        let state = self.queue.lock();
         for (index, view) in state.views.iter().enumerate() {
             let node = || core.nodes[index].to_string();
             let failure = view.failing.as_ref().map(|(error, _)| error).or(view.doubt.as_ref());
@@ -151,12 +151,12 @@ impl Waiter {
         let (number, sent) = asked;
         let asking = Asking { waiting: Arc::clone(&self.waiting), ticket, number, sent };
         let request = Request::new(&self.waiting.leases.core, index, RequestKind::Enter, vec![asking]);
-        FirstRequest { line: Arc::clone(&self.line), request }
+        FirstRequest { queue: Arc::clone(&self.queue), request }
     }
 
     /// Its place: another than it came with, where that was drawn by a wrong clock.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
-        self.line.lock().waiters.get(&self.token).map(|entry| entry.ticket)
+        self.queue.lock().waiters.get(&self.token).map(|entry| entry.ticket)
     }
 
     /// The caller has the lock. What nodes tell of its token is heard as long as it is held: a message that was held up must
@@ -169,7 +169,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let now = self.waiting.leases.core.clock.now();
-        let mut state = self.line.lock();
+        let mut state = self.queue.lock();
         state.unline(&self.token, now);
         let gone = (!self.goes_on_listening).then(|| state.waiters.remove(&self.token));
         drop(state);
@@ -179,18 +179,18 @@ impl Drop for Waiter {
 
 /// A caller's own first request.
 pub(crate) struct FirstRequest {
-    line: Arc<Line>,
+    queue: Arc<Queue>,
     request: Request,
 }
 
 impl FirstRequest {
     /// Asks, and takes down the answer.
     pub(crate) async fn run(self) {
-        let Self { line, mut request } = self;
+        let Self { queue, mut request } = self;
         let returned = poll_fn(|context| request.poll(context)).await;
         if let Some(first) = request.asked.first() {
             let core = Arc::clone(&first.waiting.leases.core);
-            line.answered(&core, request.question(), returned);
+            queue.answered(&core, request.question(), returned);
         }
     }
 }

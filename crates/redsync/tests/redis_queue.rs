@@ -1,11 +1,11 @@
-//! How a line is kept on a Redis server, seen from the server.
+//! How a queue is kept on a Redis server, seen from the server.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use redsync::{
-    Acquired, Claim, ClientId, Expiry, Fence, Grant, InLine, Listener, LockName, Node, Place, Placed,
-    Proposal, RedisNode, Released, Round, Succession, Ticket, Token,
+    Acquired, Claim, ClientId, Expiry, Fence, Grant, Listener, LockName, Node, Place, Placed,
+    Proposal, QueueEntry, RedisNode, Released, Round, Succession, Ticket, Token,
 };
 use redsync_testkit::RedisServer;
 
@@ -28,7 +28,7 @@ fn node(server: &RedisServer) -> RedisNode {
     RedisNode::open(&server.url()).unwrap()
 }
 
-/// Takes a place in line with a client of its own, that nobody tells anything.
+/// Takes a place in the queue with a client of its own, that nobody tells anything.
 async fn enter(node: &RedisNode, claim: Claim, ticket: u64) {
     let place = Place::new(claim, Ticket::from_micros(ticket), Round::new(1));
     let entered = node.enter(&ClientId::random(), &[place]).await.unwrap();
@@ -81,7 +81,7 @@ async fn whoever_leaves_a_lock_that_nobody_has_leaves_it_to_one_who_wants_a_fenc
 
     assert_eq!(server.waiting("name"), 1);
     let look = plain.inspect(&claim("holder").name).await.unwrap();
-    assert!(look.holder.is_none() && look.line.iter().map(InLine::token).eq(["waiter"]), "{look:?}");
+    assert!(look.holder.is_none() && look.queue.iter().map(QueueEntry::token).eq(["waiter"]), "{look:?}");
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn what_others_wrote_into_a_line_keeps_nobody_waiting() {
 
     let look = node.inspect(&claim("holder").name).await.unwrap();
     assert!(
-        look.line.iter().map(InLine::token).eq(["junk", "first", "firsu", "g", "a\0b", "second"]),
+        look.queue.iter().map(QueueEntry::token).eq(["junk", "first", "firsu", "g", "a\0b", "second"]),
         "{look:?}"
     );
     assert_eq!(release(&node, "holder").await, Released::Released);
