@@ -72,7 +72,7 @@ impl Becoming {
 
 /// The start of a process that becomes `command`; which is told of the end of this one, if it is to be.
 ///
-/// SAFETY RULE (design §13): the kernel takes the *thread* that forks for the parent. It has to live as long as this
+/// SAFETY RULE (protocol §11): the kernel takes the *thread* that forks for the parent. It has to live as long as this
 /// process, so that only the main thread may spawn what is returned.
 pub(crate) fn becoming(command: &[OsString], is_told: bool, report: &Report) -> Option<Command> {
     let mut start = Command::new(this_program()?);

@@ -61,7 +61,7 @@ impl Fence {
     /// keeps a caller whose own is wrong from spoiling that: no proposal takes the counter further ahead of it than a second,
     /// and where nothing was counted before, none takes it further behind.
     ///
-    /// SAFETY RULE (design §10): whatever is proposed, the counter grows with each grant.
+    /// SAFETY RULE (protocol §9): whatever is proposed, the counter grows with each grant.
     pub fn count(counter: Option<Self>, proposal: Self, micros: u64) -> Option<Self> {
         let leeway = u64::try_from(Self::LEEWAY.as_micros()).unwrap_or(u64::MAX);
         let most = micros.saturating_add(leeway).min(Self::MAX.0);
@@ -184,7 +184,7 @@ impl Fenced {
     /// What comes of `counters`: for each node that has the lease, by a grant that counts, where its counter was when it last
     /// answered.
     ///
-    /// SAFETY RULE (design §10): a majority has exactly this number. What a few have is a fence only after a majority was raised
+    /// SAFETY RULE (protocol §9): a majority has exactly this number. What a few have is a fence only after a majority was raised
     /// to it, by the holder of the leases.
     pub fn by(quorum: Quorum, counters: &(impl Iterator<Item = Fence> + Clone)) -> Self {
         let alike = |fence: Fence| counters.clone().filter(|other| *other == fence).count();

@@ -155,7 +155,7 @@ impl Leases {
 
     /// Records that `node` granted what request `number` asked for, but may have forgotten that another has it.
     ///
-    /// SAFETY RULE (design §11): the lease is there to be released, and counts for nothing.
+    /// SAFETY RULE (protocol §10): the lease is there to be released, and counts for nothing.
     pub fn granted_unconfirmed(&mut self, node: usize, number: RequestNumber) {
         self.hear(node, number);
         if self.nodes[node].state != NodeState::Released {
@@ -202,7 +202,7 @@ impl Leases {
             Extended::Extended(_) | Extended::Retaken => {
                 let entry = &mut self.nodes[node];
                 entry.stood_meanwhile |= was_retaking && entry.is_releasing;
-                // SAFETY RULE (design §10): what a lease was granted by that did not count, is no vote for a fence either.
+                // SAFETY RULE (protocol §9): what a lease was granted by that did not count, is no vote for a fence either.
                 if self.stands(node, number, shortest, now)
                     && self.nodes[node].is_vote
                     && let Extended::Extended(fence) = extended
@@ -277,7 +277,7 @@ impl Leases {
     /// Records that `node` tells of a grant to the place that request `number` took or renewed. False if that is no longer
     /// so.
     ///
-    /// SAFETY RULE (design §8): when it was granted is not known, but that it was after that request was sent; its end is
+    /// SAFETY RULE (protocol §7): when it was granted is not known, but that it was after that request was sent; its end is
     /// counted from there. A grant to a place that was renewed since without having the lease, or yielded, is over. A request
     /// that was never asked was granted nothing, whoever says so.
     pub fn told(
@@ -330,7 +330,7 @@ impl Leases {
 
     /// Which nodes have the token while no majority has: those to yield. None where a majority stands.
     ///
-    /// SAFETY RULE (design §8): a lease that is being given back already is not given back again. Of two such requests, the
+    /// SAFETY RULE (protocol §7): a lease that is being given back already is not given back again. Of two such requests, the
     /// node may apply the later one first, and the grant that answers it would be taken for one that stands.
     pub fn minority(&mut self, now: Instant) -> Vec<usize> {
         if !self.is_kept() || self.is_past(now) || self.ends.valid_until().is_some_and(|end| now < end) {
@@ -346,7 +346,7 @@ impl Leases {
     /// Records that `node` is about to be asked, by request `number`, to take the lease back and give a place in the queue for
     /// it. From here on it counts for nothing there.
     ///
-    /// SAFETY RULE (design §8): what it granted before is no news any more; and as long as such a request is unanswered, it
+    /// SAFETY RULE (protocol §7): what it granted before is no news any more; and as long as such a request is unanswered, it
     /// may be applied after any other, and a lease that the node grants counts for nothing.
     pub fn ask_to_yield(&mut self, node: usize, number: RequestNumber, trusted: Duration) {
         // What stands unconfirmed does so until it is certain that it was given back.
@@ -361,7 +361,7 @@ impl Leases {
 
     /// Records that `node` answered request `number` to yield, or will not apply it.
     ///
-    /// SAFETY RULE (design §8): whatever else was asked until now may have been applied before it, and what is granted to
+    /// SAFETY RULE (protocol §7): whatever else was asked until now may have been applied before it, and what is granted to
     /// that counts for nothing.
     pub fn yielded(&mut self, node: usize, number: RequestNumber) {
         let newest = RequestNumber(self.requests);
@@ -397,7 +397,7 @@ impl Leases {
 
     /// Where the counters of those nodes are that have the token at `now`, by a grant that counts.
     ///
-    /// SAFETY RULE (design §10): where a lease has run out meanwhile, another may have been granted it, and have a fence, since.
+    /// SAFETY RULE (protocol §9): where a lease has run out meanwhile, another may have been granted it, and have a fence, since.
     pub fn fences(&self, now: Instant) -> impl Iterator<Item = Fence> + Clone {
         let stands = move |node: usize| self.ends.end_on(node).is_some_and(|end| now < end);
         let standing = self.nodes.iter().enumerate().filter(move |(node, _)| stands(*node));
@@ -500,7 +500,7 @@ impl Leases {
         // one: that is after this one was sent.
         let asked = self.asked.iter().find(|asked| asked.number == number);
         let end = asked.map(|asked| asked.earliest_end.min(asked.sent + shortest));
-        // SAFETY RULE (design §9): loss is final. A late answer adds nothing to a guard whose time was over.
+        // SAFETY RULE (protocol §8): loss is final. A late answer adds nothing to a guard whose time was over.
         let Some(end) = end.filter(|_| !self.is_past(now)) else { return false };
         self.ends.grant(node, end);
         self.was_held = self.was_held || self.ends.valid_until().is_some_and(|end| now < end);
@@ -509,7 +509,7 @@ impl Leases {
 
     /// `node` has the lease by a grant that counts, and its counter is at `fence`.
     ///
-    /// SAFETY RULE (design §10): a lease that was first granted when the node may have forgotten what it had counted, was
+    /// SAFETY RULE (protocol §9): a lease that was first granted when the node may have forgotten what it had counted, was
     /// counted by that. It comes to count as a lease when it is renewed later, and never for a fence; nor does what was counted
     /// for an earlier lease, which may have ended since.
     fn counts(&mut self, node: usize, fence: Option<Fence>) {

@@ -57,7 +57,7 @@ impl<C> NodeQueue<C> {
 
     /// The next in queue who is alive; those before it are dropped. It leaves the queue.
     ///
-    /// SAFETY RULE (design §8): whoever let its deadline pass, or cannot be told, is skipped in the same step.
+    /// SAFETY RULE (protocol §7): whoever let its deadline pass, or cannot be told, is skipped in the same step.
     pub fn next(
         &mut self,
         now: Instant,

@@ -6,7 +6,7 @@ use super::{Drift, Expiry};
 
 /// How long a node that restarted may have forgotten leases that are still trusted: the expiry and the allowance for drift.
 ///
-/// SAFETY RULE (design §11): until a node has been up for so long, and for attempts that began before, its grants count for
+/// SAFETY RULE (protocol §10): until a node has been up for so long, and for attempts that began before, its grants count for
 /// nothing. A holder whose lease it forgot may still trust it, and another majority could come together with its vote.
 #[derive(Clone, Copy, Debug)]
 pub struct Quarantine(Duration);

@@ -70,7 +70,7 @@ impl Drift {
 
 /// When each node's lease ends, as far as this side can be certain; `valid_until` follows from it.
 ///
-/// SAFETY RULE (design §4): an end is `sent + expiry − drift`, where `sent` is the instant *before* the first byte
+/// SAFETY RULE (protocol §3): an end is `sent + expiry − drift`, where `sent` is the instant *before* the first byte
 /// of the request left. The server granted later than that, so its own end is later still.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseEnds {
@@ -118,7 +118,7 @@ impl LeaseEnds {
         self.valid_until = self.valid_until.map(|until| until.min(end));
     }
 
-    /// SAFETY RULE (design §4): the M-th largest lease end. Until then, and no longer, a majority of leases stands.
+    /// SAFETY RULE (protocol §3): the M-th largest lease end. Until then, and no longer, a majority of leases stands.
     ///
     /// `None` when fewer than M nodes granted. Acquiring, extending and losing are all this one rule.
     pub const fn valid_until(&self) -> Option<Instant> {

@@ -125,7 +125,7 @@ impl Guard {
         let mut work = pin!(work);
         let mut lost = pin!(self.lost());
         poll_fn(|context| {
-            // SAFETY RULE (design §9): the clock first, and the work only after it.
+            // SAFETY RULE (protocol §8): the clock first, and the work only after it.
             if let Poll::Ready(lost) = lost.as_mut().poll(context) {
                 return Poll::Ready(Err(lost));
             }

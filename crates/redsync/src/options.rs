@@ -198,7 +198,7 @@ impl Settings {
 
     /// The terms of one attempt; of one who comes at `ticket`, which is only asked for if need be.
     ///
-    /// SAFETY RULE (design §4): a token belongs to one attempt; each call draws a new one.
+    /// SAFETY RULE (protocol §3): a token belongs to one attempt; each call draws a new one.
     /// `wall_micros` is the time, for the token to tell.
     pub(crate) fn config(
         &self,

@@ -32,7 +32,7 @@ impl Leases {
     /// or a place for it, or only those that are known to. They are the caller's until each has been [answered](Self::released) or
     /// [left](Self::leave).
     pub fn take(&mut self, only_known: bool) -> Vec<(usize, NodeState)> {
-        // SAFETY RULE (design §4): a node that answered "taken" is never sent a release: it has no mark.
+        // SAFETY RULE (protocol §3): a node that answered "taken" is never sent a release: it has no mark.
         let wanted = |entry: &LeaseRecord| match only_known {
             true => matches!(entry.state, NodeState::Granted | NodeState::Queued),
             false => entry.is_open(),

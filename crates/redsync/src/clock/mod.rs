@@ -22,7 +22,7 @@ pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Where redsync reads the time, and what it sleeps on. Nothing in the library reads time in another way where a
 /// lock's validity is concerned.
 ///
-/// SAFETY RULE (design §3): [`now`](Clock::now) is monotonic, counts the time the machine is suspended, and is not the wall
+/// SAFETY RULE (protocol §2): [`now`](Clock::now) is monotonic, counts the time the machine is suspended, and is not the wall
 /// clock. Use [`SystemClock`]; another one is for tests and simulations.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The time now.

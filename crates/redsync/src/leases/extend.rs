@@ -17,7 +17,7 @@ impl LeaseSet {
     /// Lets the leases last for `expiry` from now on. Succeeds if a majority did; releases nothing if not.
     pub(crate) async fn extend(self: &Arc<Self>, expiry: Expiry) -> Result<(), Error> {
         self.core.enter()?;
-        // SAFETY RULE (design §9): extending cannot revive what is over; no node is even asked.
+        // SAFETY RULE (protocol §8): extending cannot revive what is over; no node is even asked.
         if !self.is_valid() {
             return Err(Error::Lost(self.lost()));
         }
@@ -82,7 +82,7 @@ impl LeaseSet {
         let is_retaking = if_free == IfFree::Retake;
         let (trusted, now) = (config.trusted(), self.core.clock.now());
         let (number, _, voters) = self.ask(config, |ledger| {
-            // SAFETY RULE (design §9): looked at in the step that asks. What is over, or given back or handed on meanwhile, is
+            // SAFETY RULE (protocol §8): looked at in the step that asks. What is over, or given back or handed on meanwhile, is
             // not asked for any more.
             let voters = match (ledger.is_kept() && !ledger.is_past(now), is_retaking) {
                 (false, _) => Vec::new(),
@@ -182,7 +182,7 @@ impl LeaseSet {
 
     /// Takes the lease again on nodes that have none of this token: they lost it, or were out of reach.
     ///
-    /// SAFETY RULE (design §4): only for a guard that is valid by its other leases, of which a majority has just been
+    /// SAFETY RULE (protocol §3): only for a guard that is valid by its other leases, of which a majority has just been
     /// confirmed; so a lease that is taken again adds a vote, and never stands in for one that was lost.
     async fn repair(self: Arc<Self>, config: AttemptConfig) {
         if !self.is_valid() {

@@ -65,7 +65,7 @@ impl LeaseSet {
         let mut silent = 0;
         for _ in 0..=2 * self.core.quorum.nodes() {
             let number = match self.counted() {
-                // SAFETY RULE (design §10): agreed on while the lock is held, or not at all.
+                // SAFETY RULE (protocol §9): agreed on while the lock is held, or not at all.
                 Fenced::Agreed(fence) if self.is_valid() => {
                     self.keep_fence(Some(fence));
                     return Ok(());
@@ -92,7 +92,7 @@ impl LeaseSet {
                 true => config.request_timeout.as_duration().min(left / 2),
                 false => self.core.waiters.tickets.claim_window(),
             };
-            // SAFETY RULE (design §10): by extending, which a node does for the holder of the lease alone.
+            // SAFETY RULE (protocol §9): by extending, which a node does for the holder of the lease alone.
             match self
                 .extend_until(config, || matches!(self.counted(), Fenced::Agreed(_)), Some(patience))
                 .await

@@ -96,7 +96,7 @@ impl LeaseSet {
 
     /// What is due at `now`, or `soon` after where it may be early. A renewal that is due is begun by the caller.
     pub(crate) fn due(&self, keep: &mut Keep, now: Instant, soon: Duration, is_shut: bool) -> Due {
-        // SAFETY RULE (design §9): a loss is what the clock says, never what a request comes to.
+        // SAFETY RULE (protocol §8): a loss is what the clock says, never what a request comes to.
         let Some(left) =
             self.valid_until().map(|end| end.saturating_since(now)).filter(|left| !left.is_zero())
         else {
@@ -246,7 +246,7 @@ impl Renewal {
     /// Extends the leases. Whatever comes of it, nothing is released, and it is tried again as long as the guard is valid.
     pub(crate) async fn run(mut self) {
         let leases = Arc::clone(&self.leases);
-        // SAFETY RULE (design §9): extending cannot revive what is over, and would keep others out for nothing.
+        // SAFETY RULE (protocol §8): extending cannot revive what is over, and would keep others out for nothing.
         if !leases.is_valid() {
             return;
         }

@@ -208,7 +208,7 @@ impl LeaseSet {
         config: &AttemptConfig,
         of_whom: impl FnOnce(&mut Leases) -> T,
     ) -> (RequestNumber, Instant, T) {
-        // SAFETY RULE (design §3): every bound starts before the first byte is sent.
+        // SAFETY RULE (protocol §2): every bound starts before the first byte is sent.
         let sent = self.core.clock.now();
         let horizon = sent + config.claim.expiry.as_duration();
         let mut ledger = self.ledger();

@@ -39,7 +39,7 @@ impl LeaseSet {
     /// Records that the leases are about to be given back that are too few, and places in the queue asked for instead. None
     /// where there is nothing to give back.
     ///
-    /// SAFETY RULE (design §8): looked at in the step that asks; leases that make a majority are not given away.
+    /// SAFETY RULE (protocol §7): looked at in the step that asks; leases that make a majority are not given away.
     pub(crate) fn ask_to_yield(&self) -> Option<(RequestNumber, Vec<usize>)> {
         let (trusted, now) = (self.config.trusted(), self.core.clock.now());
         let mut ledger = self.ledger();
@@ -121,7 +121,7 @@ impl LeaseSet {
 
     /// Whether the node has to be asked whether it granted this. What it tells comes by a channel on which others may publish.
     ///
-    /// SAFETY RULE (design §8): a fence that no clock explains is believed only where the node's own answer has it.
+    /// SAFETY RULE (protocol §7): a fence that no clock explains is believed only where the node's own answer has it.
     fn is_to_be_confirmed(&self, grant: &Grant, now: Instant) -> bool {
         let core = &self.core;
         let time = || Fence::from(core.waiters.tickets.time(&core.clock, now));
@@ -193,7 +193,7 @@ impl LeaseSet {
 
     /// Whether another token has to be drawn: a request to yield was lost, and may be applied at any time.
     ///
-    /// SAFETY RULE (design §8): nobody holds by such a token, nor hands it on to others, who could not know.
+    /// SAFETY RULE (protocol §7): nobody holds by such a token, nor hands it on to others, who could not know.
     pub(crate) fn needs_new_token(&self) -> bool {
         self.ledger().has_lost_a_yield()
     }

@@ -277,7 +277,7 @@ impl Driving {
                 self.is_over = next.is_none();
                 (batch, next)
             };
-            // SAFETY RULE (design §9): losses are fired on time. Nothing comes before those who have to stop working.
+            // SAFETY RULE (protocol §8): losses are fired on time. Nothing comes before those who have to stop working.
             batch.losses.iter().for_each(|leases| leases.signals.wake());
             for (renewal, place) in batch.renewals {
                 tokio::spawn(async move {

@@ -51,7 +51,7 @@ impl Facts {
                 .iter()
                 .any(|mode| field(server, mode) == Some("cluster")),
             has_former_history: former.bytes().any(|digit| digit != b'0'),
-            // SAFETY RULE (design §11): whole seconds are counted conservatively. The server takes its start and the time
+            // SAFETY RULE (protocol §10): whole seconds are counted conservatively. The server takes its start and the time
             // in whole seconds both, so up to one of those it counts has not passed.
             started: now
                 .checked_sub(Duration::from_secs(uptime.saturating_sub(1)))
@@ -63,7 +63,7 @@ impl Facts {
 
     /// The facts with what was known of the same node before, whose server was last alive at `alive`.
     ///
-    /// SAFETY RULE (design §11): a server that took the place of another, or was promoted to it, remembers nothing of what
+    /// SAFETY RULE (protocol §10): a server that took the place of another, or was promoted to it, remembers nothing of what
     /// was granted there before.
     fn after(mut self, earlier: &Self, alive: Instant, now: Instant) -> Self {
         let is_promoted = earlier.is_replica && !self.is_replica;

@@ -36,7 +36,7 @@ end
 -- Whether somebody heard it. Where telling is not permitted, nobody can know: the waiter finds out when it asks.
 local function tell(contact, message)
   local verb = string.sub(contact, 1, 1) == 'S' and 'SPUBLISH' or 'PUBLISH'
-  -- SAFETY RULE (design §8): this server's clients alone hear it. A replica would tell its own, of grants too that are taken
+  -- SAFETY RULE (protocol §7): this server's clients alone hear it. A replica would tell its own, of grants too that are taken
   -- back because nobody here heard them: those of a primary that was demoted still wait there.
   local is_ours_alone = pcall(redis.set_repl, redis.REPL_NONE)
   local heard = redis.pcall(verb, string.sub(contact, 2), message)

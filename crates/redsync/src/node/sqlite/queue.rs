@@ -238,7 +238,7 @@ impl Change<'_> {
 
     /// The first in the queue who is alive; of those before it, [`MOST_DROPPED`] are dropped, and the others are passed over.
     ///
-    /// SAFETY RULE (design §8): whoever let its deadline pass, or cannot be told, is skipped in the same step.
+    /// SAFETY RULE (protocol §7): whoever let its deadline pass, or cannot be told, is skipped in the same step.
     fn first(&self, name: &LockName) -> rusqlite::Result<Option<Waiter>> {
         let mut statement = self.transaction.prepare_cached(
             "SELECT token, round, expiry, deadline, boot, client, pid, namespace, begun, proposal, retention, ticket
