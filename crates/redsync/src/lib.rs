@@ -61,34 +61,6 @@
 //! | `serde` | [`Lease`] and [`Fence`] as serialisable values | |
 //! | `metrics` | numbers by the `metrics` facade; their names are in `docs/operating.md` | |
 //!
-//! # Where things are
-//!
-//! | to find | look in |
-//! | --- | --- |
-//! | the majority rule | `protocol/quorum.rs` |
-//! | fencing tokens: how nodes count, which number a holder has | `protocol/fence.rs`; agreed on in `leases/fencing.rs` |
-//! | validity, drift and deadlines | `protocol/validity.rs` |
-//! | delays between tries | `protocol/retry.rs` |
-//! | one acquisition, from first byte to verdict | `attempt.rs`, asking by `fan_out.rs` |
-//! | what is known of a token on each node; extending, releasing, undoing | `leases/` |
-//! | the ways to take a lock | `mutex.rs`, with `options.rs` |
-//! | waiting in the queue | `waiting.rs`; for all callers of one lock `service/line/`; what counts of grants `leases/ledger.rs` |
-//! | which locks are held | `listing.rs`; on one node `node/list.rs` |
-//! | taking a lock away from its holder | `forcing.rs` |
-//! | who came first | `service/tickets.rs` |
-//! | the line on a node | `protocol/line.rs`, `node/redis/line.lua` |
-//! | what users hold | `guard.rs`, `lease.rs`; with fences `fenced.rs` |
-//! | the resource's side of fencing | `fence_check.rs` |
-//! | renewal and loss: when | `service/keeper.rs`, and what happens then `leases/keep.rs`, `lost.rs` |
-//! | other work in the background | `service/task_tracker.rs` |
-//! | when a restarted node votes again | `protocol/quarantine.rs`, `node/redis/facts.rs` |
-//! | names of events and numbers | `events.rs` |
-//! | time | `clock/` |
-//! | what a store must do, and the stores that do it | `node/mod.rs`; `node/memory.rs`, `node/sqlite/`, `node/redis/` |
-//! | the Lua scripts | `node/redis/*.lua`, called by `node/redis/scripts.rs` |
-//! | one connection kept healthy | `node/redis/link.rs` |
-//! | the command's exit codes | `exit.rs` of the crate `redsync-cli` |
-//!
 //! [Redlock]: https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/
 
 mod attempt;
