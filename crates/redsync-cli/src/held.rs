@@ -67,7 +67,7 @@ pub(crate) fn add_to(object: &mut Value, holder: Option<&Holder>) {
 mod tests {
     use std::time::Duration;
 
-    use redsync::{OwnerLabel, Token};
+    use redsync::OwnerLabel;
 
     use super::*;
 

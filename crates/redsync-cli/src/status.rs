@@ -91,7 +91,7 @@ fn in_text(name: &str, looked: &Inspection, withheld: &Withheld<'_>) -> String {
     };
     let queue = Queue::of(looked);
     if !queue.is_empty() {
-        text.push_str(&format!("; {line}"));
+        text.push_str(&format!("; {queue}"));
     }
     if total > 1 || failed > 0 || is_withheld {
         for node in looked.nodes() {

@@ -95,9 +95,9 @@ fn status_names_those_who_wait_the_next_first() {
         let _holder = hold(&machine);
         let _first = queue(&machine, "web-1:20", "true");
         let alone = machine.redsync(["status", "-q", "backup"]);
-        let queue = first_line(&alone.stdout);
-        assert!(queue.starts_with("backup is held by web-2:311, renewing (free in 59 min "), "{alone}");
-        assert!(queue.ends_with("; 1 waits in the queue: web-1:20"), "{alone}");
+        let line = first_line(&alone.stdout);
+        assert!(line.starts_with("backup is held by web-2:311, renewing (free in 59 min "), "{alone}");
+        assert!(line.ends_with("; 1 waits in the queue: web-1:20"), "{alone}");
 
         let _second = queue(&machine, "web-3:7", "true");
         let _third = queue(&machine, "db-1:99", "true");

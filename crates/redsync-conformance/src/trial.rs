@@ -201,7 +201,7 @@ impl Lock {
         if look.queue == queue && look.waiting == queue.len() as u64 {
             return Ok(());
         }
-        let expected = format!("inspect of {self} says that {} wait: {line:?}", queue.len());
+        let expected = format!("inspect of {self} says that {} wait: {queue:?}", queue.len());
         Err(Breach::answered(expected, look))
     }
 

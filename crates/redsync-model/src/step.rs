@@ -14,7 +14,7 @@ use crate::terms::{RETENTION, instant};
 use crate::wire::{Answer, Link, Request, Said, What};
 use crate::world::{Action, Push, State, World};
 use redsync_proto::leases::RequestNumber;
-use redsync_proto::{Instant, Round};
+use redsync_proto::{Fence, Instant, Round};
 
 /// A state that is being changed.
 pub(crate) struct Step<'a> {

@@ -169,7 +169,8 @@ impl Default for TimeoutFactor {
 pub struct RequestTimeout(Duration);
 
 impl RequestTimeout {
-    pub(crate) const LEAST: Duration = Duration::from_millis(50);
+    /// The shortest deadline of a request.
+    pub const LEAST: Duration = Duration::from_millis(50);
     const MOST: Duration = Duration::from_secs(2);
 
     /// The timeout of requests for leases of `expiry`.

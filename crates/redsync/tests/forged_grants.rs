@@ -91,7 +91,7 @@ async fn a_grant_to_a_request_that_was_never_made_does_not_keep_the_waiter_from_
     let holder = first.mutex("name").fenced().lock().await.unwrap();
     let waiter = in_queue(&second, &servers, false);
     let line = servers[0].command(&["ZRANGE", "{name}:redsync:line", "0", "1"]);
-    let members: Vec<String> = queue.array().iter().map(|member| member.text().to_owned()).collect();
+    let members: Vec<String> = line.array().iter().map(|member| member.text().to_owned()).collect();
     let contact = members[1].rsplit_once(":P").expect("it is told on any channel").1;
     let message = format!("4000000000:1:{}:{}name", members[0].len(), members[0]);
     servers[0].command(&["PUBLISH", contact, &message]);

@@ -11,10 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redsync::{
-    Acquired, Claim, Expiry, Extended, IfFree, LockName, Node, OwnerLabel, Redsync, Sharing, SqliteNode,
-    Token,
-};
+use redsync::{Acquired, Claim, Expiry, Extended, IfFree, LockName, Node, Redsync, Sharing, SqliteNode};
 use rusqlite::Connection;
 use support::assert_contains;
 use tempfile::TempDir;

@@ -86,7 +86,7 @@ impl fmt::Display for Found {
         let Self { seed, asked, queues, operations } = self;
         writeln!(f, "kinds of nodes disagree, after {asked} requests, with REDSYNC_SEED={seed}.")?;
         writeln!(f, "milliseconds; what was asked → what all answered | what is then seen of the name:")?;
-        queues.iter().try_for_each(|queue| writeln!(f, "{line}"))?;
+        queues.iter().try_for_each(|queue| writeln!(f, "{queue}"))?;
         write!(f, "{operations:?}")
     }
 }

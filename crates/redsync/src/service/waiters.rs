@@ -57,7 +57,7 @@ impl Waiters {
             ears
         });
         let name = &leases.config.claim.name;
-        let mut queues = self.lines();
+        let mut queues = self.queues();
         self.has_queues.store(true, Ordering::Relaxed);
         let queue = queues
             .entry(name.clone())
@@ -68,7 +68,7 @@ impl Waiters {
 
     /// Takes a line away that nobody is in.
     pub(super) fn close(&self, queue: &Arc<Queue>) {
-        let mut queues = self.lines();
+        let mut queues = self.queues();
         let is_ours = queues.get(&queue.name).is_some_and(|present| Arc::ptr_eq(present, queue));
         if is_ours && queue.is_deserted() {
             queues.remove(&queue.name);
@@ -105,12 +105,12 @@ impl Waiters {
 
     /// Has everybody look at how things stand.
     pub(crate) fn wake_all(&self) {
-        let queues: Vec<Arc<Queue>> = self.lines().values().cloned().collect();
+        let queues: Vec<Arc<Queue>> = self.queues().values().cloned().collect();
         queues.iter().for_each(|queue| queue.wake_all());
     }
 
     fn queue(&self, name: &LockName) -> Option<Arc<Queue>> {
-        self.lines().get(name).cloned()
+        self.queues().get(name).cloned()
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<LockName, Arc<Queue>>> {
@@ -159,7 +159,7 @@ impl Listener for GrantListener {
 
     fn interrupted(&self) {
         let Some(core) = self.core.upgrade() else { return };
-        let queues: Vec<Arc<Queue>> = core.waiters.lines().values().cloned().collect();
+        let queues: Vec<Arc<Queue>> = core.waiters.queues().values().cloned().collect();
         if queues.is_empty() {
             return;
         }
@@ -177,7 +177,7 @@ impl fmt::Debug for GrantListener {
 
 impl fmt::Debug for Waiters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Waiters({} lines)", self.lines().len())
+        write!(f, "Waiters({} lines)", self.queues().len())
     }
 }
 

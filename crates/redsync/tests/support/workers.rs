@@ -121,8 +121,8 @@ impl Fleet {
     /// Has `worker` begin to wait.
     pub(crate) fn tell(&mut self, worker: usize, entry: Entry<'_>) {
         let Entry { number, name, hold, expiry, renew } = entry;
-        let queue = format!("{number} {name} {} {} {renew}", hold.as_micros(), expiry.as_millis());
-        writeln!(self.workers[worker].orders, "{line}").expect("the worker listens");
+        let order = format!("{number} {name} {} {} {renew}", hold.as_micros(), expiry.as_millis());
+        writeln!(self.workers[worker].orders, "{order}").expect("the worker listens");
     }
 
     /// Hears the workers until `is_enough` of all that was heard.
@@ -300,15 +300,15 @@ async fn work(urls: &str, mut ordered: mpsc::UnboundedReceiver<String>) {
     let book = Client::connect(first.expect("a plain URL")).expect("the kit's servers answer");
     let book = Arc::new(Mutex::new(book));
     say("ready", 0, SystemClock.now(), "");
-    while let Some(queue) = ordered.recv().await {
-        begin(&redsync, &book, &queue);
+    while let Some(order) = ordered.recv().await {
+        begin(&redsync, &book, &order);
     }
 }
 
 /// Begins to wait. The ticket is drawn when this returns: those of one worker are in the order of its orders.
-fn begin(redsync: &Redsync, book: &Arc<Mutex<Client>>, queue: &str) {
-    let words: Vec<&str> = queue.split(' ').collect();
-    let [number, name, hold, expiry, renew] = words[..] else { panic!("no order: {line:?}") };
+fn begin(redsync: &Redsync, book: &Arc<Mutex<Client>>, order: &str) {
+    let words: Vec<&str> = order.split(' ').collect();
+    let [number, name, hold, expiry, renew] = words[..] else { panic!("no order: {order:?}") };
     let number: usize = number.parse().unwrap();
     let (hold, name) = (Duration::from_micros(hold.parse().unwrap()), name.to_owned());
     let expiry = Duration::from_millis(expiry.parse().unwrap());

@@ -72,7 +72,7 @@ fn ask_everything(replies: &VecDeque<Result<Reply, NodeFault>>) {
     now(node().release(&name, &token, Succession::HandOver));
     if let Some(look) = now(node().inspect(&name)) {
         let shown =
-            look.holder.iter().map(ToString::to_string).chain(look.line.iter().map(ToString::to_string));
+            look.holder.iter().map(ToString::to_string).chain(look.queue.iter().map(ToString::to_string));
         for shown in shown {
             assert!(!shown.chars().any(char::is_control), "{shown:?}");
         }

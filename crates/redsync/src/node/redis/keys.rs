@@ -180,9 +180,9 @@ mod tests {
     #[test]
     fn keys_are_called_after_their_lock() {
         let (plain, tagged) = (LockName::new("orders:42").unwrap(), LockName::new("{orders}:42").unwrap());
-        assert_eq!(Keys::of(&plain).line().concat(), "{orders:42}:redsync:line");
+        assert_eq!(Keys::of(&plain).queue().concat(), "{orders:42}:redsync:line");
         assert_eq!(Keys::of(&plain).fence().concat(), "{orders:42}:redsync:fence");
-        assert_eq!(Keys::of(&tagged).line().concat(), "{orders}:42:redsync:tagged:line");
+        assert_eq!(Keys::of(&tagged).queue().concat(), "{orders}:42:redsync:tagged:line");
     }
 
     #[test]
