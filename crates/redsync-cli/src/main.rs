@@ -96,7 +96,11 @@ fn main() -> ExitCode {
     let exit = match cli::parse() {
         Ok(cli) => {
             let report = Report::of(&cli.global);
-            execute(&cli, &report).unwrap_or_else(|failure| report.failure(&failure))
+            execute(&cli, &report).unwrap_or_else(|failure| {
+                let exit = report.failure(&failure);
+                let asks = matches!(&cli.command, Command::Status(args) if args.exit_code);
+                if asks { exit.unlike_an_answer() } else { exit }
+            })
         }
         Err(error) => cli::explain(&error),
     };
