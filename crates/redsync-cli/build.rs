@@ -8,7 +8,7 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=GIT_COMMIT");
-    println!("cargo:rustc-env=REDSYNC_TARGET={}", env::var("TARGET").unwrap_or_default());
+    println!("cargo:rustc-env=BUILD_TARGET={}", env::var("TARGET").unwrap_or_default());
     let given = env::var("GIT_COMMIT").ok().filter(|commit| !commit.is_empty());
     if let Some(commit) = given.or_else(commit) {
         println!("cargo:rustc-env=GIT_COMMIT={commit}");

@@ -10,7 +10,7 @@ pub(crate) fn text() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
         let commit = option_env!("GIT_COMMIT").filter(|commit| !commit.is_empty());
         let commit = commit.map(|commit| format!("{commit}, ")).unwrap_or_default();
-        let (version, target) = (env!("CARGO_PKG_VERSION"), env!("REDSYNC_TARGET"));
+        let (version, target) = (env!("CARGO_PKG_VERSION"), env!("BUILD_TARGET"));
         let sqlite = SqliteNode::engine_version();
         format!("{version} ({commit}{target})\nwith redis, tls (rustls), sqlite (SQLite {sqlite})")
     });

@@ -20,7 +20,8 @@ fn forge(server: &RedisServer, fence: u64) {
     let read = server.command_as("reader", "secret", &["ZRANGE", "{name}:redsync:line", "0", "1"]);
     let members: Vec<String> = read.array().iter().map(|member| member.text().to_owned()).collect();
     let [token, place] = members.as_slice() else { panic!("nobody waits: {members:?}") };
-    let parts: Vec<&str> = place.splitn(2, '\0').nth(1).expect("it is a place").splitn(6, ':').collect();
+    let (_, place) = place.split_once('\0').expect("it is a place");
+    let parts: Vec<&str> = place.splitn(6, ':').collect();
     let (round, contact) = (parts[1], parts[5]);
     let message = format!("{round}:{fence}:{}:{token}name", token.len());
     let heard = server.command_as("reader", "secret", &["PUBLISH", &contact[1..], &message]);

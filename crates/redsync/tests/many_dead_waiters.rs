@@ -149,26 +149,28 @@ impl Listener for Deaf {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_passes_over_more_dead_waiters_than_it_drops_at_once() {
     const DEAD: u64 = 1_000;
-    let path = std::env::temp_dir().join(format!("redsync-{}-dead.db", std::process::id()));
-    let node = SqliteNode::new(&path);
-    let expiry = Expiry::new(Duration::from_secs(60)).unwrap();
+    let directory = tempfile::TempDir::new().unwrap();
+    let node = SqliteNode::new(directory.path().join("locks.db"));
     let (name, token) = (LockName::new("name").unwrap(), |text: &str| Token::from_text(text).unwrap());
-    let place = |text: &str, ticket| {
+    let place = |text: &str, ticket, expiry| {
+        let expiry = Expiry::new(expiry).unwrap();
         let claim = Claim::new(LockName::new("name").unwrap(), Token::from_text(text).unwrap(), expiry);
         Place::new(claim, Ticket::from_micros(ticket), Round::new(1))
     };
+    let (short, long) = (Duration::from_millis(1), Duration::from_secs(60));
     let clients = [ClientId::random(), ClientId::random()];
     let listeners: [Arc<dyn Listener>; 2] = [Arc::new(Deaf), Arc::new(Deaf)];
     clients
         .iter()
         .zip(&listeners)
         .for_each(|(client, listener)| node.listen(client, Arc::downgrade(listener)));
-    let [gone, kept] = listeners;
-    node.acquire(&place("holder", 0).claim).await.unwrap();
-    let places: Vec<Place> = (0..DEAD).map(|number| place(&format!("dead-{number}"), number)).collect();
+    node.acquire(&place("holder", 0, long).claim).await.unwrap();
+    let places: Vec<Place> =
+        (0..DEAD).map(|number| place(&format!("dead-{number}"), number, short)).collect();
     node.enter(&clients[0], &places).await.unwrap();
-    node.enter(&clients[1], &[place("first", DEAD), place("second", DEAD + 1)]).await.unwrap();
-    drop(gone);
+    node.enter(&clients[1], &[place("first", DEAD, long), place("second", DEAD + 1, long)]).await.unwrap();
+    // Nothing tells that the time of their places is over.
+    tokio::time::sleep(Duration::from_millis(20)).await;
 
     let mut waiting = DEAD + 2;
     for (holder, next) in [("holder", "first"), ("first", "second")] {
@@ -178,8 +180,5 @@ async fn a_store_passes_over_more_dead_waiters_than_it_drops_at_once() {
         assert!((waiting - 300..waiting - 200).contains(&look.waiting), "{} of {waiting}", look.waiting);
         waiting = look.waiting;
     }
-    drop(kept);
-    for end in ["", "-wal", "-shm"] {
-        let _ = std::fs::remove_file(format!("{}{end}", path.display()));
-    }
+    drop(listeners);
 }
