@@ -93,7 +93,8 @@ pub(crate) enum Command {
     /// redsync run NAME -- COMMAND`.
     ///
     /// A command that waits without limit for a lock which a redsync around it holds would wait for ever: it is refused
-    /// with 64. With --wait it waits, and ends with 75. To wait without limit nevertheless, in a process that nothing waits for, unset REDSYNC_HELD and REDSYNC_TOKEN.
+    /// with 64. With --wait it waits, and ends with 75. To wait without limit nevertheless, in a process that nothing
+    /// waits for, unset REDSYNC_HELD and REDSYNC_TOKEN.
     ///
     /// Signals are sent on to the command and all that it started. What stops redsync (Ctrl-Z, SIGTSTP) stops the
     /// command too, and the lock is not renewed meanwhile; if it is lost by the time redsync is continued, the

@@ -133,6 +133,11 @@ impl Fleet {
         if self.is_local { mutex.timeout_factor(0.25) } else { mutex }
     }
 
+    /// Whether all nodes are files on this machine.
+    pub(crate) const fn is_local(&self) -> bool {
+        self.is_local
+    }
+
     /// How many nodes there are.
     pub(crate) const fn size(&self) -> usize {
         self.size

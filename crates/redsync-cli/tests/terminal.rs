@@ -176,7 +176,7 @@ fn a_long_wait_in_a_very_long_line_shows_that() {
 fn a_long_wait_shows_which_nodes_are_out_of_reach() {
     let machine = Machine::with_urls("redis://:hunter2@127.0.0.1:1,redis://127.0.0.1:2,redis://127.0.0.1:3");
     let mut terminal = Terminal::start(&machine, "exec $redsync lock backup");
-    terminal.wait_for(" s): cannot reach 3 of 3 nodes: redis://127.0.0.1:1, redis://");
+    terminal.wait_for(" s): cannot reach 3 of 3 nodes: redis://127.0.0.1:1, redi");
     terminal.press("\u{3}");
     assert_eq!(terminal.exit_code(), Some(130));
     assert!(!terminal.screen().contains("hunter2"));
