@@ -301,6 +301,8 @@ pub(crate) struct StatusArgs {
     /// The lock's name
     pub(crate) name: String,
     /// Exit with 0 if the lock is held, 1 if it can be taken, 75 if neither is so at the moment (contended or withheld)
+    ///
+    /// Other codes are no answer: 69, 73, 77 and 78 as always, and 71 where redsync could not write its output or open files.
     #[arg(long)]
     pub(crate) exit_code: bool,
 }
