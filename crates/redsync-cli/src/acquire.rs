@@ -23,7 +23,7 @@ use crate::moment::now_in_millis;
 use crate::nesting;
 use crate::nodes::Fleet;
 use crate::queue::{Place, Queue};
-use crate::report::{Failure, Report, millis};
+use crate::report::{Failure, Report, millis, one_line};
 use crate::signals::Signals;
 use crate::withheld::Withheld;
 
@@ -36,13 +36,23 @@ pub(crate) enum Keeping {
     Renewed { at_most: Option<Duration> },
 }
 
+impl Keeping {
+    /// Whether a lock of this expiry is ever renewed. A hold that may last no longer than its first lease is not.
+    fn renews(self, expiry: Duration) -> bool {
+        match self {
+            Self::UntilExpiry => false,
+            Self::Renewed { at_most } => at_most.is_none_or(|most| most > expiry),
+        }
+    }
+}
+
 impl AcquireArgs {
     pub(crate) fn expiry(&self) -> Duration {
         self.expiry.unwrap_or(LockOptions::DEFAULT_EXPIRY)
     }
 }
 
-/// Takes the lock, waiting as the arguments say. `renews` is what others are to know of the holder: whether it will renew it. A signal ends the wait at once; the place in the queue is left, and what may
+/// Takes the lock, waiting as the arguments say. A signal ends the wait at once; the place in the queue is left, and what may
 /// have been granted by then is released, in the background, which `main` drains.
 pub(crate) async fn acquire(
     fleet: &Fleet,
@@ -52,17 +62,19 @@ pub(crate) async fn acquire(
     signals: &mut Signals,
     report: &Report,
 ) -> Result<Guard, Failure> {
-    if !args.gives_up_at_once() {
+    // A wait that has an end deadlocks nobody.
+    if args.wait.is_none() && !args.gives_up_at_once() {
         signals.unless_one_comes(nesting::refuse_deadlock(fleet, name)).await?;
     }
     let owner = args.owner.as_ref().map_or_else(|| Ok(this_process()), OwnerLabel::new);
     let owner = owner.map_err(Error::from)?;
     let wait = Wait { fleet, name, expiry: args.expiry(), token: OwnToken::default() };
     let token = wait.token.clone();
+    let renews = keeping.renews(args.expiry());
     let mutex = fleet
         .mutex(name, args.expiry())
         .barging(args.release.barging)
-        .token_fn(move || token.draw(&owner, keeping != Keeping::UntilExpiry));
+        .token_fn(move || token.draw(&owner, renews));
     let mutex = match args.timeout_factor {
         Some(factor) => mutex.timeout_factor(factor),
         None => mutex,
@@ -202,7 +214,7 @@ impl Wait<'_> {
             };
             facts["waiting"] = line.waiting_in_json();
         }
-        report.note_of("waiting", &format!("waiting for lock {name:?} for {so_far}: {why}"), facts);
+        report.note_of("waiting", &format!("has waited {so_far} for lock {name:?}: {why}"), facts);
     }
 
     /// Shows a person at a terminal, after `quiet`, what stands in the way. Cleared when it is dropped.
@@ -216,7 +228,8 @@ impl Wait<'_> {
             let so_far = began.elapsed().as_secs();
             // Not earlier: what is told of the nodes meanwhile would be written into its line.
             let spinner = spinner.get_or_insert_with(spinner_on_stderr);
-            spinner.set_message(format!("waiting for {}: {why} ({so_far} s so far)", self.name));
+            let name = self.name.escape_debug();
+            spinner.set_message(one_line(&format!("waiting for {name} ({so_far} s): {why}")));
             sleep(LOOK_EVERY).await;
         }
     }
@@ -279,6 +292,14 @@ const TICK: Duration = Duration::from_millis(120);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hold_that_ends_with_its_first_lease_is_not_renewed() {
+        let expiry = Duration::from_secs(20);
+        let renews = |at_most| Keeping::Renewed { at_most }.renews(expiry);
+        assert!(renews(None) && renews(Some(expiry * 2)));
+        assert!(!renews(Some(expiry)) && !Keeping::UntilExpiry.renews(expiry));
+    }
 
     #[test]
     fn a_wait_is_noted_after_five_seconds_and_each_minute_from_then_on() {

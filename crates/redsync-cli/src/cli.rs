@@ -53,8 +53,8 @@ pub(crate) struct Global {
     pub(crate) machine: bool,
     /// Whether to distrust nodes that restarted [default: on with several nodes]
     ///
-    /// Until a node has been up for the lock's expiry, it may have forgotten who holds, and its vote does not count. So
-    /// that is how long nobody gets the lock after a first start. Off is for servers that keep every write through a
+    /// Until a node has been up for the lock's expiry, it may have forgotten who holds, and its vote does not count. After
+    /// a first start of all nodes, nobody gets the lock for one expiry. Off is for servers that keep every write through a
     /// restart (appendfsync always).
     #[arg(long, value_name = "on|off", value_enum, hide_possible_values = true, global = true)]
     pub(crate) restart_guard: Option<Switch>,
@@ -77,11 +77,12 @@ pub(crate) enum Command {
     /// also those that look like options of redsync. A `--` before the command is allowed, and needed where the command's
     /// own name begins with `-`.
     ///
-    /// The lock is renewed while the command runs. When that fails until a sixth of the expiry is left (2s at most), the
-    /// command and all that it started get SIGTERM. What still lives when a twentieth is left (500ms at most) gets
+    /// The lock is renewed while the command runs. If no renewal has succeeded when a sixth of the expiry is left (2s at
+    /// most), the command and all that it started get SIGTERM. What still lives when a twentieth is left (500ms at most) gets
     /// SIGKILL, and so is gone before another can have the lock. When the lock turns out to be lost already, SIGKILL
-    /// follows SIGTERM at once. With --on-lost warn, the command goes on without the lock. It finds REDSYNC_NAME,
-    /// REDSYNC_TOKEN and REDSYNC_FENCE in its environment.
+    /// follows SIGTERM at once. With --on-lost warn, the command goes on without the lock.
+    ///
+    /// The command finds REDSYNC_NAME, REDSYNC_TOKEN and REDSYNC_FENCE in its environment.
     ///
     /// A minority of nodes that hang delays neither the start nor the end. At the end such a node is waited for 25ms, or as
     /// long as the others took to answer at the start (500ms at most); what it does not release by then expires.
@@ -91,8 +92,9 @@ pub(crate) enum Command {
     /// for it to end by itself, says how it stands, and exits with 74. Run redsync itself as that user instead: `sudo
     /// redsync run NAME -- COMMAND`.
     ///
-    /// A command that waits for a lock which a redsync around it holds would wait for ever: it is refused with 64. To
-    /// wait nevertheless, in a process that nothing waits for, unset REDSYNC_HELD and REDSYNC_TOKEN.
+    /// A command that waits without limit for a lock which a redsync around it holds would wait for ever: it is refused
+    /// with 64. With --wait it waits, and ends with 75. To wait without limit nevertheless, in a process that nothing
+    /// waits for, unset REDSYNC_HELD and REDSYNC_TOKEN.
     ///
     /// Signals are sent on to the command and all that it started. What stops redsync (Ctrl-Z, SIGTSTP) stops the
     /// command too, and the lock is not renewed meanwhile; if it is lost by the time redsync is continued, the
@@ -206,19 +208,19 @@ pub(crate) struct AcquireArgs {
     /// How long one node may take to answer, as a share of the expiry between 0 and 1 [default: 0.05]
     ///
     /// The time is at least 50ms and at most 2s, and never longer than the expiry. A larger share suits short locks on slow
-    /// networks or busy machines. For locks on this machine only, the default is 0.25.
+    /// networks or busy machines. Where all nodes are files on this machine, the default is 0.25.
     #[arg(long, value_name = "F", value_parser = factor)]
     pub(crate) timeout_factor: Option<f64>,
     /// Wait in the queue for this time at most; 0s is --try [default: without limit]
     ///
     /// Waiters get the lock in the order in which they came. When no quorum of nodes can be reached for longer than the
-    /// expiry, the wait ends before.
+    /// expiry, the wait ends early, with 69.
     #[arg(long, value_name = "DUR", value_parser = duration::parse_or_zero, conflicts_with = "no_wait")]
     pub(crate) wait: Option<Duration>,
     /// Do not wait in the queue: give up at once if the lock is taken
     #[arg(long = "try", id = "no_wait")]
     no_wait: bool,
-    /// Exit with N, from 0 to 255, where the lock is taken and was not had by the end of the wait [default: 75]
+    /// Exit with N, from 0 to 255, if the lock is still taken when the wait ends [default: 75]
     #[arg(short = 'E', long, value_name = "N")]
     pub(crate) conflict_exit_code: Option<u8>,
     /// Who holds or waits, as `status` shows it; blanks become `-` [default: HOST:PID]
@@ -299,6 +301,8 @@ pub(crate) struct StatusArgs {
     /// The lock's name
     pub(crate) name: String,
     /// Exit with 0 if the lock is held, 1 if it can be taken, 75 if neither is so at the moment (contended or withheld)
+    ///
+    /// Other codes are no answer: 69, 73, 77 and 78 as always, and 71 where redsync could not write its output or open files.
     #[arg(long)]
     pub(crate) exit_code: bool,
 }
@@ -336,7 +340,11 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
     if let Command::Run(run) = &mut cli.command
         && let Err(message) = run.settle(&words)
     {
-        return refused(ErrorKind::MissingRequiredArgument, &message);
+        let mut command = Cli::command();
+        let run = command.find_subcommand_mut("run");
+        return Err(run
+            .map_or_else(Cli::command, |run| run.clone())
+            .error(ErrorKind::MissingRequiredArgument, message));
     }
     Ok(cli)
 }
@@ -410,7 +418,11 @@ pub(crate) fn explain(error: &clap::Error) -> Exit {
 /// clap's message without its layout, and without the passwords of URLs that stand in the wrong place.
 fn message(error: &clap::Error) -> String {
     let text = masked(error.render().to_string());
-    let text = text.split("\n\nUsage:").next().unwrap_or_default();
+    let (text, usage) = text.split_once("\n\nUsage:").unwrap_or((&text, ""));
+    // The word after the program's name is a command's, or in brackets.
+    let command =
+        usage.split_whitespace().nth(1).filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
+    let command = command.map(|command| format!("{command} ")).unwrap_or_default();
     let text = text.split("\n\nFor more information").next().unwrap_or_default();
     let text = text.strip_prefix("error: ").unwrap_or(text).replace("\n  tip: ", "\n\ntip: ");
     let paragraphs =
@@ -418,7 +430,7 @@ fn message(error: &clap::Error) -> String {
     // Of an option that is mistyped, clap says how to give it as a name. That is not what was meant.
     let is_wanted = |paragraph: &String| !paragraph.is_empty() && !paragraph.starts_with("tip: to pass '-");
     let paragraphs: Vec<String> = paragraphs.filter(is_wanted).collect();
-    format!("{} (redsync --help tells more)", paragraphs.join("; "))
+    format!("{} (redsync {command}--help tells more)", paragraphs.join("; "))
 }
 
 /// Without what may be a password in any argument, wherever it stands.

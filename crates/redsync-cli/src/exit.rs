@@ -4,8 +4,9 @@
 //! |---|---|---|
 //! | 0 | | done; for `status`, the question was answered, or with `--exit-code` the lock is held; for `run`, the command ended with 0 |
 //! | 1 | | the lock was not held any more (`extend`, `unlock`), or is free (`status --exit-code`), output could not be written, … |
-//! | 64 | `EX_USAGE` | arguments, options, node URLs, names or leases that cannot be right |
+//! | 64 | `EX_USAGE` | arguments, options, node URLs, names or leases that cannot be right; an endless wait under one's own lock |
 //! | 69 | `EX_UNAVAILABLE` | no quorum of nodes could be reached, or had been up for long enough to be trusted |
+//! | 71 | `EX_OSERR` | `status --exit-code`, where 1 is an answer: output could not be written, files could not be opened, … |
 //! | 73 | `EX_CANTCREAT` | the local store cannot be used: no directory, no permission, damaged, disk full |
 //! | 74 | `EX_IOERR` | the lock was lost while the command ran |
 //! | 75 | `EX_TEMPFAIL` | the lock was taken, and stayed so for as long as was waited (or what `-E` says); for `status --exit-code`, it is contended or withheld |
@@ -31,8 +32,13 @@ use crate::help::Table;
 /// The table above, for `--help` and the manual page.
 pub(crate) const CODES: Table = &[
     ("0", "Done. For `run`: the command ended with 0. For `status`: the question was answered."),
-    ("64", "Usage: bad arguments, node URL, name or lease."),
+    (
+        "64",
+        "Usage: bad arguments, node URL, name or lease. Also a wait that would deadlock: without limit, for a lock that \
+         a redsync around this one holds.",
+    ),
     ("69", "No quorum of nodes could be reached for now, or too many of them restarted just now."),
+    ("71", "`status --exit-code` failed on this machine: it could not write its output or open files."),
     ("73", "The local store cannot be used: no directory, no permission, damaged, or its disk is full."),
     ("74", "The lock was lost while the command ran. The command was ended, unless --on-lost warn."),
     ("75", "The lock was taken for as long as redsync waited. -E sets another code."),
@@ -44,7 +50,10 @@ pub(crate) const CODES: Table = &[
     ("126", "The command cannot be executed."),
     ("127", "The command was not found."),
     ("128+S", "Signal S ended the command, or came while redsync waited."),
-    ("1", "Anything else, such as `unlock` of a lock that had expired."),
+    (
+        "1",
+        "Anything else, such as `unlock` of a lock that had expired. For `status --exit-code`: the lock is free.",
+    ),
     ("other", "For `run`: the command's own code. The command may also end with a code of this table."),
 ];
 
@@ -54,6 +63,8 @@ pub(crate) enum Exit {
     Success,
     Failure,
     Usage,
+    /// As `Failure`, where 1 would be an answer.
+    System,
     NoQuorum,
     /// The local store cannot be used.
     NoStore,
@@ -99,6 +110,11 @@ impl Exit {
         }
     }
 
+    /// As it is told of a question whose answer may be 1.
+    pub(crate) fn unlike_an_answer(self) -> Self {
+        if self == Self::Failure { Self::System } else { self }
+    }
+
     /// What failures of so many nodes come to where too few have answered.
     pub(crate) fn of_nodes(nodes: Vec<NodeError>, total: usize) -> Self {
         Self::of(&Error::NoQuorum { name: None, operation: Operation::Connect, total, nodes })
@@ -110,6 +126,7 @@ impl Exit {
             Self::Failure => 1,
             Self::Usage => 64,
             Self::NoQuorum => 69,
+            Self::System => 71,
             Self::NoStore => 73,
             Self::Lost => 74,
             Self::Taken => 75,

@@ -61,9 +61,10 @@ fn holder_of(name: &str, looked: &Inspection) -> Result<Holder, Failure> {
         }
         LockState::Unknown => {
             let errors = looked.nodes().iter().filter_map(|node| node.answer.as_ref().err());
-            let errors: Vec<String> = errors.map(ToString::to_string).collect();
-            let message = format!("cannot tell who holds lock {name:?}: {}", errors.join("; "));
-            Err(Failure::new(Exit::NoQuorum, "no_quorum", message))
+            let reasons: Vec<String> = errors.clone().map(ToString::to_string).collect();
+            let message = format!("cannot tell who holds lock {name:?}: {}", reasons.join("; "));
+            let exit = Exit::of_nodes(errors.cloned().collect(), looked.nodes().len());
+            Err(Failure::new(exit, "no_quorum", message))
         }
         _ => {
             let message = format!(
@@ -79,7 +80,7 @@ fn holder_of(name: &str, looked: &Inspection) -> Result<Holder, Failure> {
 fn until_it_knows(holder: &Holder) -> &'static str {
     match holder.renews() {
         Some(true) => {
-            "it goes on working until its next renewal, at most a third of its expiry (2.7 s by default), and finds it lost"
+            "it goes on working until its next renewal, at most a third of its expiry, and finds it lost"
         }
         Some(false) => "it does not renew, so it is not told: end its work by hand if that still goes on",
         None => "it did not say whether it renews: make sure that its work has ended",

@@ -7,12 +7,11 @@ use crate::duration::in_words;
 use crate::moment::{ago, now_in_millis, utc};
 use crate::report::millis;
 
-/// `held by web-1:20, renewing (free in 5.3 s if that stops), asked for 3 min 2 s ago (2026-07-29T08:02:43Z)`.
+/// `held by web-1:20, renewing (free in 5.3 s unless renewed), asked for 3 min 2 s ago (2026-07-29T08:02:43Z)`.
 pub(crate) fn in_words_of(holder: &Holder) -> String {
     let mut text = match (holder.time_left(), holder.renews()) {
-        // How long the lease lasts says nothing of when it will be free, unless the holder is dead.
         (TimeLeft::For(left), Some(true)) => {
-            format!("held by {holder}, renewing (free in {} if that stops)", in_words(left))
+            format!("held by {holder}, renewing (free in {} unless renewed)", in_words(left))
         }
         (TimeLeft::For(left), _) => format!("held by {holder} for another {}", in_words(left)),
         (TimeLeft::Forever, _) => {
@@ -29,13 +28,18 @@ pub(crate) fn in_words_of(holder: &Holder) -> String {
     text
 }
 
-/// `held by web-1:20, renewing`, for a line that has no room for more.
+/// `held by web-1:20, renewing (5.3 s left)`, for a line that has no room for more.
 pub(crate) fn in_few_words(holder: &Holder) -> String {
+    format!("held by {holder}, {}", left_in_words(holder))
+}
+
+/// When the lock will be free, as far as that is known. A holder that renews may be dead: then its lease ends, too.
+pub(crate) fn left_in_words(holder: &Holder) -> String {
     match (holder.time_left(), holder.renews()) {
-        (TimeLeft::For(_), Some(true)) => format!("held by {holder}, renewing"),
-        (TimeLeft::For(left), _) => format!("held by {holder}, {} left", in_words(left)),
-        (TimeLeft::Forever, _) => format!("held by {holder}, without an expiry: it never ends by itself"),
-        (TimeLeft::Unknown, _) => format!("held by {holder}"),
+        (TimeLeft::For(left), Some(true)) => format!("renewing ({} left)", in_words(left)),
+        (TimeLeft::For(left), _) => format!("{} left", in_words(left)),
+        (TimeLeft::Forever, _) => "no expiry: it never ends by itself".to_owned(),
+        (TimeLeft::Unknown, _) => "time left unknown".to_owned(),
     }
 }
 
@@ -85,14 +89,15 @@ mod tests {
         let left = TimeLeft::For(Duration::from_millis(7_300));
         let renewed = in_words_of(&holder(Some(true), left));
         assert!(
-            renewed.starts_with("held by web-1:20, renewing (free in 7.3 s if that stops), asked for 3 min "),
+            renewed
+                .starts_with("held by web-1:20, renewing (free in 7.3 s unless renewed), asked for 3 min "),
             "{renewed}"
         );
         let not_renewed = in_words_of(&holder(Some(false), left));
         let begin = "held by web-1:20 for another 7.3 s, not renewing, asked for 3 min ";
         assert!(not_renewed.starts_with(begin), "{not_renewed}");
         assert_eq!(in_words_of(&holder(None, left)), "held by web-1:20 for another 7.3 s");
-        assert_eq!(in_few_words(&holder(Some(true), left)), "held by web-1:20, renewing");
+        assert_eq!(in_few_words(&holder(Some(true), left)), "held by web-1:20, renewing (7.3 s left)");
         assert_eq!(in_few_words(&holder(None, left)), "held by web-1:20, 7.3 s left");
     }
 

@@ -70,7 +70,7 @@ pub(crate) const ENVIRONMENT: Table = &[
     (
         "REDSYNC_HELD",
         "Set for the command, too: the names and tokens of all locks that it runs under, as JSON. Waiting for one of \
-         these is refused, since it would never end.",
+         these without --wait is refused, since it would never end.",
     ),
 ];
 

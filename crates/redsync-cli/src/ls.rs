@@ -1,10 +1,9 @@
 //! Which locks are held, by whom, since when, and how many wait.
 
-use redsync::{Holder, ListedLock, Listing, LockState, Search, TimeLeft};
+use redsync::{Holder, ListedLock, Listing, LockState, Search};
 use serde_json::{Value, json};
 
 use crate::cli::LsArgs;
-use crate::duration::in_words;
 use crate::exit::Exit;
 use crate::held;
 use crate::moment::{elapsed, now_in_millis};
@@ -29,13 +28,20 @@ pub(crate) async fn ls(fleet: &Fleet, args: &LsArgs, report: &Report) -> Result<
         if !lines.is_empty() {
             report.result(lines.join("\n"), || Value::Null)?;
         }
-        tell(&listing, lines.is_empty() && has_quorum, report);
+        let none = match &args.pattern {
+            Some(_) => "no lock is held that matches",
+            None => "no lock is held",
+        };
+        tell(&listing, (lines.is_empty() && has_quorum).then_some(none), report);
     }
-    Ok(if has_quorum { Exit::Success } else { Exit::NoQuorum })
+    if has_quorum {
+        return Ok(Exit::Success);
+    }
+    Ok(Exit::of_nodes(listing.failures, fleet.size()))
 }
 
-/// What is to be known of the list as a whole.
-fn tell(listing: &Listing, is_empty: bool, report: &Report) {
+/// What is to be known of the list as a whole; `none` where it is empty.
+fn tell(listing: &Listing, none: Option<&str>, report: &Report) {
     for error in &listing.failures {
         report.warning("node_failed", &error.to_string());
     }
@@ -48,9 +54,10 @@ fn tell(listing: &Listing, is_empty: bool, report: &Report) {
     }
     let unclear = listing.locks.len() - listing.held().count();
     if unclear > 0 && !report.verbose {
-        report.note("unclear", &format!("{unclear} more on too few nodes to be held; -v shows them"));
-    } else if is_empty {
-        report.note("none", "no lock is held that matches");
+        let names = if unclear == 1 { "1 name has" } else { &format!("{unclear} names have") };
+        report.note("unclear", &format!("{names} leases on a minority of nodes only; -v shows them"));
+    } else if let Some(none) = none {
+        report.note("none", none);
     }
 }
 
@@ -68,19 +75,13 @@ fn held_in_text(listing: &Listing) -> Vec<String> {
 }
 
 fn row(lock: &ListedLock, holder: &Holder, now: u64) -> [String; 6] {
-    let left = match (holder.time_left(), holder.renews()) {
-        (TimeLeft::For(_), Some(true)) => "renewing".to_owned(),
-        (TimeLeft::For(left), _) => format!("{} left", in_words(left)),
-        (TimeLeft::Forever, _) => "no expiry".to_owned(),
-        (TimeLeft::Unknown, _) => "time left unknown".to_owned(),
-    };
     [
         lock.name.as_str().escape_debug().to_string(),
         holder.to_string(),
         holder
             .since()
             .map_or_else(|| "asked unknown".to_owned(), |since| format!("asked {} ago", elapsed(since, now))),
-        left,
+        held::left_in_words(holder),
         lock.fence.map_or_else(|| "no fence".to_owned(), |fence| format!("fence {fence}")),
         match lock.waiting {
             0 => "nobody waits".to_owned(),
@@ -94,7 +95,9 @@ fn row(lock: &ListedLock, holder: &Holder, now: u64) -> [String; 6] {
 fn others_in_text(listing: &Listing) -> impl Iterator<Item = String> {
     let others = listing.locks.iter().filter(|lock| !matches!(lock.state, LockState::Held(_)));
     others.map(|lock| {
-        let holders: Vec<String> = lock.holders.iter().map(ToString::to_string).collect();
+        let mut holders: Vec<String> = lock.holders.iter().map(ToString::to_string).collect();
+        // Nodes answer in any order.
+        holders.sort();
         let name = lock.name.as_str().escape_debug();
         format!("{name}  {}: {}", state(&lock.state), holders.join(", "))
     })

@@ -96,7 +96,11 @@ fn main() -> ExitCode {
     let exit = match cli::parse() {
         Ok(cli) => {
             let report = Report::of(&cli.global);
-            execute(&cli, &report).unwrap_or_else(|failure| report.failure(&failure))
+            execute(&cli, &report).unwrap_or_else(|failure| {
+                let exit = report.failure(&failure);
+                let asks = matches!(&cli.command, Command::Status(args) if args.exit_code);
+                if asks { exit.unlike_an_answer() } else { exit }
+            })
         }
         Err(error) => cli::explain(&error),
     };
@@ -187,7 +191,7 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
     // `unlock` found nothing to release, there is nothing to finish either.
     if !matches!((command, &outcome), (Command::Unlock(_), Err(_))) {
         let within = match &outcome {
-            Err(failure) if matches!(failure.exit, Exit::Signal(_)) => {
+            Err(failure) if matches!(failure.exit, Exit::Signal(_)) && !fleet.is_local() => {
                 fleet.farewell().min(FAREWELL_AT_A_SIGNAL)
             }
             _ => fleet.farewell(),
@@ -200,5 +204,6 @@ async fn execute_with_nodes(command: &Command, cli: &Cli, report: &Report) -> Re
 /// The runtime, the local store and the start of a command need so many. Each node needs one more, and says so itself.
 const FILES_AT_START: usize = 16;
 
-/// After a signal, somebody waits for the end. Enough to write every release to its socket; only answers are missed.
+/// After a signal, somebody waits for the end. Enough to write every release to its socket; only answers are missed. A release
+/// in a file is made by this process itself, and has the usual time.
 const FAREWELL_AT_A_SIGNAL: Duration = Duration::from_millis(100);

@@ -23,6 +23,8 @@ pub(crate) struct Fleet {
     size: usize,
     /// The store on this machine, where no nodes are named.
     store: Option<LocalStore>,
+    /// Whether all nodes are files on this machine.
+    is_local: bool,
     /// Whether votes of restarted nodes are withheld.
     has_restart_guard: bool,
     /// How long it took until a majority of several nodes had answered.
@@ -73,7 +75,14 @@ pub(crate) async fn open(given: &Global, owner: Option<&str>, report: &Report) -
     };
     store.tell(report);
     let redsync = builder.node(Arc::new(node)).build()?;
-    Ok(Fleet { redsync, size: 1, store: Some(store), has_restart_guard: false, answered_after: None })
+    Ok(Fleet {
+        redsync,
+        size: 1,
+        store: Some(store),
+        is_local: true,
+        has_restart_guard: false,
+        answered_after: None,
+    })
 }
 
 async fn open_urls(
@@ -101,6 +110,7 @@ async fn open_urls(
         redsync: builder.build()?,
         size,
         store: None,
+        is_local: are_files(urls),
         has_restart_guard: restart_guard.unwrap_or(size > 1),
         answered_after: None,
     };
@@ -119,8 +129,13 @@ impl Fleet {
         // A lock of months is held for longer than counters are kept by default, and keeps its own for as long.
         let retention = Proposal::DEFAULT_RETENTION.max(expiry);
         let mutex = self.redsync.mutex(name).expiry(expiry).fence_retention(retention);
-        // No other node could decide in the store's place, and a machine that is busy is no machine that is down.
-        if self.store.is_some() { mutex.timeout_factor(0.25) } else { mutex }
+        // A machine that is busy is no machine that is down, and no node elsewhere could decide in a file's place.
+        if self.is_local { mutex.timeout_factor(0.25) } else { mutex }
+    }
+
+    /// Whether all nodes are files on this machine.
+    pub(crate) const fn is_local(&self) -> bool {
+        self.is_local
     }
 
     /// How many nodes there are.
@@ -234,6 +249,12 @@ fn split(mut text: &str) -> Vec<&str> {
     }
 }
 
+/// Whether all nodes are files on this machine.
+fn are_files(urls: &[String]) -> bool {
+    let is_file = |url: &String| url.trim_start().to_ascii_lowercase().starts_with("sqlite:");
+    urls.iter().all(is_file)
+}
+
 fn is_separator(c: char) -> bool {
     matches!(c, ',' | ';') || c.is_whitespace()
 }
@@ -269,7 +290,14 @@ fn switch_from_environment(variable: &str) -> Result<Option<Switch>, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::split;
+    use super::{are_files, split};
+
+    #[test]
+    fn nodes_are_on_this_machine_where_all_of_them_are_files() {
+        let are_files = |urls: &[&str]| are_files(&urls.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert!(are_files(&["sqlite:///a"]) && are_files(&[" SQLite:///a", "sqlite:///b?mode=0660"]));
+        assert!(!are_files(&["redis://a"]) && !are_files(&["sqlite:///a", "redis://a"]));
+    }
 
     #[test]
     fn every_separator_separates_urls() {

@@ -202,7 +202,7 @@ pub(crate) fn millis(duration: Duration) -> Value {
     json!(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Line breaks and other control characters would make one message look like two.
-fn one_line(message: &str) -> String {
+/// Line breaks and other control characters would make one message look like two, or change a person's terminal.
+pub(crate) fn one_line(message: &str) -> String {
     message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -11,7 +11,7 @@ use crate::held;
 use crate::local_store::LocalStore;
 use crate::nodes::Fleet;
 use crate::queue::Queue;
-use crate::report::{Failure, Report, millis};
+use crate::report::{Failure, Report, millis, one_line};
 use crate::withheld::{Vote, Withheld};
 
 pub(crate) async fn status(fleet: &Fleet, args: &StatusArgs, report: &Report) -> Result<Exit, Failure> {
@@ -125,7 +125,7 @@ fn node_in_text(report: &NodeReport) -> String {
         Ok(None) => format!("{}: free", report.node),
         Ok(Some(holder)) => format!("{}: {}", report.node, held::in_few_words(holder)),
         // Names the node itself.
-        Err(error) => error.to_string(),
+        Err(error) => one_line(&error.to_string()),
     }
 }
 

@@ -21,7 +21,10 @@ fn a_lock_is_taken_away_from_its_holder_which_learns_of_it_by_its_next_renewal()
     let since = Instant::now();
     assert_eq!(forced.code, Some(0), "{forced}");
     assert!(forced.stdout.starts_with("lock \"backup\" was taken from web-1, and is free\n"), "{forced}");
-    assert!(forced.stdout.contains("until its next renewal, at most a third of its expiry"), "{forced}");
+    assert!(
+        forced.stdout.contains("until its next renewal, at most a third of its expiry, and finds it lost\n"),
+        "{forced}"
+    );
     let stale_below = former + 1;
     assert!(forced.stdout.contains(&format!("with a fence below {stale_below} is stale")), "{forced}");
 
@@ -31,7 +34,7 @@ fn a_lock_is_taken_away_from_its_holder_which_learns_of_it_by_its_next_renewal()
     let outcome = holder.outcome();
     assert_eq!(outcome.code, Some(74), "{outcome}");
     assert!(
-        outcome.stderr.contains("lock \"backup\" was lost") || outcome.stderr.contains("lost"),
+        outcome.stderr.contains("redsync: lock \"backup\" was lost, so the command was ended: "),
         "{outcome}"
     );
 
@@ -52,7 +55,7 @@ fn the_first_in_queue_gets_what_is_taken_away() {
         };
         wait_until("somebody waits", SOON, waits);
         let forced = machine.redsync(["unlock", "--force", "--yes", "backup"]);
-        let begin = "lock \"backup\" was taken from web-1, and is held by web-2, renewing\n";
+        let begin = "lock \"backup\" was taken from web-1, and is held by web-2, renewing (";
         assert!(forced.stdout.starts_with(begin), "{forced}");
         assert!(forced.stdout.contains("it does not renew, so it is not told"), "{forced}");
         machine.wait_for_file("in");

@@ -189,7 +189,7 @@ fn a_home_that_is_not_there_is_not_made() {
     let home = machine.path("nobody/home");
     let script = "mount -t tmpfs home /root || exit 99; \
                   XDG_STATE_HOME= HOME=$PWD/nobody/home $redsync run backup -- true; echo code $?; ls -A /root";
-    let Some(outcome) = privately(&machine, script) else { return };
+    let outcome = privately(&machine, script);
     assert!(outcome.stdout.contains("code 0\n.local\n"), "{outcome}");
     let said = format!(
         "HOME is not used: there is no directory {}; local locks are in /root/.local/state/redsync",
@@ -210,7 +210,7 @@ fn nothing_is_made_in_the_home_of_another_user() {
                   mkdir -m 777 open taken; mkdir -m 777 taken/redsync; \
                   for state in open taken; do XDG_STATE_HOME=$PWD/$state HOME= nobody ./redsync status -q backup; echo code $?; done; \
                   chown 2000 home; XDG_STATE_HOME= HOME=$PWD/home nobody ./redsync status -q backup; echo code $?";
-    let Some(outcome) = privately(&machine, script) else { return };
+    let outcome = privately(&machine, script);
     let codes: Vec<&str> = outcome.stdout.lines().filter(|line| line.starts_with("code")).collect();
     // What belongs to root and is open to all is used; a directory in it that is not the user's own is not.
     assert_eq!(codes, ["code 0", "code 0", "code 0", "code 73", "code 73"], "{outcome}");
@@ -228,27 +228,27 @@ fn nothing_is_made_in_the_home_of_another_user() {
 /// Runs a script as root in a mount namespace of its own, in which `/run/lock` is that of a machine that was just started.
 /// In it, `nobody COMMAND` runs a command as another user, for whom `./redsync` is there.
 ///
-/// Nothing where this is not permitted.
+/// Fails where this is not permitted.
 #[track_caller]
-fn privately(machine: &Machine, script: &str) -> Option<Outcome> {
+fn privately(machine: &Machine, script: &str) -> Outcome {
+    const NEEDS: &str = "this test needs root, unshare(1), setpriv(1) and the right to mount a tmpfs: run it as root, as CI \
+                         does, and in a container with CAP_SYS_ADMIN";
+    assert!(geteuid().is_root(), "{NEEDS}");
     let prelude = "set -u; mount -t tmpfs -o mode=1777,size=5m lock /run/lock || exit 99; \
                    nobody() { setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"; }; \
                    second() { setpriv --reuid=2000 --regid=2000 --clear-groups \"$@\"; }; \
                    root() { \"$@\"; }; ";
-    let is_root = geteuid().is_root();
-    if is_root {
-        let copy = machine.path("redsync");
-        fs::copy(env!("CARGO_BIN_EXE_redsync"), &copy).unwrap();
-        fs::set_permissions(copy.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
-        fs::set_permissions(copy, Permissions::from_mode(0o755)).unwrap();
-        let mut command = machine.shell("exec unshare --mount sh -c \"$script\"");
-        let outcome = finish(command.env("script", format!("{prelude}{script}")));
-        if ![Some(99), Some(127)].contains(&outcome.code) {
-            return Some(outcome);
-        }
-    }
-    eprintln!("not tested: needs root, unshare(1), setpriv(1) and the right to mount a tmpfs");
-    None
+    let copy = machine.path("redsync");
+    fs::copy(env!("CARGO_BIN_EXE_redsync"), &copy).unwrap();
+    fs::set_permissions(copy.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(copy, Permissions::from_mode(0o755)).unwrap();
+    // The mark shows that unshare(1) itself has succeeded.
+    let mut command = machine.shell("exec unshare --mount sh -c \"echo unshared >&2; $script\"");
+    let mut outcome = finish(command.env("script", format!("{prelude}{script}")));
+    let said = outcome.stderr.strip_prefix("unshared\n").map(str::to_owned);
+    assert!(said.is_some() && ![Some(99), Some(127)].contains(&outcome.code), "{NEEDS}; {outcome}");
+    outcome.stderr = said.unwrap_or_default();
+    outcome
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn users_of_one_machine_exclude_each_other_in_whatever_order_they_come() {
              {first} ./redsync run --try --machine backup -- echo right; echo code $?; \
              stat -c '%a %n' /run/lock/redsync /run/lock/redsync/*; ls -A /run/lock"
         );
-        let Some(outcome) = privately(&machine, &script) else { return };
+        let outcome = privately(&machine, &script);
         let lines: Vec<&str> = outcome.stdout.lines().collect();
         assert_eq!(lines[..2], ["code 75", "code 75"], "{first}, {second}: {outcome}");
         assert!(lines[2].starts_with("backup is held by"), "{first}, {second}: {outcome}");
@@ -301,7 +301,7 @@ fn users_who_come_at_once_make_one_store() {
     let script = "count() { for i in 1 2 3 4 5 6 7 8; do $1 ./redsync run -q --machine n -- sh -c \
                   'n=$(cat count); echo $((n + 1)) > count' & done; }; \
                   echo 0 > count; chmod 666 count; count nobody; count root; count second; wait; cat count";
-    let Some(outcome) = privately(&machine, script) else { return };
+    let outcome = privately(&machine, script);
     assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("24\n", ""), "{outcome}");
 }
 
@@ -318,7 +318,7 @@ fn what_a_user_puts_in_the_place_of_the_store_is_refused_or_taken_over_and_leads
                   ./redsync run -q --machine n -- stat -c '%U %a' /run/lock/redsync; try second; \
                   touch /run/lock/redsync; try root; \
                   cat secret; ls -A";
-    let Some(outcome) = privately(&machine, script) else { return };
+    let outcome = privately(&machine, script);
     let refused = ["code 73"; 4];
     let lines: Vec<&str> = outcome.stdout.lines().collect();
     assert_eq!(lines[..4], refused, "{outcome}");
@@ -341,7 +341,7 @@ fn where_the_directory_for_locks_is_missing_or_roots_alone_it_says_what_to_do() 
                   mkdir -m 755 /run/lock; nobody ./redsync status --machine n; echo code $?; \
                   ./redsync status -q --machine n; echo code $?; nobody ./redsync run -q --machine n -- true; echo code $?; \
                   rm -r /run/lock/redsync; chmod 777 /run/lock; ./redsync status -q --machine n; echo code $?";
-    let Some(outcome) = privately(&machine, script) else { return };
+    let outcome = privately(&machine, script);
     let codes: Vec<&str> = outcome.stdout.lines().filter(|line| line.starts_with("code")).collect();
     assert_eq!(codes, ["code 73", "code 73", "code 0", "code 0", "code 73"], "{outcome}");
     let said = format!("{}{}", outcome.stdout, outcome.stderr);
@@ -367,7 +367,7 @@ fn a_disk_that_gets_full_ends_no_job_and_an_empty_store_on_one_says_so() {
                   'dd if=/dev/zero of=/run/lock/fill2 bs=4k 2> /dev/null; sleep 4; echo survived'; echo code $?; \
                   dd if=/dev/zero of=full/fill bs=4k 2> /dev/null; \
                   ./redsync run -q --node sqlite://$PWD/full/locks.db job -- echo WRONG; echo code $?";
-    let Some(outcome) = privately(&machine, script) else { return };
+    let outcome = privately(&machine, script);
     let expected = ["code 75", "survived", "code 0", "survived", "code 0", "code 73"];
     assert_eq!(outcome.stdout.lines().collect::<Vec<_>>(), expected, "{outcome}");
     assert!(outcome.stderr.contains("full"), "{outcome}");

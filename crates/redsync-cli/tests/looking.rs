@@ -5,7 +5,7 @@ mod support;
 use redsync::{Clock, SystemClock};
 use redsync_testkit::{RedisServer, servers};
 use serde_json::Value;
-use support::{Machine, Outcome};
+use support::{Machine, Outcome, finish};
 
 #[test]
 fn status_says_who_holds_since_when_and_whether_it_is_renewed() {
@@ -16,7 +16,7 @@ fn status_says_who_holds_since_when_and_whether_it_is_renewed() {
         let text = machine.redsync(["status", "backup"]);
         let begin = "backup is held by web-1:20, renewing (free in ";
         assert!(
-            text.stdout.starts_with(begin) && text.stdout.contains(" if that stops), asked for "),
+            text.stdout.starts_with(begin) && text.stdout.contains(" unless renewed), asked for "),
             "{text}"
         );
         assert!(text.stdout.contains(" s ago (20") && text.stdout.contains("Z)"), "{text}");
@@ -72,6 +72,37 @@ fn status_answers_by_its_exit_code_where_it_is_asked_to() {
 }
 
 #[test]
+fn a_status_that_could_not_be_told_looks_like_no_answer() {
+    let machine = Machine::new();
+    machine.lock("--expiry 1h held");
+    for (script, said) in [
+        ("exec $redsync status --exit-code held > /dev/full", "cannot write to stdout: "),
+        ("ulimit -n 8; exec $redsync status --exit-code held", "raise the limit (ulimit -n)"),
+    ] {
+        let outcome = finish(&mut machine.shell(script));
+        assert_eq!(outcome.code, Some(71), "{script}: {outcome}");
+        assert!(outcome.stderr.contains(said), "{script}: {outcome}");
+        let plain = finish(&mut machine.shell(&script.replace(" --exit-code", "")));
+        assert_eq!(plain.code, Some(1), "{script}: {plain}");
+    }
+}
+
+#[test]
+fn a_holder_whose_time_is_limited_to_its_first_lease_is_not_said_to_renew() {
+    let machine = Machine::new();
+    let _limited =
+        machine.start_sh("--expiry 20s --max-hold 20s limited", "echo in > limited; exec sleep 60");
+    let _longer = machine.start_sh("--expiry 20s --max-hold 40s longer", "echo in > longer; exec sleep 60");
+    for (name, said) in [("limited", ", not renewing, "), ("longer", ", renewing (free in ")] {
+        machine.wait_for_file(name);
+        let text = machine.redsync(["status", "-q", name]);
+        assert!(text.stdout.contains(said), "{text}");
+        let json = object(&machine.redsync(["status", "-q", "--json", name]));
+        assert_eq!(json["renews"], name == "longer", "{json}");
+    }
+}
+
+#[test]
 fn a_lock_that_cannot_be_taken_yet_is_free_for_nobody() {
     let servers = servers(3);
     let machine = Machine::with_nodes(&servers).with_restart_guard();
@@ -88,7 +119,9 @@ fn ls_lists_what_is_held_with_one_line_for_each() {
     for machine in [Machine::new(), Machine::with_nodes(&nodes)] {
         let none = machine.redsync(["ls", "--quiet"]);
         assert_eq!((none.code, none.stdout.as_str(), none.stderr.as_str()), (Some(0), "", ""), "{none}");
-        assert!(machine.redsync(["ls"]).stderr.contains("redsync: no lock is held that matches"));
+        assert!(machine.redsync(["ls"]).stderr.contains("redsync: no lock is held\n"));
+        let none = machine.redsync(["ls", "nightly-*"]);
+        assert!(none.stderr.contains("redsync: no lock is held that matches\n"), "{none}");
 
         let _holder = machine.start_sh("--owner web-1:20 nightly-a", "echo held > held; exec sleep 60");
         machine.wait_for_file("held");
@@ -101,7 +134,9 @@ fn ls_lists_what_is_held_with_one_line_for_each() {
         let lines: Vec<&str> = text.stdout.lines().collect();
         assert_eq!((text.code, lines.len()), (Some(0), 2), "{text}");
         assert!(
-            lines[0].starts_with("nightly-a   web-1:20  asked ") && lines[0].contains("  renewing "),
+            lines[0].starts_with("nightly-a   web-1:20  asked ")
+                && lines[0].contains("  renewing (")
+                && lines[0].contains(" s left)  fence "),
             "{text}"
         );
         assert!(lines[0].contains("  fence 1") && lines[0].ends_with("  nobody waits"), "{text}");
@@ -109,7 +144,7 @@ fn ls_lists_what_is_held_with_one_line_for_each() {
             lines[1].starts_with("nightly-bb  web-2:7   asked ") && lines[1].contains("  59 min "),
             "{text}"
         );
-        assert!(lines[1].contains(" left  no fence "), "{text}");
+        assert!(lines[1].contains(" left  ") && lines[1].contains("  no fence "), "{text}");
 
         let json = object(&machine.redsync(["ls", "--json"]));
         let names: Vec<&str> =
@@ -159,7 +194,7 @@ fn ls_leaves_out_what_need_not_be_a_lock_and_shows_it_where_asked_to() {
     };
     assert_eq!(names(&["ls"]), ["foreign", "ours"]);
     assert_eq!(names(&["ls", "--all"]), ["foreign", "ours", "session"]);
-    assert!(machine.redsync(["ls", "foreign"]).stdout.contains("  no expiry  "));
+    assert!(machine.redsync(["ls", "foreign"]).stdout.contains("  no expiry: it never ends by itself  "));
 }
 
 #[test]
@@ -172,7 +207,10 @@ fn ls_shows_what_is_not_clear_only_where_asked_to() {
     servers[2].set("backup", &token.replace("web-1", "web-2"), Some(600_000));
     let quiet = machine.redsync(["ls"]);
     assert_eq!((quiet.code, quiet.stdout.as_str()), (Some(0), ""), "{lease}: {quiet}");
-    assert!(quiet.stderr.contains("1 more on too few nodes to be held; -v shows them"), "{quiet}");
+    assert!(
+        quiet.stderr.contains("redsync: 1 name has leases on a minority of nodes only; -v shows them"),
+        "{quiet}"
+    );
     let all = machine.redsync(["ls", "-v"]);
     assert_eq!(all.stdout, "backup  contended: web-1, web-2\n", "{all}");
     let json = object(&machine.redsync(["ls", "--json"]));

@@ -12,7 +12,6 @@ fn a_lock_that_an_enclosing_run_holds_is_refused_in_words() {
         for script in [
             "$redsync run -q backup -- $redsync run -q backup -- true",
             "$redsync run -q backup -- $redsync lock -q backup",
-            "$redsync run -q backup -- $redsync run -q --wait 1h backup -- true",
             "$redsync run -q backup -- sh -c '$redsync run -q other -- $redsync run -q backup -- true'",
             "$redsync run -q 'a \"b]' -- sh -c '$redsync run -q other -- $redsync run -q \"a \\\"b]\" -- true'",
         ] {
@@ -48,6 +47,15 @@ fn who_does_not_wait_is_told_that_the_lock_is_taken() {
     let outcome =
         finish(&mut machine.shell("$redsync run -q backup -- $redsync run -q --try backup -- true"));
     assert_eq!(outcome.code, Some(75), "{outcome}");
+}
+
+#[test]
+fn a_wait_that_ends_by_itself_is_no_deadlock() {
+    let machine = Machine::new();
+    let script = "$redsync run -q backup -- $redsync run --wait 200ms backup -- true";
+    let outcome = finish(&mut machine.shell(script));
+    assert_eq!(outcome.code, Some(75), "{outcome}");
+    assert!(outcome.stderr.contains("lock \"backup\" is taken: "), "{outcome}");
 }
 
 #[test]

@@ -52,8 +52,13 @@ fn a_wrong_password_is_77_at_once() {
         let outcome = machine.redsync(command);
         assert!(matches!(outcome.code, Some(77 | 64)), "{outcome}");
     }
-    let status = machine.redsync(["status", "job"]);
-    assert_eq!(status.code, Some(77), "{status}");
+    for (machine, code) in [(&machine, 77), (&Machine::with_urls("sqlite:///no/such/directory/locks.db"), 73)]
+    {
+        for command in [&["status", "job"][..], &["ls"], &["unlock", "--force", "--yes", "job"]] {
+            let outcome = machine.redsync(command);
+            assert_eq!(outcome.code, Some(code), "{command:?}: {outcome}");
+        }
+    }
 }
 
 #[test]

@@ -107,8 +107,9 @@ fn a_long_wait_shows_who_holds_and_is_cleared() {
     let holder = machine.start_sh("--owner web-2:311 backup", "echo held > held; exec sleep 60");
     machine.wait_for_file("held");
     let mut terminal = Terminal::start(&machine, "exec $redsync run backup -- echo it is mine");
-    terminal.wait_for("waiting for backup: 1st in the queue; held by web-2:311, ");
-    terminal.wait_for(", renewing (2 s so far)");
+    terminal.wait_for(" s): 1st in the queue; held by web-2:311, ");
+    terminal.wait_for("waiting for backup (2 s): 1st in the queue; held by web-2:311, renewing (");
+    terminal.wait_for(" s left)");
     drop(holder);
     terminal.wait_for("it is mine");
     assert_eq!(terminal.exit_code(), Some(0));
@@ -121,6 +122,18 @@ fn a_long_wait_shows_who_holds_and_is_cleared() {
 }
 
 #[test]
+fn a_name_cannot_change_the_terminal() {
+    let machine = Machine::new();
+    let name = "a\u{1b}]0;title\u{7}b";
+    let _holder = machine.hold(name);
+    let script = "exec $redsync run --wait 3s \"$(printf 'a\\033]0;title\\007b')\" -- true";
+    let mut terminal = Terminal::start(&machine, script);
+    terminal.wait_for("waiting for a\\u{1b}]0;title\\u{7}b (");
+    assert_eq!(terminal.exit_code(), Some(75));
+    assert!(!terminal.screen().contains("\u{1b}]0"), "{:?}", terminal.screen());
+}
+
+#[test]
 fn a_long_wait_shows_ones_own_place_in_queue_though_others_have_the_same_label() {
     let servers = servers(3);
     for machine in [Machine::new(), Machine::with_nodes(&servers)] {
@@ -129,11 +142,11 @@ fn a_long_wait_shows_ones_own_place_in_queue_though_others_have_the_same_label()
         let first = machine.start_sh("--owner nightly backup", "true");
         wait_until("it waits in the queue", SOON, || waiting(&machine) == 1);
         let mut terminal = Terminal::start(&machine, "exec $redsync run --owner nightly backup -- true");
-        terminal.wait_for("waiting for backup: 2nd in the queue; held by web-2:311, ");
+        terminal.wait_for(" s): 2nd in the queue; held by web-2:311, ");
         let _third = machine.start_sh("--owner nightly backup", "true");
         wait_until("it waits in the queue", SOON, || waiting(&machine) == 3);
         drop(first);
-        terminal.wait_for("waiting for backup: 1st in the queue; held by web-2:311, ");
+        terminal.wait_for(" s): 1st in the queue; held by web-2:311, ");
         assert!(!terminal.screen().contains("3rd"), "{:?}", terminal.screen());
         terminal.press("\u{3}");
         assert_eq!(terminal.exit_code(), Some(130));
@@ -158,7 +171,7 @@ fn a_long_wait_in_a_very_long_line_shows_that() {
     let places = strangers.iter().flatten().map(String::as_str);
     server.command(&["ZADD", "{backup}:redsync:line"].into_iter().chain(places).collect::<Vec<_>>());
     let mut terminal = Terminal::start(&machine, "exec $redsync lock backup");
-    terminal.wait_for("waiting for backup: more than 100 before us; held by ");
+    terminal.wait_for(" s): more than 100 before us; held by ");
     terminal.press("\u{3}");
     assert_eq!(terminal.exit_code(), Some(130));
 }
@@ -167,7 +180,7 @@ fn a_long_wait_in_a_very_long_line_shows_that() {
 fn a_long_wait_shows_which_nodes_are_out_of_reach() {
     let machine = Machine::with_urls("redis://:hunter2@127.0.0.1:1,redis://127.0.0.1:2,redis://127.0.0.1:3");
     let mut terminal = Terminal::start(&machine, "exec $redsync lock backup");
-    terminal.wait_for("waiting for backup: cannot reach 3 of 3 nodes: redis://127.0.0.1:1, redis://");
+    terminal.wait_for(" s): cannot reach 3 of 3 nodes: redis://127.0.0.1:1, redi");
     terminal.press("\u{3}");
     assert_eq!(terminal.exit_code(), Some(130));
     assert!(!terminal.screen().contains("hunter2"));
@@ -180,7 +193,7 @@ fn a_long_wait_shows_which_nodes_restarted_and_for_how_much_longer_they_do_not_v
     let mut terminal =
         Terminal::start(&machine, "stty rows 24 cols 200; exec $redsync lock --expiry 1h backup");
     let nodes: Vec<String> = servers.iter().map(RedisServer::url).collect();
-    terminal.wait_for("waiting for backup: restarted nodes do not vote for another 1 h 0 min: ");
+    terminal.wait_for(" s): restarted nodes do not vote for another 1 h 0 min: ");
     terminal.wait_for(&nodes.join(", "));
     terminal.press("\u{3}");
     assert_eq!(terminal.exit_code(), Some(130));

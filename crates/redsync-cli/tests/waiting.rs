@@ -97,7 +97,8 @@ fn a_signal_ends_the_wait_at_once_and_nothing_stays_behind() {
     }
     assert!(holder.is_running());
     for server in &servers {
-        assert_eq!(locks_on(server), ["backup"]);
+        // It was sent before the end of each process, and need not have been read by then.
+        wait_until("nothing stays behind", SOON, || locks_on(server) == ["backup"]);
         assert_eq!(server.get("backup").as_ref(), Some(&token));
     }
 }
@@ -236,14 +237,14 @@ fn a_long_wait_is_noted_for_who_reads_the_log() {
         [&waiters[0], &waiters[2]].iter().all(|waiter| waiter.stderr().contains('\n'))
     });
     let plain = waiters[0].stderr();
-    let (begin, end) =
-        ("redsync: waiting for lock \"backup\" for 5", " in the queue; held by web-1:20, renewing\n");
+    let (begin, end) = ("redsync: has waited 5", " s left)\n");
     assert!(plain.starts_with(begin) && plain.ends_with(end), "{plain}");
+    assert!(plain.contains(" s for lock \"backup\": "), "{plain}");
+    assert!(plain.contains(" in the queue; held by web-1:20, renewing ("), "{plain}");
     assert_eq!(plain.lines().count(), 1, "{plain}");
     assert_eq!(waiters[1].stderr(), "");
     let foreign = waiters[2].stderr();
-    let end =
-        "1st in the queue; held by token q1Zx+/b4u0r3o0B3…, without an expiry: it never ends by itself\n";
+    let end = "1st in the queue; held by token q1Zx+/b4u0r3o0B3…, no expiry: it never ends by itself\n";
     assert!(foreign.ends_with(end), "{foreign}");
     let said: serde_json::Value = serde_json::from_str(&json.stderr()).unwrap();
     assert_eq!((&said["warning"], &said["name"]), (&"waiting".into(), &"backup".into()), "{said}");
@@ -258,7 +259,7 @@ fn verbose_says_what_is_waited_for_from_the_start_on() {
     machine.wait_for_file("held");
     let waiter = machine.run_sh("--verbose --wait 2s backup", "true");
     assert_eq!(waiter.code, Some(75), "{waiter}");
-    assert!(waiter.stderr.contains("1st in the queue; held by web-1:20, renewing\n"), "{waiter}");
+    assert!(waiter.stderr.contains("1st in the queue; held by web-1:20, renewing ("), "{waiter}");
     let without = machine.run_sh("--wait 2s backup", "true");
     assert!(!without.stderr.contains("in the queue"), "{without}");
 }

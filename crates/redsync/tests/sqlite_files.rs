@@ -134,6 +134,12 @@ async fn a_file_that_has_another_name_too_is_not_touched() {
         let message = refusal(&path).await;
 
         assert_contains(&message, &["several names (hard links)", &link.display().to_string()]);
+        assert_contains(&message, &["`find /", &format!(" -xdev -samefile {}` lists them", link.display())]);
+        let find = message.split('`').nth(1).unwrap();
+        // From the directory that both names are in, in place of the whole file system.
+        let find = find.replacen(find.split(' ').nth(1).unwrap(), &directory.path().display().to_string(), 1);
+        let found = std::process::Command::new("sh").args(["-c", &find]).output().unwrap();
+        assert_contains(&String::from_utf8_lossy(&found.stdout), &[&elsewhere.display().to_string()]);
         assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "");
         assert_eq!(fs::metadata(&elsewhere).unwrap().mode() & 0o777, 0o644 & !umask());
     }

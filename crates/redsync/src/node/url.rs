@@ -80,8 +80,7 @@ pub(crate) fn open(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Node>, I
     }
 }
 
-const KINDS: &str =
-    "use redis://HOST, rediss://HOST, valkey://HOST, redis+unix:///PATH, sqlite:///PATH or memory:";
+const KINDS: &str = "use redis://HOST, rediss://HOST, valkey://HOST, redis+unix:///PATH or sqlite:///PATH";
 
 /// `memory:` is a store of its own each time; `memory:NAME` is one store for the whole process.
 fn memory(url: &str, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Node>, InvalidUrl> {

@@ -6,8 +6,8 @@
 --          token, ticket, …}
 -- Called by RedisNode::inspect.
 local holder = redis.call('GET', LEASE)
--- Others may keep anything there, at any length; no token is longer.
-local reply = {holder and string.sub(holder, 1, 512), redis.call('PTTL', LEASE), math.ceil(redis.call('ZCARD', LINE) / 2)}
+-- Others may keep anything there, at any length. No token is longer than 512 bytes; one more byte shows that this is none.
+local reply = {holder and string.sub(holder, 1, 513), redis.call('PTTL', LEASE), math.ceil(redis.call('ZCARD', LINE) / 2)}
 reply[#reply + 1] = counter_at(FENCE) or 0
 local members = redis.call('ZRANGE', LINE, 0, ARGV[1] * 2 - 1, 'WITHSCORES')
 local token = false

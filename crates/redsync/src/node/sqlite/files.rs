@@ -9,7 +9,7 @@
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Display, Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -130,11 +130,24 @@ fn refuse_what_is_no_file(file: &Path, found: &Metadata) -> Result<(), NodeFault
     } else if !kind.is_file() {
         "it is no regular file"
     } else if found.nlink() > 1 {
-        "it has several names (hard links), so it may be another program's file; remove the other names"
+        let (top, name) = (top_of_its_file_system(file, found), file.display());
+        return Err(cannot_open(
+            file,
+            &format!(
+                "it has several names (hard links), so it may be another program's file; `find {top} -xdev -samefile \
+                 {name}` lists them; remove those that are not the store's"
+            ),
+        ));
     } else {
         return Ok(());
     };
     Err(cannot_open(file, reason))
+}
+
+/// The topmost directory that is on the file's own file system: all of the file's names are below it.
+fn top_of_its_file_system<'a>(file: &'a Path, found: &Metadata) -> Display<'a> {
+    let is_on_it = |dir: &&Path| fs::metadata(dir).is_ok_and(|dir| dir.dev() == found.dev());
+    file.ancestors().skip(1).take_while(is_on_it).last().unwrap_or(Path::new("/")).display()
 }
 
 /// Sets the mode where it is wrong and this user may do that.
