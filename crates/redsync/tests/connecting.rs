@@ -447,7 +447,9 @@ async fn something_large_under_a_locks_name_is_taken_and_breaks_one_connection_a
         assert!(redsync.mutex("large").try_lock().await.unwrap().is_none());
         assert!(redsync.mutex("large").fenced().try_lock().await.unwrap().is_none());
     }
-    assert!(redsync.inspect("large").await.unwrap().holder().is_some_and(|holder| holder.token().len() == 512));
+    assert!(
+        redsync.inspect("large").await.unwrap().holder().is_some_and(|holder| holder.token().len() == 512)
+    );
     assert_eq!(connections(), before + 1, "that of this question");
     other.unlock().await.unwrap();
 }

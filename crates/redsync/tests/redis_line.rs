@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use redsync::{
-    Acquired, Claim, ClientId, Expiry, Fence, Grant, InLine, Listener, LockName, Node, Place, Placed, Proposal, RedisNode,
-    Released, Round, Succession, Ticket, Token,
+    Acquired, Claim, ClientId, Expiry, Fence, Grant, InLine, Listener, LockName, Node, Place, Placed,
+    Proposal, RedisNode, Released, Round, Succession, Ticket, Token,
 };
 use redsync_testkit::RedisServer;
 
