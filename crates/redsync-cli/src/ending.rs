@@ -68,6 +68,7 @@ pub(crate) async fn end(
     });
     let mut is_killed = false;
     let mut is_kept = false;
+    let mut pause = POLL_MOST;
     let mut unreached = Vec::new();
     let mut lost_at = None;
     let mut outlasted = None;
@@ -86,8 +87,10 @@ pub(crate) async fn end(
                 is_killed = true;
             }
             // What was started at the moment of the signal, outside the group, got none.
-            () = sleep(POLL_MOST), if is_killed => {
+            () = sleep(pause), if is_killed => {
                 tree.send(Signal::KILL);
+                // What is still there may not be signalled, or waits for a disk: it may last for hours.
+                pause = (pause * 2).min(KILL_AGAIN_MOST);
                 if !unreached.is_empty() && !is_kept && guard.remaining() > margins.terminate {
                     let (name, command) = (guard.name(), named(&unreached));
                     let message = format!(
@@ -232,6 +235,9 @@ impl Ending {
 
 /// What a command has between the signals when its lock is over: enough for a line in a log, not for work.
 const LAST_MOMENT: Duration = Duration::from_millis(20);
+
+/// How often SIGKILL is sent at least to what it has not ended.
+const KILL_AGAIN_MOST: Duration = Duration::from_secs(1);
 
 /// How long redsync waits, after the loss, for a command that it cannot end. In words: `run --help`.
 ///

@@ -56,6 +56,11 @@ impl Process {
         (self.pid, self.started)
     }
 
+    /// Whether `all` shows any process.
+    pub(crate) fn are_any_shown() -> bool {
+        shows_this_process()
+    }
+
     /// Whether `all` shows the processes of all users. /proc may be mounted with `hidepid`.
     pub(crate) fn are_all_shown() -> bool {
         shows_this_process() && fs::exists("/proc/1/stat").unwrap_or(false)

@@ -153,7 +153,8 @@ fn what_lost_its_parent_is_reaped_while_the_command_runs() {
 
 #[test]
 fn the_watcher_has_a_name_of_its_own() {
-    let running = Machine::new().hold("backup");
+    let machine = Machine::new();
+    let running = machine.hold("backup");
     let watcher = watcher_of(&running);
     let name = || fs::read_to_string(format!("/proc/{watcher}/comm")).unwrap_or_default();
     wait_until("it has its name", SOON, || name() == "redsync-watch\n");
