@@ -19,11 +19,14 @@ use crate::group::Group;
 use crate::nesting::{Enclosing, HELD, NAME, TOKEN};
 use crate::report::{Failure, Report};
 use crate::rights;
+use crate::tree::{Others, Tree};
 
 /// The command, from its start until it is reaped.
 pub(crate) struct Child {
     process: process::Child,
     pub(crate) group: Group,
+    /// The command, and all that it started.
+    pub(crate) tree: Tree,
 }
 
 impl Child {
@@ -48,10 +51,12 @@ impl Child {
             None => start.env_remove(FENCE),
         };
         rights::note(command, report);
+        let others = Others::before_command();
         let process = start.process_group(0).spawn().map_err(|error| not_started(command, &error))?;
         let leader = process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let leader = leader.ok_or_else(|| not_started(command, &io::ErrorKind::NotFound.into()))?;
-        Ok(Self { process, group: Group { leader } })
+        let group = Group { leader };
+        Ok(Self { process, group, tree: others.with_command(group) })
     }
 
     /// Waits until the command has ended, and reaps it. Cancel safe.
@@ -59,16 +64,21 @@ impl Child {
         self.process.wait().await
     }
 
-    /// Waits until the command has ended and nobody lives in its group, which may be later. Cancel safe.
+    /// Waits until the command has ended and nothing lives that it started, which may be later. Cancel safe.
     pub(crate) async fn all_gone(&mut self) -> io::Result<()> {
         self.ended().await?;
-        let mut pause = GROUP_POLL;
-        // Zombies may stay for ever, where the process that inherits them does not reap.
-        while !self.group.is_empty() && !self.group.living().is_empty() {
+        let mut pause = POLL;
+        let mut was_gone = false;
+        loop {
+            // Once more after a look that found nothing: see `is_gone`.
+            let is_gone = self.tree.is_gone();
+            if is_gone && was_gone {
+                return Ok(());
+            }
+            was_gone = is_gone;
             sleep(pause).await;
-            pause = (pause * 2).min(GROUP_POLL_MOST);
+            pause = (pause * 2).min(POLL_MOST);
         }
-        Ok(())
     }
 }
 
@@ -111,7 +121,7 @@ pub(crate) fn not_started(command: &[OsString], error: &io::Error) -> Failure {
 const FENCE: &str = "REDSYNC_FENCE";
 
 /// Groups have no event for their end.
-const GROUP_POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(5);
 
 /// Each look may read all of /proc.
-const GROUP_POLL_MOST: Duration = Duration::from_millis(40);
+pub(crate) const POLL_MOST: Duration = Duration::from_millis(40);

@@ -79,8 +79,9 @@ pub(crate) enum Command {
     ///
     /// The lock is renewed while the command runs. If no renewal has succeeded when a sixth of the expiry is left (2s at
     /// most), the command and all that it started get SIGTERM. What still lives when a twentieth is left (500ms at most) gets
-    /// SIGKILL, and so is gone before another can have the lock. When the lock turns out to be lost already, SIGKILL
-    /// follows SIGTERM at once. With --on-lost warn, the command goes on without the lock.
+    /// SIGKILL, and so is gone before another can have the lock. On Linux, that includes what is in a session of its own
+    /// (su, setsid, a daemon), as long as the command itself has not ended. When the lock turns out to be lost already,
+    /// SIGKILL follows SIGTERM at once. With --on-lost warn, the command goes on without the lock.
     ///
     /// The command finds REDSYNC_NAME, REDSYNC_TOKEN and REDSYNC_FENCE in its environment.
     ///
@@ -89,24 +90,29 @@ pub(crate) enum Command {
     ///
     /// A command that runs with the rights of another user (sudo, setuid) cannot be signalled by an ordinary user. redsync
     /// says so when it sends a signal on, and at once when the lock is lost: the command goes on then. redsync waits 5s
-    /// for it to end by itself, says how it stands, and exits with 74. Run redsync itself as that user instead: `sudo
+    /// for it to end by itself, says how it stands, and exits with 74. If the lock can be renewed after all, redsync says so,
+    /// and keeps the lock until that command ends. Run redsync itself as that user instead: `sudo
     /// redsync run NAME -- COMMAND`.
     ///
     /// A command that waits without limit for a lock which a redsync around it holds would wait for ever: it is refused
     /// with 64. With --wait it waits, and ends with 75. To wait without limit nevertheless, in a process that nothing
     /// waits for, unset REDSYNC_HELD and REDSYNC_TOKEN.
     ///
-    /// Signals are sent on to the command and all that it started. What stops redsync (Ctrl-Z, SIGTSTP) stops the
+    /// Signals are sent on to the command and all in its process group. What stops redsync (Ctrl-Z, SIGTSTP) stops the
     /// command too, and the lock is not renewed meanwhile; if it is lost by the time redsync is continued, the
     /// command is ended before it goes on.
     ///
     /// When redsync itself is killed by SIGKILL, the command and all that it started get SIGTERM (on Linux; elsewhere they
     /// go on without the lock). What still lives shortly before the lock's end gets SIGKILL from a second process of
-    /// redsync, which runs beside the command. As the first process of a container, redsync reaps orphans and sends
+    /// redsync (`redsync-watch`), which runs beside the command. What is in a session of its own (`su USER -c`, setsid), it
+    /// knows by REDSYNC_TOKEN in its environment, by its parent, or from the last renewal. What was started since then by
+    /// `su - USER`, sudo or `env -i`, and has lost its parent, it does not find: use `runuser -u USER -- COMMAND` or
+    /// `setpriv`, which start no session and keep the environment. As the first process of a container, redsync reaps orphans and sends
     /// signals on: it needs no init such as tini.
     ///
-    /// What this cannot do: what the command leaves running in the background when it ends, or puts into a process group
-    /// of its own (setsid, a shell with job control), is outside the lock. If both processes of redsync are killed, or
+    /// What this cannot do: what the command leaves running in the background when it ends by itself, or has another service
+    /// start (docker, at, systemd-run), is outside the lock. Elsewhere than on Linux, or without /proc, so is what it puts
+    /// into a process group of its own (setsid, a shell with job control). If both processes of redsync are killed, or
     /// redsync stands still (SIGSTOP, a debugger), nobody ends the command.
     #[command(override_usage = "redsync run [OPTIONS] NAME [--] COMMAND [ARGS]...\n       \
                                 redsync run [OPTIONS] NAME -c TEXT", after_help = help::DURATIONS)]

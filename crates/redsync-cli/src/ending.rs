@@ -10,13 +10,14 @@ use redsync::{Clock, Guard, Lost, SystemClock};
 use rustix::process::{Pid, Signal};
 use tokio::time::sleep;
 
-use crate::child::Child;
+use crate::child::{Child, POLL_MOST};
 use crate::duration::in_words;
-use crate::group::{Group, named};
+use crate::group::named;
 use crate::job::Job;
 use crate::report::Failure;
 use crate::run::{Held, MaxHold, cause, not_waited_for, until_left};
 use crate::signals::Signals;
+use crate::tree::Tree;
 
 /// How much of the lock's validity is left when its command is made to end.
 ///
@@ -45,7 +46,8 @@ impl Margins {
 
 /// Makes the command end, and all that is left of it, while the lock is still held if it is.
 ///
-/// After the lock is lost, this takes [`PATIENCE`] at most.
+/// After the lock is lost, this takes [`PATIENCE`] at most. While the lock is renewed, it takes as long as a process
+/// lives that this process may not signal: to release the lock under a command that runs would be worse.
 pub(crate) async fn end(
     mut child: Child,
     mut job: Job,
@@ -54,17 +56,19 @@ pub(crate) async fn end(
 ) -> Result<Left, Failure> {
     let Held { guard, margins, report, .. } = *held;
     let in_time = guard.is_valid();
-    let group = child.group;
+    let tree = child.tree.clone();
     held.tell_watcher();
-    group.send(Signal::TERM);
+    tree.send(Signal::TERM);
     // Where it is stopped, it hears of that first.
-    group.send(Signal::CONT);
+    tree.send(Signal::CONT);
     let mut grace = pin!(grace(guard, margins));
     let mut patience = pin!(async {
         guard.lost().await;
         sleep(PATIENCE).await;
     });
     let mut is_killed = false;
+    let mut is_kept = false;
+    let mut pause = POLL_MOST;
     let mut unreached = Vec::new();
     let mut lost_at = None;
     let mut outlasted = None;
@@ -78,20 +82,34 @@ pub(crate) async fn end(
             signal = signals.next() => job.forward(signal),
             () = &mut grace, if !is_killed => {
                 // Before the signal: what gets it, and who waits for that, may be quick.
-                unreached = group.out_of_reach();
-                group.send(Signal::KILL);
+                unreached = tree.out_of_reach();
+                tree.send(Signal::KILL);
                 is_killed = true;
+            }
+            // What was started at the moment of the signal, outside the group, got none.
+            () = sleep(pause), if is_killed => {
+                tree.send(Signal::KILL);
+                // What is still there may not be signalled, or waits for a disk: it may last for hours.
+                pause = (pause * 2).min(KILL_AGAIN_MOST);
+                if !unreached.is_empty() && !is_kept && guard.remaining() > margins.terminate {
+                    let (name, command) = (guard.name(), named(&unreached));
+                    let message = format!(
+                        "{command} goes on: not permitted to signal it; lock {name:?} was renewed after all, and is kept until that command ends"
+                    );
+                    report.warning("not_ended", &message);
+                    is_kept = true;
+                }
             }
             _ = guard.lost(), if lost_at.is_none() => {
                 lost_at = Some(SystemClock.now());
-                outlasted = Outlasting::look(group, is_killed && in_time);
+                outlasted = Outlasting::look(&tree, is_killed && in_time);
                 if let Some(outlasting) = &outlasted {
                     let (name, goes_on) = (guard.name(), outlasting.in_words());
                     report.warning("not_ended", &format!("lock {name:?} is lost, and {goes_on}"));
                 }
             }
             () = &mut patience => {
-                return Ok(Outlasting::look(group, true).map_or(Left::Nothing, Left::GoesOn));
+                return Ok(Outlasting::look(&tree, true).map_or(Left::Nothing, Left::GoesOn));
             }
         }
     }
@@ -121,7 +139,7 @@ async fn grace(guard: &Guard, margins: Margins) {
 /// What came of the attempt to end the command.
 #[derive(Debug)]
 pub(crate) enum Left {
-    /// The command and all of its group ended.
+    /// The command and all that it started ended.
     Nothing,
     /// These processes could not be signalled, and ended while the lock was still held.
     EndedByItself(Vec<Pid>),
@@ -141,12 +159,12 @@ pub(crate) struct Outlasting {
 
 impl Outlasting {
     /// Those that this process may not signal; if there are none, and SIGKILL was sent, those that live.
-    fn look(group: Group, is_killed: bool) -> Option<Self> {
-        let forbidden = group.out_of_reach();
+    fn look(tree: &Tree, is_killed: bool) -> Option<Self> {
+        let forbidden = tree.out_of_reach();
         let is_forbidden = !forbidden.is_empty();
         let pids = match is_forbidden {
             true => forbidden,
-            false if is_killed => group.living(),
+            false if is_killed => tree.living(),
             false => Vec::new(),
         };
         (!pids.is_empty()).then_some(Self { pids, is_forbidden })
@@ -217,6 +235,9 @@ impl Ending {
 
 /// What a command has between the signals when its lock is over: enough for a line in a log, not for work.
 const TERM_GRACE: Duration = Duration::from_millis(20);
+
+/// How often SIGKILL is sent at least to what it has not ended.
+const KILL_AGAIN_MOST: Duration = Duration::from_secs(1);
 
 /// How long redsync waits, after the loss, for a command that it cannot end. In words: `run --help`.
 ///

@@ -50,8 +50,8 @@ impl Becoming {
 
     fn attempt(self) -> Failure {
         if let Some(parent) = self.parent {
-            // It outlasts exec(2), but for a program with more rights than ours (setuid), which we could not signal
-            // either. What the command starts does not inherit it.
+            // It outlasts exec(2), but for a program with other rights (setuid), or one that changes its user, group or
+            // capabilities: the watcher signals these. What the command starts does not inherit it.
             if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
                 return Failure::system("cannot ask to be told of the end of redsync", &error.into());
             }

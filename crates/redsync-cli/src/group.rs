@@ -76,6 +76,6 @@ pub(crate) fn named(pids: &[Pid]) -> String {
     format!("the command ({word} {})", numbers.join(", "))
 }
 
-fn is_forbidden(pid: Pid) -> bool {
+pub(crate) fn is_forbidden(pid: Pid) -> bool {
     test_kill_process(pid) == Err(Errno::PERM)
 }

@@ -14,10 +14,12 @@
 //! | `nesting` | the locks that redsync commands around this one hold |
 //! | `child` | the command's process |
 //! | `group` | the command's process group: who is in it, and whom this process may signal |
+//! | `tree` | all that the command started, in whatever group or session |
 //! | `processes` | the processes of this machine, as proc(5) shows them |
 //! | `rights` | a command that runs with the rights of another user |
 //! | `exec` | the process that becomes the command, and has the kernel tell it when redsync is gone |
 //! | `watch` | the process that ends what a killed redsync leaves behind |
+//! | `remains` | what a killed redsync leaves behind outside the command's group |
 //! | `orphans` | children that this process inherited, reaped when they end |
 //! | `job` | the command stops and goes on together with this process |
 //! | `terminal` | whose turn it is at the terminal |
@@ -63,12 +65,14 @@ mod nodes;
 mod orphans;
 mod processes;
 mod queue;
+mod remains;
 mod report;
 mod rights;
 mod run;
 mod signals;
 mod status;
 mod terminal;
+mod tree;
 mod version;
 mod watch;
 mod withheld;

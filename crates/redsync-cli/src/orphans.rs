@@ -1,5 +1,5 @@
 //! Children that this process did not start: it inherits them as a container's first process, as a subreaper, or from a
-//! shell that became redsync. It reaps those that end, so that they do not stay as zombies.
+//! shell that became redsync. For its command it is a subreaper (`tree`). It reaps those that end, so that they do not stay as zombies.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -42,9 +42,29 @@ impl Orphans {
         if !has_ended(WaitId::All) || self.spared.get().is_some_and(is_command) {
             return;
         }
+        #[cfg(target_os = "linux")]
+        if !Process::are_any_shown() {
+            return self.reap_unseen();
+        }
         let is_ours = |process: &Process| process.parent == Some(getpid()) && process.is_zombie();
         for child in Process::all().filter(is_ours).filter(|child| self.spared.get() != Some(child.pid)) {
             let _ = waitpid(Some(child.pid), WaitOptions::NOHANG);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Orphans {
+    /// Without /proc, the kernel names one child that has ended, and always the same until that is reaped. Where it names
+    /// the command, the others wait for `child` to reap that.
+    fn reap_unseen(&self) {
+        use nix::sys::wait::{Id, WaitPidFlag, waitid};
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Some(ended) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
+            let child = Pid::from_raw(ended.as_raw()).filter(|child| self.spared.get() != Some(*child));
+            if child.is_none_or(|child| !matches!(waitpid(Some(child), WaitOptions::NOHANG), Ok(Some(_)))) {
+                return;
+            }
         }
     }
 }

@@ -113,7 +113,7 @@ impl<'a> Held<'a> {
     fn new(guard: &'a Guard, args: &RunArgs, max_hold: Option<MaxHold>, report: &'a Report) -> Self {
         let expiry = args.acquire.expiry();
         let ends_command = args.on_lost == OnLost::Terminate;
-        let watcher = if ends_command { Watcher::start(report) } else { Watcher::none() };
+        let watcher = if ends_command { Watcher::start(guard.token(), report) } else { Watcher::none() };
         Self { guard, margins: Margins::of(expiry), watcher, report, expiry, max_hold, ends_command }
     }
 

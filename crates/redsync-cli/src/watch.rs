@@ -4,6 +4,8 @@
 //! program once more, before the command. The watcher holds the reading end of a pipe. redsync writes the command's group,
 //! and then, after each renewal, by when nothing of the command may be left. When redsync ends in whatever way, the pipe is closed: the watcher signals the command's
 //! group, and kills it in time.
+//!
+//! What left the group is not below the watcher, and is no longer below redsync then. `remains` finds it.
 
 use std::cell::Cell;
 use std::env;
@@ -15,11 +17,14 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::sys::signal::{self, SigSet};
-use redsync::{Clock, Instant, SystemClock};
-use rustix::process::{Pid, Signal};
+use redsync::{Clock, Instant, SystemClock, Token};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 
 use crate::exit::Exit;
 use crate::group::Group;
+use crate::nesting::TOKEN;
+use crate::processes::Process;
+use crate::remains::{Remains, has_other_rights};
 use crate::report::Report;
 
 /// The watcher, as redsync has it. Dropped without [`dismiss`](Self::dismiss), it ends the command.
@@ -32,12 +37,12 @@ impl Watcher {
     /// Starts a watcher. On Linux; elsewhere, nobody watches.
     ///
     /// To be called before the command starts: between its start and [`watch`](Self::watch) nobody watches over it.
-    pub(crate) fn start(report: &Report) -> Self {
+    pub(crate) fn start(token: &Token, report: &Report) -> Self {
         if !cfg!(target_os = "linux") {
             return Self::none();
         }
         let started = this_program().ok_or_else(|| io::ErrorKind::NotFound.into());
-        let pipe = started.and_then(|program| Self::spawn(&program));
+        let pipe = started.and_then(|program| Self::spawn(&program, token));
         if let Err(error) = &pipe {
             let message = format!(
                 "cannot watch over the command ({error}): if redsync is killed by SIGKILL, what the command started goes on"
@@ -53,11 +58,13 @@ impl Watcher {
     }
 
     /// Nobody waits for it by name: `orphans` reaps it if it ends before redsync does.
-    fn spawn(program: &Path) -> io::Result<ChildStdin> {
+    fn spawn(program: &Path, token: &Token) -> io::Result<ChildStdin> {
         let mut watcher = Command::new(program)
             .arg0("redsync")
             .arg(WORD)
+            .arg(getpid().as_raw_nonzero().to_string())
             .env_clear()
+            .env(TOKEN, token.as_str())
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -116,8 +123,14 @@ impl Watching {
     pub(crate) fn begin(self) -> Exit {
         // Who ends redsync by its name, or a whole session, means no watcher: it goes when redsync does.
         let _ = spared().thread_block();
-        if let Some((command, deadline)) = left_behind(&mut io::stdin().lock()) {
-            end(command, deadline);
+        // Else `ps -e` and the like show the name of the link that it was started by.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::thread::set_name(c"redsync-watch");
+        let redsync = env::args().nth(2).and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+        let mut remains = Remains::new(redsync, env::var(TOKEN).ok().as_deref());
+        let left = left_behind(&mut io::stdin().lock(), |command| remains.look(command));
+        if let Some((command, deadline)) = left {
+            end(command, &mut remains, deadline);
         }
         Exit::Success
     }
@@ -130,7 +143,9 @@ fn spared() -> SigSet {
 
 /// The command that redsync left behind, and the deadline that it wrote last. `None` where the watcher was dismissed, or
 /// no command had begun. Without a deadline, nothing is known, and there is no time.
-fn left_behind(pipe: &mut impl Read) -> Option<(Group, Instant)> {
+///
+/// `look` is called with the command's group after each word but the first.
+fn left_behind(pipe: &mut impl Read, mut look: impl FnMut(Group)) -> Option<(Group, Instant)> {
     let group = i32::try_from(read_word(pipe)?).ok()?;
     // kill(2) takes the group 1 for all processes.
     let leader = Pid::from_raw(group).filter(|leader| !leader.is_init())?;
@@ -140,6 +155,7 @@ fn left_behind(pipe: &mut impl Read) -> Option<(Group, Instant)> {
         if deadline == DISMISSED {
             return None;
         }
+        look(Group { leader });
     }
     Some((Group { leader }, Instant::from_nanos(deadline)))
 }
@@ -151,19 +167,45 @@ fn read_word(pipe: &mut impl Read) -> Option<u64> {
 }
 
 /// SIGTERM, and SIGKILL at the deadline to what is left.
-fn end(command: Group, deadline: Instant) {
-    if SystemClock.now() >= deadline {
-        // Another may hold the lock already. What is stopped must not go on first.
-        return command.send(Signal::KILL);
+fn end(command: Group, remains: &mut Remains, deadline: Instant) {
+    if SystemClock.now() < deadline {
+        let outside = remains.find(command);
+        // The leader has SIGTERM from the kernel, and some programs take a second one for an order to be quick. But the
+        // kernel forgets to send it when a process gets other rights.
+        if has_other_rights(command.leader) {
+            command.send(Signal::TERM);
+        } else {
+            command.send_to_followers(Signal::TERM);
+        }
+        send(&outside, Signal::TERM);
+        command.send(Signal::CONT);
+        send(&outside, Signal::CONT);
+        while SystemClock.now() < deadline && !(command.is_empty() && remains.are_gone()) {
+            sleep(POLL);
+        }
     }
-    // The leader has SIGTERM from the kernel, and some programs take a second one for an order to be quick.
-    command.send_to_followers(Signal::TERM);
-    command.send(Signal::CONT);
-    while !command.is_empty() && SystemClock.now() < deadline {
+    // Where the deadline is over, another may hold the lock already. What is stopped must not go on first.
+    for _ in 0..KILLS {
+        // Looked for first: a process that ends is no link any more to those that it started.
+        let outside = remains.find(command);
+        command.send(Signal::KILL);
+        send(&outside, Signal::KILL);
+        if outside.is_empty() {
+            return;
+        }
         sleep(POLL);
     }
-    command.send(Signal::KILL);
 }
+
+fn send(processes: &[Process], signal: Signal) {
+    for process in processes {
+        let _ = kill_process(process.pid, signal);
+    }
+}
+
+/// How often SIGKILL is sent while there is somebody to send it to. What is being started at that moment is found by the
+/// next look; and a process that waits for a disk, or may not be signalled, is not gone soon.
+const KILLS: usize = 20;
 
 /// Groups have no event for their end.
 const POLL: Duration = Duration::from_millis(5);
@@ -184,7 +226,7 @@ mod tests {
         let read = |words: &[u64], rest: &[u8]| {
             let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             bytes.extend(rest);
-            left_behind(&mut bytes.as_slice())
+            left_behind(&mut bytes.as_slice(), |_| {})
                 .map(|(group, deadline)| (group.leader.as_raw_nonzero().get(), deadline))
         };
         let at = Instant::from_nanos;

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use redsync_testkit::wait_until;
+use redsync_testkit::{RedisServer, wait_until};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use support::{Machine, Running, SOON};
 
@@ -39,6 +39,30 @@ fn it_reaps_orphans() {
         [ $$ -lt 20 ] || exit 8
         exit 3"#;
     let outcome = start_as_first(&machine, script).outcome();
+    assert_eq!(outcome.code, Some(3), "{outcome}");
+}
+
+#[test]
+fn it_reaps_orphans_without_proc() {
+    assert!(geteuid().is_root(), "this test makes PID namespaces: run it as root, as CI does");
+    // The local store needs /proc.
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let go = machine.fifo("go");
+    // The shell's own mount namespace: nobody else loses /proc.
+    let script = r#"exec unshare --pid --fork --mount --kill-child sh -c '
+        mount -t tmpfs none /proc || exit 9
+        exec $redsync run -q backup -- sh -c "(sleep 0.1 & sleep 0.1 & echo \$\$ > pid); read line < go; exit 3"'"#;
+    let running = Running::start(&mut machine.shell(script));
+    machine.wait_for_file("pid");
+    let first = first_of(&running).as_raw_nonzero();
+    // The command only: where /proc is not there, no watcher starts.
+    wait_until("the orphans are reaped", SOON, || {
+        let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap();
+        children.split_whitespace().count() == 1
+    });
+    fs::write(go, "go\n").unwrap();
+    let outcome = running.outcome();
     assert_eq!(outcome.code, Some(3), "{outcome}");
 }
 

@@ -5,8 +5,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use redsync_testkit::{RedisServer, servers, wait_until};
-use rustix::process::Signal;
-use support::{Machine, SOON, is_alive};
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Machine, Running, SOON, is_alive};
 
 #[test]
 fn a_command_whose_lock_a_stranger_took_is_ended_and_the_stranger_keeps_it() {
@@ -141,6 +141,37 @@ fn what_outlives_its_command_is_killed_too_when_the_lock_is_lost() {
     let outcome = running.outcome();
     assert_eq!(outcome.code, Some(74), "{outcome}");
     wait_until("the grandchild is gone", SOON, || !is_alive(&grandchild));
+}
+
+#[test]
+fn what_left_the_group_and_lost_its_parent_is_ended_with_the_lock() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script =
+        "(setsid sh -c 'trap : TERM; echo $$ > outside; while :; do sleep 0.02; done' &); exec sleep 60";
+    let running = machine.start_sh("--expiry 1s backup", script);
+    let outside = machine.wait_for_file("outside");
+    server.flushall();
+    let outcome = running.outcome();
+    let is_left = is_alive(&outside);
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    assert!(!is_left && outcome.stderr.contains("so the command was ended"), "{outcome}");
+}
+
+#[test]
+fn what_ran_before_the_command_is_not_ended_with_it() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script = "sleep 60 & echo $! > before; exec $redsync run --expiry 1s backup sh -c 'echo $$ > pid; exec sleep 60'";
+    let running = Running::start(&mut machine.shell(script));
+    let before = machine.wait_for_file("before");
+    machine.wait_for_file("pid");
+    server.flushall();
+    let outcome = running.outcome();
+    let is_left = is_alive(&before);
+    kill_process(Pid::from_raw(before.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    assert!(is_left, "{outcome}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod support;
 
 use redsync_testkit::RedisServer;
-use support::{Machine, finish};
+use support::{Machine, Running, finish, is_alive};
 
 #[test]
 fn a_lock_that_an_enclosing_run_holds_is_refused_in_words() {
@@ -78,4 +78,19 @@ fn the_innermost_lock_suffices_where_only_that_is_told() {
     let unset = "$redsync run -q backup -- env -u REDSYNC_HELD -u REDSYNC_TOKEN $redsync run -q --wait 100ms backup -- true";
     let outcome = finish(&mut machine.shell(unset));
     assert_eq!(outcome.code, Some(75), "{outcome}");
+}
+
+#[test]
+fn the_command_of_an_inner_run_ends_with_the_outer_lock() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script = "exec $redsync run -q --expiry 1s backup -- env -u REDSYNC_NODES $redsync run -q --expiry 1h other -- \
+                  sh -c 'trap : TERM; echo $$ > pid; while :; do sleep 0.02; done'";
+    let running = Running::start(&mut machine.shell(script));
+    let pid = machine.wait_for_file("pid");
+    server.flushall();
+    let outcome = running.outcome();
+    let is_left = is_alive(&pid);
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    assert!(!is_left && outcome.stderr.contains("so the command was ended"), "{outcome}");
 }

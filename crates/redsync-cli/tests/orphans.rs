@@ -97,18 +97,87 @@ fn what_is_stopped_is_ended_too() {
 }
 
 #[test]
+fn what_left_the_group_is_ended_though_its_parent_is_gone() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script =
+        "(setsid sh -c 'trap : TERM; echo $$ > outside; while :; do sleep 0.02; done' &); exec sleep 60";
+    let running = machine.start_sh("--expiry 2s backup", script);
+    let outside = machine.wait_for_file("outside");
+    kill_outright(running);
+    wait_until("it is gone", SOON, || !is_alive(&outside));
+}
+
+#[test]
+fn what_left_the_group_without_the_commands_environment_is_ended_if_it_was_there_at_a_renewal() {
+    let server = RedisServer::start();
+    let machine = Machine::with_nodes([&server]);
+    let script = "(setsid env -i sh -c 'echo $$ > outside; exec sleep 60' &); exec sleep 60";
+    let running = machine.start_sh("--expiry 1s backup", script);
+    let outside = machine.wait_for_file("outside");
+    // Two renewals, or three: the time of the lock grows again.
+    for _ in 0..2 {
+        wait_until("it is about to be renewed", SOON, || server.pttl("backup") < 750);
+        wait_until("it is renewed", SOON, || server.pttl("backup") > 850);
+    }
+    kill_outright(running);
+    wait_until("it is gone", SOON, || !is_alive(&outside));
+}
+
+#[test]
+fn what_ran_before_the_command_is_not_ended_when_redsync_is_killed() {
+    let machine = Machine::new();
+    let script = "sleep 60 & echo $! > before; exec $redsync run --expiry 1s backup sh -c 'echo $$ > pid; exec sleep 60'";
+    let running = Running::start(&mut machine.shell(script));
+    let before = machine.wait_for_file("before");
+    machine.wait_for_file("pid");
+    let watcher = watcher_of(&running);
+    kill_outright(running);
+    wait_until("the watcher is gone", SOON, || !is_alive(&watcher));
+    assert!(is_alive(&before));
+    kill(&before);
+}
+
+#[test]
+fn what_lost_its_parent_is_reaped_while_the_command_runs() {
+    let machine = Machine::new();
+    let go = machine.fifo("go");
+    let script = "sh -c 'sleep 0.1 & echo $! > orphan'; read line < go";
+    let running = machine.start_sh("backup", script);
+    let orphan = machine.wait_for_file("orphan");
+    wait_until("it is reaped", SOON, || !fs::exists(format!("/proc/{orphan}")).unwrap());
+    fs::write(go, "go\n").unwrap();
+    let outcome = running.outcome();
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+}
+
+#[test]
+fn the_watcher_has_a_name_of_its_own() {
+    let machine = Machine::new();
+    let running = machine.hold("backup");
+    let watcher = watcher_of(&running);
+    let name = || fs::read_to_string(format!("/proc/{watcher}/comm")).unwrap_or_default();
+    wait_until("it has its name", SOON, || name() == "redsync-watch\n");
+}
+
+#[test]
 fn the_watcher_leaves_alone_what_the_command_left_running() {
     let machine = Machine::new();
     let go = machine.fifo("go");
-    let running = machine.start_sh("backup", "sleep 60 & echo $! > left; read line < go; exit 3");
-    let left = machine.wait_for_file("left");
+    let running = machine.start_sh(
+        "backup",
+        "sleep 60 & echo $! > left; (setsid sh -c 'echo $$ > far; exec sleep 60' &); read line < go; exit 3",
+    );
+    let (left, far) = (machine.wait_for_file("left"), machine.wait_for_file("far"));
     let watcher = watcher_of(&running);
     fs::write(go, "go\n").unwrap();
     let outcome = running.outcome();
     assert_eq!(outcome.code, Some(3), "{outcome}");
     wait_until("the watcher is gone", SOON, || !is_alive(&watcher));
-    assert!(is_alive(&left), "the help says that it is outside the lock");
-    kill(&left);
+    for left in [left, far] {
+        assert!(is_alive(&left), "the help says that it is outside the lock");
+        kill(&left);
+    }
 }
 
 #[test]

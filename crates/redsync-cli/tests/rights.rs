@@ -137,6 +137,10 @@ fn a_lock_that_is_renewed_after_all_is_kept_as_long_as_a_command_that_cannot_be_
     wait_until("what can be killed is", SOON, || !is_alive(&teller));
     assert!(is_alive(&child));
     wait_until("the lock is renewed", SOON, || server.pttl("backup") > 3000);
+    let warning = format!(
+        "redsync: the command (pid {child}) goes on: not permitted to signal it; lock \"backup\" was renewed after all, and is kept until that command ends\n"
+    );
+    wait_until("it warns", SOON, || running.stderr().contains(&warning));
     fs::write(go, "go\n").unwrap();
     let outcome = running.outcome();
     assert_eq!(outcome.code, Some(74), "{outcome}");
@@ -200,3 +204,65 @@ fn a_setuid_command_is_noted_before_it_starts() {
     let outcome = support::finish(&mut shared.0.shell(&format!("exec ./redsync run backup -- {ROOT} true")));
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome}");
 }
+
+/// What becomes another user with su(1) has a session of its own, and so a group of its own.
+const SU: &str = "su -s /bin/sh nobody -c";
+
+#[test]
+fn a_command_that_su_put_into_another_session_is_ended_with_its_lock() {
+    let server = RedisServer::start();
+    let shared = Shared::new(&server);
+    let script =
+        format!("exec ./redsync run -q --expiry 2s backup -- {SU} 'trap \"\" TERM; echo $$ > pid; {LOOP}'");
+    let running = Running::start(&mut shared.0.shell(&script));
+    let pid = shared.0.wait_for_file("pid");
+    server.pause();
+    let outcome = running.outcome();
+    let is_left = is_alive(&pid);
+    assert_eq!(outcome.code, Some(74), "{outcome}");
+    assert!(!is_left, "{outcome}");
+    assert!(last_line(&outcome).contains("so the command was ended"), "{outcome}");
+}
+
+#[test]
+fn what_left_the_group_and_cannot_be_ended_is_told_too() {
+    let server = RedisServer::start();
+    let shared = Shared::new(&server);
+    let running = shared.start(
+        "run -q --expiry 1s backup -- sh -c 'root setsid sh -c \"echo \\$\\$ > child; exec sleep 60\"'",
+    );
+    let child = shared.0.wait_for_file("child");
+    server.pause();
+    let warning = format!("(pid {child}) goes on: not permitted to signal it");
+    wait_until("it warns", SOON, || running.stderr().contains(&warning));
+    let outcome = running.outcome();
+    kill(&child);
+    assert!(last_line(&outcome).contains(&format!("(pid {child}) still runs")), "{outcome}");
+}
+
+#[test]
+fn a_command_that_became_another_user_gets_term_when_redsync_is_killed() {
+    let server = RedisServer::start();
+    let shared = Shared::new(&server);
+    let script = format!(
+        "exec ./redsync run -q --expiry 1h backup -- {USER} sh -c 'trap \"echo told > told; exit\" TERM; echo $$ > pid; {LOOP}'"
+    );
+    let running = Running::start(&mut shared.0.shell(&script));
+    shared.0.wait_for_file("pid");
+    running.signal(Signal::KILL);
+    assert_eq!(shared.0.wait_for_file("told"), "told");
+}
+
+#[test]
+fn what_su_put_into_another_session_is_ended_when_redsync_is_killed() {
+    let server = RedisServer::start();
+    let shared = Shared::new(&server);
+    let script =
+        format!("exec ./redsync run -q --expiry 2s backup -- {SU} 'trap \"\" TERM; echo $$ > pid; {LOOP}'");
+    let running = Running::start(&mut shared.0.shell(&script));
+    let pid = shared.0.wait_for_file("pid");
+    running.signal(Signal::KILL);
+    wait_until("it is gone", SOON, || !is_alive(&pid));
+}
+
+const LOOP: &str = "while :; do sleep 0.02; done";

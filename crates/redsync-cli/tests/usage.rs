@@ -261,7 +261,9 @@ fn the_help_and_the_manual_say_what_a_run_cannot_do() {
         for part in [
             "SIGKILL follows SIGTERM at once",
             "When redsync itself is killed by SIGKILL, the command and all that it started get SIGTERM (on Linux;",
-            "what the command leaves running in the background when it ends, or puts into a process group of its own (setsid, a shell with job control), is outside the lock",
+            "that includes what is in a session of its own (su, setsid, a daemon)",
+            "what the command leaves running in the background when it ends by itself, or has another service start (docker, at,",
+            "has lost its parent, it does not find",
             "If both processes of redsync are killed, or redsync stands still (SIGSTOP, a debugger), nobody ends the command",
             "(sudo, setuid) cannot be signalled by an ordinary user",
         ] {

@@ -89,7 +89,7 @@ end
 local function hand_over(asking, leaving)
   -- First of all what may not be permitted: a script that fails leaves what it has done until then.
   redis.call('TIME')
-  -- SAFETY RULE (design §8): nobody is told of a grant that the server then refuses to write (READONLY, NOREPLICAS, MISCONF). This
+  -- SAFETY RULE (protocol §7): nobody is told of a grant that the server then refuses to write (READONLY, NOREPLICAS, MISCONF). This
   -- changes nothing, and is refused likewise.
   redis.call('ZREM', LINE, '')
   if leaving then
