@@ -7,17 +7,17 @@
 //!
 //! # What is shared with the library
 //!
-//! The model checks what runs: the library's own files are compiled into it.
+//! The model checks what runs: it uses `redsync-proto`, as the library does.
 //!
-//! | file of the library | in the model |
+//! | file of `redsync-proto` | in the model |
 //! |---|---|
-//! | `leases/ledger.rs` | what every attempt believes of the nodes, in all configurations |
-//! | `protocol/quorum.rs`, `validity.rs` | verdicts, lease ends, `valid_until`, drift, in all configurations |
-//! | `protocol/fence.rs` | how nodes count, and what a majority agreed on, where fences are asked for |
-//! | `protocol/quarantine.rs` | which votes are withheld, where nodes restart |
+//! | `leases.rs` | what every attempt believes of the nodes, in all configurations |
+//! | `quorum.rs`, `validity.rs` | verdicts, lease ends, `valid_until`, drift, in all configurations |
+//! | `fence.rs` | how nodes count, and what a majority agreed on, where fences are asked for |
+//! | `quarantine.rs` | which votes are withheld, where nodes restart |
 //!
 //! Written anew, since the library's is woven into tasks and I/O: what clients ask when (`step`, `asking`), after `attempt`,
-//! `waiting`, `leases` and `service::line`; and a [`node`], which the conformance suite's claims are about, and which can
+//! `waiting`, `leases` and `service::queue`; and a [`node`], which the conformance suite's claims are about, and which can
 //! be run beside a real one.
 //!
 //! # What is left out
@@ -36,7 +36,6 @@
 //! | `configuration`, `catalogue` | what is checked |
 //! | `check`, `trace` | running the checker, and telling what it found |
 
-// The library's files have their unit tests in the library.
 #![cfg(not(test))]
 
 mod asking;
