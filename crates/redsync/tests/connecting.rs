@@ -436,6 +436,8 @@ async fn something_large_under_a_locks_name_is_taken_and_breaks_one_connection_a
     let other = redsync.mutex("other").lock().await.unwrap();
     // The first answer is lost with the connection: SET tells all that is there.
     let _ = redsync.mutex("large").try_lock().await;
+    // From here on there is a connection again.
+    redsync.inspect("large").await.unwrap();
     // Asking makes a connection of its own each time.
     let connections = || {
         let stats = server.info("stats");
