@@ -52,7 +52,7 @@ impl Drift {
         // Rounded up, on the cautious side. Beyond 2^53 ns a double is exact to less than the floor.
         let share = expiry.as_duration().as_nanos() as f64 * factor.0;
         let whole = share as u64;
-        let nanos = if (whole as f64) < share { whole + 1 } else { whole };
+        let nanos = if (whole as f64) < share { whole.saturating_add(1) } else { whole };
         let drift = Duration::from_nanos(nanos).saturating_add(Self::FLOOR);
         if drift >= expiry.as_duration() {
             let reason =

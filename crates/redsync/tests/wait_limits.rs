@@ -65,7 +65,7 @@ async fn a_wait_that_ends_before_healthy_nodes_can_answer_blames_none_of_them() 
     let proxies: Vec<Proxy> = servers.iter().map(Proxy::before).collect();
     let far = over(proxies.iter().map(Proxy::url));
     // It is known that they answer.
-    far.mutex("name").lock().await.unwrap().unlock().await.unwrap();
+    far.mutex("name").fail_fast(false).lock().await.unwrap().unlock().await.unwrap();
     proxies.iter().for_each(|proxy| proxy.delay(2 * AWAY));
     let limit = far.mutex("name").wait_up_to(AWAY);
     for mutex in support::both_ways(&limit, Duration::from_millis(1)) {
