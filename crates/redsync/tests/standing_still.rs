@@ -30,10 +30,11 @@ fn held_in_some_round(holds: impl Fn() -> bool) -> bool {
     (0..ROUNDS).any(|_| holds())
 }
 
-/// The least lateness of the rounds, which end with the first that is on time.
+/// The least lateness of the rounds, which end with the first that is on time. A machine with fewer processors than workers is
+/// late in many of them: a worker that is to take over from a busy one gets no processor.
 fn best_of_rounds(lateness: impl Fn() -> Duration) -> Duration {
     let mut best = Duration::MAX;
-    for round in 0..ROUNDS {
+    for round in 0..4 * ROUNDS {
         best = best.min(lateness());
         println!("round {round}: {best:?} late at best");
         if best < ON_TIME {
