@@ -105,7 +105,7 @@ impl fmt::Display for Place {
                     (_, 3) => "rd",
                     _ => "th",
                 };
-                write!(f, "{number}{ending} in the queue")
+                write!(f, "{number}{ending} in queue")
             }
             Self::Beyond(first) => write!(f, "more than {first} before us"),
         }
@@ -128,7 +128,7 @@ mod tests {
     fn numbers_end_as_people_say_them() {
         let places = [1, 2, 3, 4, 10, 11, 12, 13, 20, 21, 22, 23, 24, 100].map(|n| Place::Nth(n).to_string());
         let numbers: Vec<&str> =
-            places.iter().map(|place| place.strip_suffix(" in the queue").unwrap()).collect();
+            places.iter().map(|place| place.strip_suffix(" in queue").unwrap()).collect();
         let expected = [
             "1st", "2nd", "3rd", "4th", "10th", "11th", "12th", "13th", "20th", "21st", "22nd", "23rd",
             "24th", "100th",

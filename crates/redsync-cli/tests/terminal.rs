@@ -107,8 +107,8 @@ fn a_long_wait_shows_who_holds_and_is_cleared() {
     let holder = machine.start_sh("--owner web-2:311 backup", "echo held > held; exec sleep 60");
     machine.wait_for_file("held");
     let mut terminal = Terminal::start(&machine, "exec $redsync run backup -- echo it is mine");
-    terminal.wait_for(" s): 1st in the queue; held by web-2:311, ");
-    terminal.wait_for("waiting for backup (2 s): 1st in the queue; held by web-2:311, renewing (");
+    terminal.wait_for(" s): 1st in queue; held by web-2:311, ");
+    terminal.wait_for("waiting for backup (2 s): 1st in queue; held by web-2:311, renewing (");
     drop(holder);
     terminal.wait_for("it is mine");
     assert_eq!(terminal.exit_code(), Some(0));
@@ -141,11 +141,11 @@ fn a_long_wait_shows_ones_own_place_in_queue_though_others_have_the_same_label()
         let first = machine.start_sh("--owner nightly backup", "true");
         wait_until("it waits in the queue", SOON, || waiting(&machine) == 1);
         let mut terminal = Terminal::start(&machine, "exec $redsync run --owner nightly backup -- true");
-        terminal.wait_for(" s): 2nd in the queue; held by web-2:311, ");
+        terminal.wait_for(" s): 2nd in queue; held by web-2:311, ");
         let _third = machine.start_sh("--owner nightly backup", "true");
         wait_until("it waits in the queue", SOON, || waiting(&machine) == 3);
         drop(first);
-        terminal.wait_for(" s): 1st in the queue; held by web-2:311, ");
+        terminal.wait_for(" s): 1st in queue; held by web-2:311, ");
         assert!(!terminal.screen().contains("3rd"), "{:?}", terminal.screen());
         terminal.press("\u{3}");
         assert_eq!(terminal.exit_code(), Some(130));
