@@ -240,7 +240,7 @@ fn a_long_wait_is_noted_for_who_reads_the_log() {
     let (begin, end) = ("redsync: has waited 5", " s left)\n");
     assert!(plain.starts_with(begin) && plain.ends_with(end), "{plain}");
     assert!(plain.contains(" s for lock \"backup\": "), "{plain}");
-    assert!(plain.contains(" in the queue; held by web-1:20, renewing ("), "{plain}");
+    assert!(plain.contains(" in queue; held by web-1:20, renewing ("), "{plain}");
     assert_eq!(plain.lines().count(), 1, "{plain}");
     assert_eq!(waiters[1].stderr(), "");
     let foreign = waiters[2].stderr();
