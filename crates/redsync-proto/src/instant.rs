@@ -3,7 +3,7 @@
 use core::ops::{Add, Sub};
 use core::time::Duration;
 
-/// A point in time on a [`Clock`](crate::Clock): nanoseconds since that clock's own beginning.
+/// A point in time on a `Clock`: nanoseconds since that clock's own beginning.
 ///
 /// Unlike `std::time::Instant` it can be made from a number, which is what lets tests drive time, and on the
 /// system clock it goes on counting while the machine sleeps. Instants of different clocks, or of different
